@@ -1,0 +1,22 @@
+"""The one exception a user is meant to see: cause, case and fix in a single line."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something a user can mend.
+
+    ``cause`` says what is wrong, ``case`` names the study, file or cell, ``fix`` says what to do.
+    ``str(error)`` is always one line.
+    """
+
+    def __init__(self, cause: str, *, case: str = "", fix: str = "") -> None:
+        self.cause, self.case, self.fix = cause, case, fix
+        parts = [f"{case}: {cause}" if case else cause]
+        if fix:
+            parts.append(fix)
+        super().__init__(". ".join(part.strip().rstrip(".") for part in parts).replace("\n", " ") + ".")
+
+
+class WeightsAbsent(UserError):
+    """Pretrained weights were asked for and are not on this machine."""
