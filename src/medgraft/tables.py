@@ -1,0 +1,238 @@
+"""The joints between intake, learning and judging: columns, dtypes and units of every table.
+
+All tables are parquet files that any notebook can open. ``read`` and ``write`` check columns and
+dtypes; ``write`` goes through a temporary file, so a table on disk is always whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from medgraft.errors import UserError
+
+TEXT, INT, REAL = pl.String(), pl.Int64(), pl.Float64()
+
+#: Columns that every table has, with their dtypes. ``manifest`` may add ``label.*`` and ``split.*``.
+SCHEMAS: dict[str, dict[str, pl.DataType]] = {
+    "manifest": {
+        "patient_id": TEXT,
+        "study_id": TEXT,
+        "case_id": TEXT,
+        "array_id": TEXT,
+        "mask_id": TEXT,
+        "view_center": pl.List(REAL),  # d, h, w in array voxels
+        "view_size": pl.List(REAL),  # d, h, w in array voxels
+        "view_direction": pl.List(REAL),  # 3x3, row-major
+        "kind": TEXT,  # image, video, volume
+        "shape": pl.List(INT),  # C, D, H, W
+        "spacing": pl.List(REAL),  # d, h, w: mm, seconds for d of a video; null = unknown
+        "value_unit": TEXT,  # display, HU, raw
+        "p005": REAL,  # 0.5th percentile of the stored values
+        "p995": REAL,  # 99.5th percentile
+        "to_source": pl.List(REAL),  # 4x4, row-major: (d, h, w, 1) -> source coordinates
+        "site": TEXT,
+        "device": TEXT,
+    },
+    "frames": {
+        "array_id": TEXT,
+        "frame": INT,
+        "time_s": REAL,
+        "time_source": TEXT,  # header, clock, naive, none
+        "mask_index": INT,  # row of the mask array; -1 = not traced
+        "phase": TEXT,
+    },
+    "annotations": {
+        "case_id": TEXT,
+        "frame": INT,
+        "kind": TEXT,  # box, line, point, polygon, time
+        "geometry": TEXT,  # JSON, source pixels
+        "author": TEXT,
+    },
+    "predictions": {
+        "cell": TEXT,
+        "split": TEXT,
+        "inner": INT,
+        "patient_id": TEXT,
+        "case_id": TEXT,
+        "window": INT,  # -1 = the whole case
+        "window_start": INT,
+        "view": INT,
+        "target": TEXT,
+        "class": TEXT,
+        "y_true": REAL,
+        "y_pred": REAL,
+    },
+    "measures": {
+        "cell": TEXT,
+        "case_id": TEXT,
+        "frame": INT,  # -1 = the whole case
+        "name": TEXT,
+        "value": REAL,
+    },
+    "cells": {
+        "hash": TEXT,
+        "model": TEXT,
+        "start": TEXT,
+        "strategy": TEXT,
+        "setting": TEXT,  # JSON
+        "outer": INT,
+        "inner": INT,  # -1 = refit on the whole training part
+        "seed": INT,
+        "data_hash": TEXT,
+        "state": TEXT,  # done, running, failed, not run: <reason>, waiting
+    },
+    "rejects": {"source": TEXT, "reason": TEXT, "fix": TEXT},
+}
+
+
+def empty(name: str) -> pl.DataFrame:
+    """An empty table of the given kind."""
+    return pl.DataFrame(schema=SCHEMAS[name])
+
+
+def validate(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Return ``frame`` with its columns in order and cast to the schema.
+
+    Raises ``UserError`` naming the column when one is missing, unknown or of the wrong kind, and
+    when a case id stands twice in a manifest.
+    """
+    schema = SCHEMAS[name]
+    extra = [c for c in frame.columns if c not in schema]
+    unknown = [c for c in extra if name != "manifest" or not c.startswith(("label.", "split."))]
+    missing = [c for c in schema if c not in frame.columns]
+    if unknown or missing:
+        raise UserError(f"table {name} lacks {missing} and has unknown {unknown}", fix="write it with medgraft.tables.write")
+    try:
+        frame = frame.select([pl.col(c).cast(t) for c, t in schema.items()] + [pl.col(c) for c in extra])
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"table {name} has a column of the wrong kind: {error}") from error
+    if name == "manifest":
+        for column in ("case_id", "patient_id", "array_id"):
+            if frame[column].null_count():
+                raise UserError(f"manifest has rows without {column}")
+        twice = frame.filter(pl.col("case_id").is_duplicated())["case_id"].to_list()
+        if twice:
+            raise UserError("case id stands twice in the manifest", case=str(twice[0]))
+    return frame
+
+
+def write(frame: pl.DataFrame, path: str | os.PathLike[str], name: str) -> Path:
+    """Check and write a table; the file appears whole or not at all."""
+    path = Path(path)
+    frame = validate(frame, name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        frame.write_parquet(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+    return path
+
+
+def read(path: str | os.PathLike[str], name: str) -> pl.DataFrame:
+    """Read and check a table."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("no such table", case=str(path), fix="run `medgraft scan` first" if name in ("manifest", "frames") else "")
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"not a readable table ({type(error).__name__})", case=str(path), fix="write it again") from error
+    return validate(frame, name)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a text file so that it appears whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+    return path
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Write JSON (NaN becomes null) so that it appears whole or not at all."""
+    return write_text(path, json.dumps(_without_nan(value), ensure_ascii=False, indent=1, sort_keys=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file; a broken one is named."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("no such file", case=str(path)) from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"not a readable JSON file ({type(error).__name__})", case=str(path)) from error
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _without_nan(value.tolist())
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def disk_error(error: OSError, path: str | os.PathLike[str]) -> UserError:
+    """Turn the operating system's refusal to write into one line with a way out."""
+    import errno
+
+    fixes = {
+        errno.ENOSPC: ("the disk is full", "free some space or choose another folder with out=DIR; what is done is kept"),
+        errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder with out=DIR; what is done is kept"),
+        errno.EACCES: ("the folder may not be written", "choose another folder with out=DIR"),
+        errno.EROFS: ("the folder is read-only", "choose another folder with out=DIR"),
+        errno.EPERM: ("the folder may not be written", "choose another folder with out=DIR"),
+        errno.ENOENT: ("the folder does not exist", "make it or choose another with out=DIR"),
+    }
+    cause, fix = fixes.get(error.errno or 0, (f"cannot write ({error.strerror})", "choose another folder with out=DIR"))
+    return UserError(cause, case=str(path), fix=fix)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A scanned data set: its facts, tables and folder. Arrays are opened through ``store``."""
+
+    root: Path
+    info: dict[str, Any]
+    manifest: pl.DataFrame
+    frames: pl.DataFrame
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the label columns."""
+        return [c.removeprefix("label.") for c in self.manifest.columns if c.startswith("label.")]
+
+    @property
+    def patients_known(self) -> bool:
+        return self.info.get("patient") != "none"
+
+
+def load_dataset(root: str | os.PathLike[str]) -> Dataset:
+    """Open a data set folder written by ``medgraft scan``."""
+    root = Path(root)
+    if not (root / "dataset.json").is_file():
+        raise UserError("not a medgraft data set (no dataset.json)", case=str(root), fix="make one with `medgraft scan SOURCE out=DIR`")
+    info = read_json(root / "dataset.json")
+    manifest = read(root / "manifest.parquet", "manifest")
+    frames = read(root / "frames.parquet", "frames")
+    return Dataset(root, info, manifest, frames, list(info.get("warnings", [])))
