@@ -194,7 +194,9 @@ def open_array(root: str | os.PathLike[str], array_id: str) -> np.ndarray:
     except FileNotFoundError as error:
         raise UserError("stored array is missing", case=array_id[:12], fix="run `medgraft scan` again") from error
     except (ValueError, OSError) as error:
-        raise UserError(f"stored array cannot be read ({type(error).__name__})", case=array_id[:12], fix="delete it and run `medgraft scan` again") from error
+        raise UserError(
+            f"stored array cannot be read ({type(error).__name__})", case=array_id[:12], fix="delete it and run `medgraft scan` again"
+        ) from error
     view = array.swapaxes(0, 1)
     _OPEN[path] = view
     if len(_OPEN) > _MOST_OPEN:

@@ -1,0 +1,304 @@
+"""Every knob of a run: typed, with units; load, save, override, diff.
+
+A recipe is a YAML file of these fields. ``key=value`` overrides everywhere, with dots for nested
+fields (``train.epochs=5``). Unknown keys fail with the nearest match, and all faults are reported
+at once. Config stops at the builders: below them, named arguments with defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medgraft.errors import UserError
+
+Strategy = Literal["finetune", "frozen", "frozen_logistic", "gradual"]
+WindowKind = Literal["auto", "uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled"]
+SplitKind = Literal["kfold", "nested", "holdout", "column", "external"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class WindowConfig(Section):
+    """How windows are cut from a case."""
+
+    kind: WindowKind = Field("auto", description="auto: the image, a uniform clip, slices or the whole volume, by kind and network")
+    length: int = Field(0, ge=0, description="frames or slices in a window; 0 = 1 for images, 8 for videos and slices, the axis for volumes")
+    size: int | list[int] = Field(0, description="height and width of the window in pixels; 0 = the network's own size")
+    stride: int = Field(1, ge=1, description="frames between neighbours (dense)")
+    overlap: float = Field(0.5, ge=0, lt=1, description="share by which neighbouring cubes overlap when predicting")
+    views: int = Field(1, ge=1, description="windows a case when predicting (uniform, dense)")
+    hu_window: tuple[float, float] = Field((-1000.0, 1000.0), description="Hounsfield units shown as black and white (CT)")
+
+
+class SplitConfig(Section):
+    """Who trains, who selects, who tests. Patients never cross."""
+
+    kind: SplitKind = "kfold"
+    folds: int = Field(5, ge=2, description="outer folds (kfold, nested)")
+    inner: int = Field(1, ge=0, description="inner parts: 1 = one hold-out, k = k folds, 0 = no selection (only with one setting)")
+    test_share: float = Field(0.2, gt=0, lt=1, description="share of patients tested (holdout)")
+    select_share: float = Field(0.2, gt=0, lt=1, description="share of the training patients used for selection (inner=1)")
+    column: str | None = Field(None, description="split column of the data set (column)")
+    test: Path | None = Field(None, description="external data set folder (external)")
+    seed: int = 0
+
+
+class TrainConfig(Section):
+    """How one fit runs: the setting of a cell."""
+
+    epochs: float = Field(12, gt=0, description="passes over the training part")
+    iterations: int | None = Field(None, ge=1, description="optimiser steps; replaces epochs")
+    batch_size: int = Field(16, ge=1)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-4, gt=0)
+    head_learning_rate: float | None = Field(None, gt=0, description="learning rate of the new head; default: that of the body")
+    weight_decay: float = Field(1e-2, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a linear rise")
+    augment: str = Field("auto", description="augmentation preset: auto (by kind), none, light, xray, ultrasound, volume")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
+    balanced: bool = Field(False, description="draw classes equally often")
+    layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate factor per layer group, towards the input")
+    l2sp: float = Field(0.0, ge=0, description="strength of the pull towards the starting weights")
+    unfreeze: float = Field(0.5, gt=0, le=1, description="share of the steps after which all groups train (gradual)")
+    clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm")
+    patience: int | None = Field(None, ge=1, description="evaluations without improvement before stopping; the refit takes the best step")
+    evaluations: int = Field(4, ge=1, description="looks at the select part during a search fit")
+    logistic_c: float | None = Field(None, gt=0, description="inverse regularisation of a logistic head; default: chosen on the training part")
+
+
+class ArmConfig(Section):
+    """One way of transfer: a model, a start and a strategy; may override window and training."""
+
+    model: str
+    start: str = Field("imagenet", description="random, imagenet, kinetics, a tag or the name of a weight card")
+    strategy: Strategy = "finetune"
+    window: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] | None = None
+    label: str | None = Field(None, description="a name of its own for this arm's strategy, when two arms differ by setting alone")
+
+    @property
+    def id(self) -> str:
+        return f"{self.model} · {self.start} · {self.strategy_name}"
+
+    @property
+    def strategy_name(self) -> str:
+        """Strategy with its modifiers: ``finetune+layer_decay``."""
+        if self.label:
+            return self.label
+        extra = [key for key in ("layer_decay", "l2sp") if self.train.get(key)]
+        return "+".join([self.strategy, *extra])
+
+
+class StatsConfig(Section):
+    """How sure can I be."""
+
+    resamples: int = Field(2000, ge=100, description="patient-level bootstrap resamples")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    seed: int = 0
+
+
+class Recipe(Section):
+    """A whole run: data, task, split, the arms to compare, and how to judge them."""
+
+    name: str = "run"
+    data: Path = Field(description="data set folder written by `medgraft scan`")
+    out: Path = Field(Path("runs"), description="folder that holds runs")
+    task: Literal["auto", "classify", "regress", "segment"] = "auto"
+    target: str | list[str] | None = Field(None, description="label column or columns; default: the only one, or the masks")
+    split: SplitConfig = SplitConfig()
+    window: WindowConfig = WindowConfig()
+    train: TrainConfig = TrainConfig()
+    grid: dict[str, list[Any]] = Field(default_factory=dict, description="settings to search on inner parts: field of train -> values")
+    models: list[ArmConfig] = Field(default_factory=list)
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    stats: StatsConfig = StatsConfig()
+    weights: list[Path] = Field(default_factory=list, description="folders with weight files")
+    download: bool = Field(False, description="fetch absent weights from their address")
+    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    precision: Literal["32", "bf16", "16"] = "32"
+    threads: int = Field(0, ge=0, description="CPU threads; 0 = all cores. Part of every cell")
+    memory_gb: float = Field(4.0, gt=0, description="memory that loading may take; workers and prefetch follow from it")
+    workers: int | None = Field(None, ge=0, description="loader processes; default: from memory_gb and the cores")
+    stage: Path | None = Field(None, description="fast local folder to which arrays are copied first")
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    keep_windows: bool = Field(False, description="keep window rows of the predictions too")
+    compat: list[str] = Field(default_factory=list, description="faults of a source to reproduce, by name (docs/compat.md)")
+    lang: Literal["en", "zh"] = "en"
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        ids = [arm.id for arm in self.models]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"two models of one name: {twice[0]} (give one of them a label)")
+        for grid in [self.grid, *(arm.grid for arm in self.models if arm.grid is not None)]:
+            for key, values in grid.items():
+                if key not in TrainConfig.model_fields:
+                    raise ValueError(f"grid: unknown field {key!r}{_nearest(key, TrainConfig.model_fields)}")
+                if not values:
+                    raise ValueError(f"grid: {key} has no values, so there is nothing to search")
+        if not self.seeds:
+            raise ValueError("seeds: at least one is needed")
+        for arm in self.models:
+            for name, section in (("window", WindowConfig), ("train", TrainConfig)):
+                for key in getattr(arm, name):
+                    if key not in section.model_fields:
+                        raise ValueError(f"models: {arm.id}: unknown {name} field {key!r}{_nearest(key, section.model_fields)}")
+        if self.compat:
+            raise ValueError(f"compat: unknown name {self.compat[0]!r}; none is available yet")
+        return self
+
+    def arm_train(self, arm: ArmConfig) -> TrainConfig:
+        """Training setting of an arm: the recipe's with the arm's overrides."""
+        return build(TrainConfig, {**self.train.model_dump(), **arm.train}, where=f"models: {arm.id}: train")
+
+    def arm_window(self, arm: ArmConfig) -> WindowConfig:
+        return build(WindowConfig, {**self.window.model_dump(), **arm.window}, where=f"models: {arm.id}: window")
+
+    def arm_settings(self, arm: ArmConfig) -> list[TrainConfig]:
+        """All settings of an arm's grid, in the grid's order; one where there is no grid."""
+        base = self.arm_train(arm)
+        settings: list[dict[str, Any]] = [{}]
+        for key, values in (self.grid if arm.grid is None else arm.grid).items():
+            settings = [{**s, key: v} for s in settings for v in values]
+        return [build(TrainConfig, {**base.model_dump(), **s}, where=f"grid: {arm.id}") for s in settings]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _nearest(key: str, names: Iterable[str]) -> str:
+    found = difflib.get_close_matches(key, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else f"; known are {', '.join(sorted(names))}"
+
+
+def build(model: type[M], values: Mapping[str, Any], *, where: str = "") -> M:
+    """Make a config from plain values. Raises ``UserError`` that lists every fault with its dotted path."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            path = ".".join(str(p) for p in fault["loc"])
+            if fault["type"] == "extra_forbidden":
+                names = _fields_at(model, fault["loc"][:-1])
+                faults.append(f"unknown key {path!r}{_nearest(str(fault['loc'][-1]), names)}")
+            elif fault["type"] == "missing":
+                faults.append(f"{path} is required")
+            else:
+                message = fault["msg"].removeprefix("Value error, ")
+                faults.append(f"{path}: {message}" if path else message)
+        raise UserError("; ".join(faults), case=where, fix="see `medgraft COMMAND --help`") from error
+
+
+def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> list[str]:
+    for step in path:
+        if isinstance(step, int):
+            continue
+        field = model.model_fields.get(str(step))
+        if field is None:
+            return list(model.model_fields)
+        kinds = [field.annotation, *get_args(field.annotation)]
+        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), model)
+    return list(model.model_fields)
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """``["train.epochs=5", "models=[a, b]"]`` -> nested dict; values are YAML. A word without ``=`` is refused."""
+    result: dict[str, Any] = {}
+    for word in words:
+        key, sign, text = word.partition("=")
+        if not sign or not key.strip():
+            raise UserError("not of the form key=value", case=word, fix="write e.g. train.epochs=5")
+        try:
+            value = _numbers(yaml.safe_load(text)) if text.strip() else None
+        except yaml.YAMLError:
+            value = text  # a plain path with characters that YAML does not like
+        place = result
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError("is given twice, once as a value and once as a section", case=key)
+        place[last] = value
+    return result
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; people mean a number."""
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, str):
+        try:
+            return float(value) if any(c.isdigit() for c in value) and set(value) <= set("0123456789.eE+-") else value
+        except ValueError:
+            return value
+    return value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested update; lists are replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides. ``models`` entries may be plain names. Paths in it are relative to the working folder."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError("no such recipe", case=str(path), fix="give a YAML file, or only key=value words") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"not readable YAML: {error}", case=str(path)) from error
+        if not isinstance(loaded, dict):
+            raise UserError("a recipe is a list of key: value", case=str(path))
+        values = _numbers(loaded)
+        values.setdefault("name", Path(path).stem)
+    values = merge(values, parse_overrides(overrides))
+    if isinstance(values.get("models"), (str, dict)):
+        values["models"] = [values["models"]]
+    if "models" in values and isinstance(values["models"], list):
+        values["models"] = [{"model": m} if isinstance(m, str) else m for m in values["models"]]
+    for key in ("seeds", "weights"):
+        if key in values and not isinstance(values[key], list):
+            values[key] = [values[key]]
+    return build(Recipe, values, where=str(path) if path else "")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, complete with defaults, ready to be run again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted paths at which two configs differ, with both values."""
+    found: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return found
