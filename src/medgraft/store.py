@@ -8,6 +8,7 @@ killed writer leaves only a temporary file, which the next ``clean`` removes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -60,7 +61,7 @@ class ArrayWriter:
         self.path = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "wb")
+            self._file = open(self.path, "wb")  # noqa: SIM115 (closed by close or abort)
             self._file.write(b"\0" * HEADER_BYTES)
         except OSError as error:
             raise disk_error(error, self.root) from error
@@ -136,10 +137,8 @@ class ArrayWriter:
 
     def abort(self) -> None:
         """Drop the unfinished file."""
-        try:
+        with contextlib.suppress(OSError):
             self._file.close()
-        except OSError:
-            pass
         self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> ArrayWriter:
