@@ -1,0 +1,106 @@
+"""The picture in docs/architecture.md, kept true: who may import whom, and who never touches torch.
+
+Imports inside functions count too: a late import hides a dependency, it does not remove it.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "medgraft"
+GROUND = {"errors", "config", "tables", "store", "runs"}
+ACTS = {"simulate", "intake", "data", "models", "tasks", "engine", "stats", "report"}
+
+#: layer -> the parts of medgraft (dotted prefixes) it may import, besides itself
+MAY_IMPORT: dict[str, set[str]] = {
+    **dict.fromkeys(GROUND, GROUND),
+    "simulate": GROUND,
+    "intake": GROUND,
+    "data": GROUND,
+    "models": {"errors"},
+    "tasks": GROUND | {"models.heads", "data.batch"},
+    "engine": GROUND | {"intake", "data", "models", "tasks", "stats.metrics"},
+    "stats": GROUND,
+    "report": GROUND | {"stats"},
+    "cli": GROUND | ACTS,
+    "__main__": GROUND | {"cli"},
+    "__init__": set(),
+}
+TORCH = {"torch", "torchvision", "timm", "monai", "segmentation_models_pytorch", "lightning", "lightning_fabric", "torchmetrics"}
+WITHOUT_TORCH = GROUND | {"simulate", "intake", "stats", "report", "data.random", "__init__", "__main__"}
+
+
+def imported(path: Path, package: str) -> set[str]:
+    """Every dotted name a file imports, anywhere in it; relative names are made absolute."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, base]).rstrip(".")
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__"):
+            names |= {argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant) and isinstance(argument.value, str)}
+    return names
+
+
+def within(name: str, prefixes: set[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+def violations(source: Path) -> list[str]:
+    """Imports against the direction, as "importer -> imported"."""
+    found = []
+    for path in sorted(source.rglob("*.py")):
+        parts = path.relative_to(source).with_suffix("").parts
+        module = ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+        package = ".".join(["medgraft", *parts[:-1]])
+        layer = parts[0]
+        for name in sorted(imported(path, package)):
+            if within(name, TORCH) and within(module, WITHOUT_TORCH):
+                found.append(f"{module} -> {name}")
+            if within(name, {"lightning", "lightning_fabric"}) and layer != "engine":
+                found.append(f"{module} -> {name}")
+            if name == "medgraft" or not name.startswith("medgraft."):
+                continue
+            inner = name.removeprefix("medgraft.")
+            if inner == "__version__" or within(inner, {layer}):
+                continue
+            if layer not in MAY_IMPORT or not within(inner, MAY_IMPORT[layer]):
+                found.append(f"{module} -> {name}")
+    return found
+
+
+def test_imports_follow_the_architecture() -> None:
+    assert violations(SOURCE) == []
+
+
+def test_a_planted_import_is_found(tmp_path: Path) -> None:
+    planted = {
+        "tables.py": "def f():\n    import torch\n",
+        "intake/video.py": "from medgraft.data import windows\n",
+        "report/html.py": "from ..engine import loop\n",
+        "stats/metrics.py": "import importlib\nimportlib.import_module('timm')\n",
+        "models/model.py": "import lightning_fabric\n",
+        "engine/loop.py": "from medgraft import cli\nimport lightning_fabric\n",
+        "data/random.py": "from torch import nn\n",
+        "data/batch.py": "import torch\nfrom . import random\nfrom medgraft.store import open_array\n",
+        "oddment.py": "from medgraft.errors import UserError\n",
+    }
+    for name, text in planted.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert violations(tmp_path) == [
+        "data.random -> torch.nn",
+        "engine.loop -> medgraft.cli",
+        "intake.video -> medgraft.data.windows",
+        "models.model -> lightning_fabric",
+        "oddment -> medgraft.errors.UserError",
+        "report.html -> medgraft.engine.loop",
+        "stats.metrics -> timm",
+        "tables -> torch",
+    ]
