@@ -1,0 +1,33 @@
+"""What stands between a body's features and a task's outputs."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class LinearHead(nn.Module):
+    """Dropout, then one linear layer: (B, F) -> (B, n) logits or quantities.
+
+    Starts with weights from a normal distribution of standard deviation 0.01 and biases 0, so the first
+    outputs are near 0 whatever the body: all classes begin equally likely.
+    """
+
+    def __init__(self, features: int, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(features, outputs)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(self.dropout(features))
+
+
+class DenseHead(nn.Module):
+    """Nothing to add to a dense body, whose own last convolution already gives K maps.
+
+    That last layer keeps its library's initialisation and is what ``Model.groups`` calls the head.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps

@@ -1,0 +1,41 @@
+"""Image networks on clips and volumes: fold depth into the batch, run, join over depth."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from medgraft.errors import UserError
+from medgraft.models.registry import BackboneInfo
+
+JOINS = ("mean",)
+
+
+class Lift(nn.Module):
+    """An image body that takes (B, C, D, H, W).
+
+    Every frame or slice goes through the same body. A ``features`` body gives (B, F), the mean of its
+    frame features; a ``dense`` body gives (B, K, D, H, W), one map a frame. An image is a clip of one
+    frame, so for D = 1 the lifted body equals the body.
+    """
+
+    def __init__(self, body: nn.Module, join: str = "mean") -> None:
+        super().__init__()
+        if join not in JOINS:
+            raise UserError(f"unknown way to join frames '{join}'", fix=f"choose one of {', '.join(JOINS)}")
+        if body.info.dims != 2:
+            raise ValueError("only image bodies are lifted")
+        self.body = body
+        self.join = join
+
+    @property
+    def info(self) -> BackboneInfo:
+        return self.body.info
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, F), or (B, K, D, H, W) for a dense body."""
+        batch, channels, depth, height, width = x.shape
+        folded = x.transpose(1, 2).reshape(batch * depth, channels, height, width)
+        out = self.body(folded)
+        if self.info.dense:
+            return out.unflatten(0, (batch, depth)).transpose(1, 2)
+        return out.unflatten(0, (batch, depth)).mean(1)

@@ -1,0 +1,190 @@
+"""Every network by name, without importing one.
+
+Names are resolved so: a zoo name (``efficientnet_lite0``), or ``torchvision:NAME``, ``timm:NAME``,
+``monai:NAME``, ``smp:ARCHITECTURE-ENCODER``; a bare name tries the zoo, torchvision, timm, in this order.
+
+A zoo backbone is a function decorated with ``@backbone(...)`` in ``models/zoo/*.py``; the function's
+name is the model's name and the decorator's arguments are literals, so that the registry reads them
+from the source with ``ast`` and imports the one file it needs only when a body is built.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from medgraft.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LIBRARIES = ("torchvision", "timm", "monai", "smp")
+_ZOO = Path(__file__).parent / "zoo"
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What a body takes and gives.
+
+    ``features`` bodies map (B, C, H, W) or (B, C, D, H, W) to (B, ``features``), their classifier removed.
+    ``dense`` bodies map the same inputs to (B, K, H, W) or (B, K, D, H, W) logits of K structures;
+    ``features`` is then the number of channels that enter the last layer.
+    Sizes are (H, W) for ``dims`` 2 and (D, H, W) for ``dims`` 3, in pixels, frames or slices.
+    """
+
+    name: str
+    family: str
+    dims: int
+    output: Literal["features", "dense"]
+    features: int
+    default_size: tuple[int, ...]
+    min_size: tuple[int, ...]
+    divisor: int = 1  # a dense input is padded to multiples of it; an int for all sides
+    paper: str = ""
+    notes: str = ""
+    weights_of: str = ""  # library network whose published weights fit this body name by name
+
+    @property
+    def dense(self) -> bool:
+        return self.output == "dense"
+
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
+
+
+def backbone(**facts: Any) -> Callable[[Builder], Builder]:
+    """Register the decorated builder; ``facts`` are the literal fields of its ``BackboneInfo`` save the name.
+
+    The builder takes ``channels``, ``size`` (None = the default) and, for dense bodies, ``structures``;
+    further keyword arguments are options of that network. It returns a body with random weights.
+    """
+
+    def mark(build: Builder) -> Builder:
+        build.info = BackboneInfo(name=build.__name__, **facts)  # type: ignore[attr-defined]
+        return build
+
+    return mark
+
+
+@lru_cache(maxsize=1)
+def _zoo() -> dict[str, tuple[str, BackboneInfo]]:
+    """Zoo name -> (module, facts), read from the source."""
+    found: dict[str, tuple[str, BackboneInfo]] = {}
+    for path in sorted(_ZOO.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "backbone":
+                    facts = {str(k.arg): ast.literal_eval(k.value) for k in mark.keywords}
+                    if node.name in found:
+                        raise RuntimeError(f"backbone {node.name} stands in {found[node.name][0]} and in {path.stem}")
+                    found[node.name] = (f"medgraft.models.zoo.{path.stem}", BackboneInfo(name=node.name, **facts))
+    return found
+
+
+def names(kind: str | None = None) -> list[str]:
+    """Names of the zoo; ``kind`` narrows it to ``features``, ``dense``, ``2d`` or ``3d``.
+
+    ``kind`` may also be a library (``torchvision``, ``timm``, ``monai``, ``smp``): then its names, with
+    prefix; this imports the library.
+    """
+    if kind in LIBRARIES:
+        return importlib.import_module("medgraft.models.libraries").library_names(kind)
+    tests: dict[str | None, Callable[[BackboneInfo], bool]] = {
+        None: lambda i: True,
+        "features": lambda i: not i.dense,
+        "dense": lambda i: i.dense,
+        "2d": lambda i: i.dims == 2,
+        "3d": lambda i: i.dims == 3,
+    }
+    if kind not in tests:
+        raise UserError(f"unknown kind of network '{kind}'", fix=f"choose one of {', '.join([k for k in tests if k] + list(LIBRARIES))}")
+    return sorted(name for name, (_, facts) in _zoo().items() if tests[kind](facts))
+
+
+def resolve(name: str) -> str:
+    """The full name of a network: a zoo name or ``library:name``; an unknown one fails with the nearest matches."""
+    if name in _zoo():
+        return name
+    library, colon, bare = name.partition(":")
+    if colon:
+        if library not in LIBRARIES:
+            raise UserError(f"unknown library '{library}'", case=name, fix=f"choose one of {', '.join(LIBRARIES)}")
+        if library == "torchvision" and bare in _zoo() and _zoo()[bare][1].weights_of == name:
+            return bare  # the zoo's builder of that very network
+        libraries = importlib.import_module("medgraft.models.libraries")
+        if libraries.has(library, bare):
+            return name
+        raise _unknown(name, libraries.library_names(library) + names())
+    libraries = importlib.import_module("medgraft.models.libraries")
+    for library in ("torchvision", "timm"):
+        if libraries.has(library, name):
+            return f"{library}:{name}"
+    raise _unknown(name, names() + [n for library in LIBRARIES for n in libraries.library_names(library)])
+
+
+def _unknown(name: str, known: list[str]) -> UserError:
+    """The error for an unknown name, with the nearest names that exist."""
+    bare = {n.split(":")[-1].lower(): n for n in reversed(known)}
+    near = difflib.get_close_matches(name.split(":")[-1].lower(), bare, n=4, cutoff=0.5)
+    fix = f"did you mean {', '.join(bare[n] for n in near)}?" if near else "see `medgraft models` for the names"
+    return UserError("unknown network", case=name, fix=fix)
+
+
+def info(name: str) -> BackboneInfo:
+    """What the named network takes and gives. Zoo names cost no import; library names build the network without memory."""
+    name = resolve(name)
+    if name in _zoo():
+        return _zoo()[name][1]
+    return importlib.import_module("medgraft.models.libraries").library_info(name)
+
+
+def build_body(
+    name: str,
+    *,
+    channels: int = 3,
+    structures: int | None = None,
+    size: tuple[int, ...] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build a body with random weights; its facts are at ``.info``.
+
+    ``channels`` is C of its input, ``structures`` is K of a dense output (then required), ``size`` its
+    input size for networks that fix one (transformers). ``options`` go to the builder (U-Net ``width``).
+    Draws from torch's global generator; ``model.make_model`` seeds it.
+    """
+    from medgraft.models import surgery
+
+    name = resolve(name)
+    facts = info(name)
+    if facts.dense and structures is None:
+        raise UserError("a dense network needs the number of structures", case=name, fix="use it with a segmentation task")
+    if not facts.dense and structures is not None:
+        raise UserError("this network gives features, not a map", case=name, fix=f"choose a dense one: {', '.join(names('dense'))}")
+    if channels < 1:
+        raise UserError(f"a network needs at least one channel, not {channels}", case=name)
+    if size is not None and len(size) != facts.dims:
+        raise UserError(f"size {size} has {len(size)} sides, the network has {facts.dims} dimensions", case=name)
+    arguments: dict[str, Any] = {"channels": channels, "size": size, **(options or {})}
+    if facts.dense:
+        arguments["structures"] = structures
+    if name in _zoo():
+        build = getattr(importlib.import_module(_zoo()[name][0]), name)
+    else:
+        build = importlib.import_module("medgraft.models.libraries").builder(name)
+    try:
+        body = build(**arguments)
+    except TypeError as error:
+        if options and any(f"'{key}'" in str(error) for key in options):
+            raise UserError(f"the network takes no such option ({error})", case=name) from error
+        raise
+    surgery.pool_by_mean(body)
+    body.info = replace(facts, default_size=size) if size is not None else facts
+    return body

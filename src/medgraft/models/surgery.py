@@ -1,0 +1,167 @@
+"""Small operations on networks of other libraries: take the classifier off, change the input channels.
+
+A body keeps two notes for the weight loader: ``body.removed``, name prefixes of layers that were
+taken off (their tensors in a file are left out, not unexpected), and ``body.last``, name prefixes
+of the last layer of a dense body (it belongs to the task, so it is not taken from a file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+class MeanPool(nn.Module):
+    """Mean over all spatial axes, kept as length 1: an adaptive pool to size 1 with a deterministic backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(tuple(range(2, x.ndim)), keepdim=True)
+
+
+def pool_by_mean(module: nn.Module) -> None:
+    """Replace adaptive average pools to size 1 by ``MeanPool``: same numbers, deterministic on a GPU."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if type(child) in (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d):
+                sides = child.output_size if isinstance(child.output_size, tuple) else (child.output_size,)
+                if all(side == 1 for side in sides):
+                    setattr(parent, name, MeanPool())
+
+
+def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` at the dotted ``name`` under ``root``."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, new)
+
+
+def remove_classifier(module: nn.Module) -> str:
+    """Take off the last linear layer (or 1x1 convolution) in place, with the dropout right before it.
+
+    Returns its dotted name; the module then gives the classifier's input. The last weighted layer in
+    order of definition is the classifier in every torchvision network that has no auxiliary output.
+    """
+    name = [n for n, m in module.named_modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))][-1]
+    replace_module(module, name, nn.Identity())
+    parent, _, leaf = name.rpartition(".")
+    siblings = dict(module.get_submodule(parent).named_children())
+    before = list(siblings)[: list(siblings).index(leaf)]
+    if before and isinstance(siblings[before[-1]], nn.Dropout):
+        replace_module(module, f"{parent}.{before[-1]}" if parent else before[-1], nn.Identity())
+    return name
+
+
+def first_convolution(module: nn.Module) -> tuple[str, nn.Module]:
+    """Name and module of the convolution that sees the input (the first defined)."""
+    for name, child in module.named_modules():
+        if isinstance(child, CONVOLUTIONS):
+            return name, child
+    raise ValueError("the network has no convolution")
+
+
+def set_input_channels(module: nn.Module, channels: int) -> None:
+    """Give the first convolution ``channels`` inputs; when that changes it, it is drawn anew (Kaiming normal, fan out)."""
+    name, old = first_convolution(module)
+    if old.in_channels == channels:
+        return
+    if old.groups != 1:
+        raise ValueError("a grouped first convolution cannot take other channels")
+    new = type(old)(
+        channels,
+        old.out_channels,
+        old.kernel_size,
+        old.stride,
+        old.padding,
+        old.dilation,
+        bias=old.bias is not None,
+        padding_mode=old.padding_mode,
+        device=old.weight.device,
+    )
+    if not new.weight.is_meta:
+        nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+        if new.bias is not None:
+            nn.init.zeros_(new.bias)
+    replace_module(module, name, new)
+
+
+def adapt_input_weight(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution's weight (out, in, ...) for another number of input channels.
+
+    To 1: the sum over the channels, which on a grey image equals the network on the repeated image.
+    To n: that sum spread evenly, so n equal channels give the same activations.
+    """
+    total = weight.sum(1, keepdim=True)
+    return total.expand(-1, channels, *weight.shape[2:]) / channels
+
+
+def stages(body: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
+    """Cut a body into stages from input to output, for layer-wise learning rates and gradual unfreezing.
+
+    Starts from the children in order of definition and opens the biggest one until there are at least
+    four blocks or nothing big (a quarter of the parameters) is left to open. A bare convolution or linear
+    layer opens a stage, the bare norms and parameters after it belong to it.
+    """
+    units: list[tuple[str, nn.Module | nn.Parameter]] = _open("", body)
+    total = sum(p.numel() for p in body.parameters())
+
+    def count(unit: nn.Module | nn.Parameter) -> int:
+        return unit.numel() if isinstance(unit, nn.Parameter) else sum(p.numel() for p in unit.parameters())
+
+    def block(unit: nn.Module | nn.Parameter) -> bool:
+        return isinstance(unit, nn.Module) and any(True for c in unit.children() for _ in c.parameters())
+
+    while sum(block(u) for _, u in units) < 4:
+        big = [(count(u), -i) for i, (_, u) in enumerate(units) if block(u) and count(u) * 4 >= total]
+        if not big:
+            break
+        index = -max(big)[1]
+        name, unit = units[index]
+        assert isinstance(unit, nn.Module)
+        units[index : index + 1] = _open(name, unit)
+
+    groups: list[tuple[str, list[nn.Parameter]]] = []
+    weighted = False  # does the open stage of bare layers hold a convolution or linear layer yet?
+    previous_block = True
+    seen: set[int] = set()
+    for name, unit in units:
+        members = [unit] if isinstance(unit, nn.Parameter) else list(unit.parameters())
+        members = [p for p in members if id(p) not in seen]  # tied weights belong to their first place
+        seen.update(map(id, members))
+        if not members:
+            continue
+        is_weight = isinstance(unit, (nn.Linear, *CONVOLUTIONS, nn.ConvTranspose2d, nn.ConvTranspose3d))
+        follows_block = previous_block and not is_weight and groups and not block(unit)
+        if block(unit) or (not follows_block and (previous_block or (is_weight and weighted))):
+            groups.append((name, members))
+            weighted = is_weight
+        else:
+            groups[-1][1].extend(members)
+            weighted = weighted or is_weight
+        previous_block = block(unit) or bool(follows_block)
+    yield from groups
+
+
+def _open(prefix: str, module: nn.Module) -> list[tuple[str, nn.Module | nn.Parameter]]:
+    """Direct parameters, then children that hold parameters, with dotted names."""
+    dot = f"{prefix}." if prefix else ""
+    own: list[tuple[str, nn.Module | nn.Parameter]] = [(dot + n, p) for n, p in module.named_parameters(recurse=False)]
+    return own + [(dot + n, c) for n, c in module.named_children() if any(True for _ in c.parameters())]
+
+
+def norm_parameters(module: nn.Module) -> set[int]:
+    """Identities of all parameters that belong to normalisation layers."""
+    return {id(p) for m in module.modules() if isinstance(m, NORMS) or "norm" in type(m).__name__.lower() for p in m.parameters(recurse=False)}
+
+
+def output_shape(module: nn.Module, shape: tuple[int, ...]) -> torch.Size:
+    """Shape of the output for an input of ``shape``; on the meta device this costs neither memory nor arithmetic."""
+    device = next(module.parameters()).device
+    training = module.training
+    with torch.no_grad():
+        out = module.eval()(torch.empty(shape, device=device))
+    module.train(training)
+    return out.shape
