@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import shutil
 import uuid
@@ -206,6 +207,17 @@ def open_array(root: str | os.PathLike[str], array_id: str) -> np.ndarray:
 def open_mask(root: str | os.PathLike[str], mask_id: str) -> np.ndarray:
     """A read-only memory map (N, K, H, W) of a stored mask."""
     return open_array(root, mask_id).swapaxes(0, 1)
+
+
+def release(root: str | os.PathLike[str], array_id: str) -> None:
+    """Give the pages of an open map back to the system; the map stays open and the file stays cached.
+
+    Without this the pages that a process has looked at count as its own until they are needed elsewhere.
+    """
+    view = _OPEN.get(path_of(root, array_id))
+    mapped = getattr(view.base if view is not None else None, "_mmap", None)
+    if mapped is not None and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def close_all() -> None:
