@@ -1,0 +1,334 @@
+"""Cases of a data set as batches: which case and window a step sees, with its labels and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+
+from medgraft import store
+from medgraft.data import transforms
+from medgraft.data.batch import Batch, Sample, collate
+from medgraft.data.random import balanced_index, generator, stream_index
+from medgraft.data.transforms import Augment
+from medgraft.data.windows import Window, WindowSpec, draw_window, eval_windows
+from medgraft.errors import UserError
+from medgraft.tables import Dataset
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """A label column and how it becomes a number.
+
+    ``binary``: 1 where the label is ``positive`` (else the last of ``classes``), ``classes``: index into ``classes``,
+    ``regress``: the value. A missing label is NaN.
+    """
+
+    name: str
+    kind: Literal["binary", "classes", "regress"] = "binary"
+    classes: tuple[str, ...] = ()
+    positive: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
+        if self.kind not in ("binary", "classes", "regress"):
+            raise UserError(f"target kind {self.kind!r} is unknown", case=self.name, fix="use binary, classes or regress")
+        if self.kind == "classes" and len(self.classes) < 2:
+            raise UserError("a target of kind classes needs at least two classes", case=self.name)
+        if self.kind == "binary" and self.positive is None:
+            if not self.classes:
+                raise UserError("a binary target needs its positive class", case=self.name, fix="set positive=CLASS")
+            object.__setattr__(self, "positive", self.classes[-1])
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What a batch needs to know of a case, as plain values: workers never touch the tables."""
+
+    row: int
+    case_id: str
+    array_id: str
+    mask_id: str | None
+    shape: tuple[int, int, int, int]
+    value_range: tuple[float, float] | None  # None = display values: the limits of the stored type
+    corner: tuple[int, int, int]  # d, h, w of the view in the array
+    extent: tuple[int, int, int, int]  # C, D, H, W of the view, after frame selection
+    kept: np.ndarray | None  # array frames that take part; None = all
+    mask_rows: dict[int, int]  # array frame -> row of the mask; traced frames only
+
+    def array_frame(self, frame: int) -> int:
+        """Array index of a frame of the view; beyond the view (cubes of a small case) it stays beyond the array."""
+        if self.kept is None:
+            return frame + self.corner[0]
+        return int(self.kept[frame]) if 0 <= frame < len(self.kept) else -1 if frame < 0 else self.shape[1]
+
+    @property
+    def traced(self) -> list[int]:
+        """Traced frames of the view."""
+        if self.kept is None:
+            first, last = self.corner[0], self.corner[0] + self.extent[1]
+            return sorted(f - first for f in self.mask_rows if first <= f < last)
+        return [place for place, frame in enumerate(self.kept) if int(frame) in self.mask_rows]
+
+
+class CaseDataset:
+    """The chosen cases of a data set, cut into windows.
+
+    What a training batch holds is a function of (seed, step) and the arguments given here; no state is
+    kept between calls, so batches may be asked for in any order and by any process. The object pickles
+    small (no tables, no open files) and opens arrays when first needed.
+
+    ``cases`` are rows of the manifest. ``augment`` holds for training batches only. ``dense`` adds the
+    masks. ``store_root`` is where the arrays lie (default: the data set; else a ``stage`` folder).
+    ``hu_window`` is black and white for cases in Hounsfield units. ``kept`` maps array ids to the frames
+    that take part (``select.select``).
+
+    Raises ``UserError`` naming the case or target when a label does not fit its target, a view is
+    oblique, or ``labelled`` windows are asked of cases none of which is traced.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        cases: Sequence[int],
+        *,
+        window: WindowSpec,
+        augment: Augment | str = "none",
+        targets: Sequence[TargetSpec] = (),
+        dense: bool = False,
+        store_root: Path | None = None,
+        hu_window: tuple[float, float] = (-1000.0, 1000.0),
+        kept: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.window, self.dense, self.targets = window, dense, tuple(targets)
+        self.augment = transforms.preset(augment) if isinstance(augment, str) else augment
+        self.store_root = Path(store_root or dataset.root)
+        self.cases = np.asarray(cases, np.int64)
+        if not len(self.cases):
+            raise UserError("no case is left to read", fix="check the split and the labels")
+        part = dataset.manifest[self.cases.tolist()]
+        self.structures = len(dataset.info.get("structures") or []) or 1
+        self._labels = _labels(part, self.targets)
+        self._cases = _cases(part, self.cases, dataset.frames, hu_window, kept or {})
+        self._place = {case.row: place for place, case in enumerate(self._cases)}
+        self._groups = self._class_groups()
+        if window.kind == "labelled" and not any(case.mask_rows for case in self._cases):
+            raise UserError("labelled windows need traced frames and no case has any", fix="scan with masks or use another window kind")
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    @property
+    def channels(self) -> int:
+        """C of the arrays."""
+        return self._cases[0].shape[0]
+
+    def labels(self) -> np.ndarray:
+        """(n, T) float32 in the order of ``cases``; NaN = missing."""
+        return self._labels.copy()
+
+    def case_ids(self) -> list[str]:
+        return [case.case_id for case in self._cases]
+
+    def train_batch(self, seed: int, step: int, batch_size: int, balanced: bool = False) -> Batch:
+        """The batch of a step. Sample j is element ``step * batch_size + j`` of the stream of cases.
+
+        ``balanced`` draws every class of the first target equally often; cases without that label are left out.
+        """
+        samples = []
+        for j in range(batch_size):
+            n = step * batch_size + j
+            place = balanced_index(seed, n, self._need_groups()) if balanced else stream_index(seed, n, len(self))
+            case = self._cases[place]
+            try:
+                window = draw_window(self.window, case.extent, generator(seed, "window", step, j), self._traced(case), case=case.row)
+            except UserError as error:
+                raise UserError(error.cause, case=case.case_id, fix=error.fix) from error
+            drawn = transforms.draw(self.augment, generator(seed, "augment", step, j))
+            samples.append(self._sample(place, _in_array(window, case), drawn))
+        return self._finish(samples)
+
+    def eval_windows(self) -> list[Window]:
+        """All evaluation windows in the order of ``cases``, in array coordinates."""
+        return [
+            _in_array(window, case) for case in self._cases for window in eval_windows(self.window, case.extent, self._traced(case), case=case.row)
+        ]
+
+    def batch(self, windows: Sequence[Window]) -> Batch:
+        """The batch of given windows (array coordinates, as ``eval_windows`` gives them), without augmentation."""
+        return self._finish([self._sample(self._place[window.case], window, transforms.STILL) for window in windows])
+
+    def grid(self, row: int) -> tuple[int, int, int]:
+        """(D, H, W) of the array a manifest row looks at: the grid that ``DenseJoin`` fills."""
+        return self._cases[self._place[row]].shape[1:]
+
+    def _traced(self, case: _Case) -> list[int] | None:
+        return case.traced if self.window.kind == "labelled" else None
+
+    def _sample(self, place: int, window: Window, drawn: transforms.Draw) -> Sample:
+        case = self._cases[place]
+        try:
+            array = store.open_array(self.store_root, case.array_id)
+            if array.shape != case.shape:
+                raise UserError(f"stored array has shape {array.shape}, the manifest says {case.shape}", fix="run `medgraft scan` again")
+            mask, rows = None, [case.mask_rows.get(frame, -1) for frame in window.frames]
+            if self.dense:
+                mask = self._mask(case)
+            value_range = case.value_range or _display_range(array.dtype)
+            x, labels = transforms.cut(array, window, drawn, value_range=value_range, mask=mask, mask_rows=rows)
+        except UserError as error:
+            raise UserError(error.cause, case=case.case_id, fix=error.fix) from error
+        sample = Sample(
+            x=x,
+            value_range=torch.tensor(value_range, dtype=torch.float32),
+            y=torch.from_numpy(self._labels[place].copy()),
+            case=case.row,
+            window=window.index,
+            start=window.start,
+        )
+        if labels is not None:
+            sample["mask"] = labels
+        return sample
+
+    def _mask(self, case: _Case) -> np.ndarray:
+        """The mask (N, K, H, W) of a case; without one, N = 0 and every frame is ignored."""
+        if case.mask_id is None:
+            return np.empty((0, self.structures, *case.shape[2:]), np.uint8)
+        mask = store.open_mask(self.store_root, case.mask_id)
+        if mask.dtype != np.uint8 or mask.shape[1:] != (self.structures, *case.shape[2:]):
+            raise UserError(
+                f"stored mask is {mask.dtype} {mask.shape}, expected {self.structures} structures of {case.shape[2:]}",
+                fix="run `medgraft scan` again",
+            )
+        return mask
+
+    def _finish(self, samples: list[Sample]) -> Batch:
+        batch = collate(samples)
+        for sample in samples:
+            case = self._cases[self._place[sample["case"]]]
+            store.release(self.store_root, case.array_id)
+            if self.dense and case.mask_id is not None:
+                store.release(self.store_root, case.mask_id)
+        return batch
+
+    def _class_groups(self) -> list[np.ndarray]:
+        if not self.targets or self.targets[0].kind == "regress":
+            return []
+        first = self._labels[:, 0]
+        return [np.flatnonzero(first == value) for value in np.unique(first[~np.isnan(first)])]
+
+    def _need_groups(self) -> list[np.ndarray]:
+        if not self._groups:
+            raise UserError("balanced sampling needs a first target with classes", fix="set balanced=false")
+        return self._groups
+
+
+def _in_array(window: Window, case: _Case) -> Window:
+    """A window of a view as a window of the array."""
+    if case.kept is None and case.corner == (0, 0, 0):
+        return window
+    top, left, height, width = window.box
+    box = (top + case.corner[1], left + case.corner[2], height, width)
+    return replace(window, frames=tuple(case.array_frame(f) for f in window.frames), box=box)
+
+
+def _labels(part: pl.DataFrame, targets: Sequence[TargetSpec]) -> np.ndarray:
+    out = np.full((part.height, len(targets)), np.nan, np.float32)
+    for column, target in enumerate(targets):
+        name = f"label.{target.name}"
+        if name not in part.columns:
+            have = [c.removeprefix("label.") for c in part.columns if c.startswith("label.")]
+            raise UserError("no such label", case=target.name, fix=f"labels are {', '.join(have) or 'absent'}")
+        known = {c: float(i) for i, c in enumerate(target.classes)}
+        for row, (case_id, value) in enumerate(zip(part["case_id"], part[name])):
+            if value is None or value != value:
+                continue
+            if target.kind == "regress":
+                if isinstance(value, str):
+                    raise UserError(f"label {target.name} is the text {value!r}, not a quantity", case=case_id)
+                out[row, column] = float(value)
+                continue
+            text = _class_name(value)
+            if target.classes and text not in known:
+                raise UserError(f"label {target.name} is {text!r}, not one of {', '.join(target.classes)}", case=case_id)
+            out[row, column] = known[text] if target.kind == "classes" else float(text == target.positive)
+    return out
+
+
+def _class_name(value: Any) -> str:
+    """Text of a class; 1.0 in a float column is class '1'."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _cases(part: pl.DataFrame, rows: np.ndarray, frames: pl.DataFrame, hu_window: tuple[float, float], kept: Mapping[str, np.ndarray]) -> list[_Case]:
+    traced: dict[str, dict[int, int]] = {}
+    wanted = frames.filter((pl.col("mask_index") >= 0) & pl.col("array_id").is_in(part["array_id"].unique().to_list()))
+    for array_id, frame, row in wanted.select("array_id", "frame", "mask_index").iter_rows():
+        traced.setdefault(array_id, {})[frame] = row
+    return [_case(row, line, traced, hu_window, kept) for row, line in zip(rows.tolist(), part.iter_rows(named=True))]
+
+
+def _case(
+    row: int,
+    line: dict[str, Any],
+    traced: dict[str, dict[int, int]],
+    hu_window: tuple[float, float],
+    kept: Mapping[str, np.ndarray],
+) -> _Case:
+    shape = tuple(int(n) for n in line["shape"])
+    corner, extent = _view(line, shape)
+    chosen = kept.get(line["array_id"])
+    if chosen is not None:
+        chosen = np.asarray([f for f in chosen if corner[0] <= f < corner[0] + extent[1]], np.int64)
+        if not len(chosen):
+            raise UserError("frame selection left no frame", case=line["case_id"])
+        extent = (extent[0], len(chosen), *extent[2:])
+    return _Case(
+        row=row,
+        case_id=line["case_id"],
+        array_id=line["array_id"],
+        mask_id=line["mask_id"],
+        shape=shape,  # type: ignore[arg-type]
+        value_range=_value_range(line, hu_window),
+        corner=corner,
+        extent=extent,
+        kept=chosen,
+        mask_rows=traced.get(line["array_id"], {}) if line["mask_id"] is not None else {},
+    )
+
+
+def _view(line: dict[str, Any], shape: tuple[int, ...]) -> tuple[tuple[int, int, int], tuple[int, int, int, int]]:
+    """Corner and extent of a case's view, rounded to voxels and held within the array."""
+    centre, size, direction = line["view_center"], line["view_size"], line["view_direction"]
+    if centre is None or size is None:
+        return (0, 0, 0), shape  # type: ignore[return-value]
+    if direction is not None and not np.allclose(np.reshape(direction, (3, 3)), np.eye(3)):
+        raise UserError("oblique views cannot be cut", case=line["case_id"], fix="resample the array or leave out view_direction")
+    low = [max(0, round(c - s / 2)) for c, s in zip(centre, size)]
+    high = [min(n, round(c + s / 2)) for c, s, n in zip(centre, size, shape[1:])]
+    if any(h <= b for b, h in zip(low, high)):
+        raise UserError("view lies outside its array", case=line["case_id"])
+    return (low[0], low[1], low[2]), (shape[0], high[0] - low[0], high[1] - low[1], high[2] - low[2])
+
+
+def _value_range(line: dict[str, Any], hu_window: tuple[float, float]) -> tuple[float, float] | None:
+    """Black and white: ``hu_window`` for Hounsfield units, p005 and p995 for raw values, None for display values."""
+    unit, low, high = line["value_unit"], line["p005"], line["p995"]
+    if unit == "display":
+        return None
+    if unit == "HU":
+        return float(hu_window[0]), float(hu_window[1])
+    if low is None or high is None:
+        raise UserError("manifest has no percentiles for raw values", case=line["case_id"], fix="run `medgraft scan` again")
+    # A constant picture has no contrast; any range of one shows it as black.
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+
+
+def _display_range(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """0 and the largest value of the stored type; 0 and 1 for real numbers."""
+    return 0.0, 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
