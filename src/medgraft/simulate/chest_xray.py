@@ -254,7 +254,7 @@ def radiograph(
     sex = "F" if body.random() < 0.45 else "M"
     age = int(np.clip(body.normal(50, 17), 18, 92)) + image
     view = "AP" if pose.random() < 0.45 else "PA"
-    build = body.normal(size=8)
+    build = [float(v) for v in body.normal(size=8)]  # Python floats keep float32 arrays float32
     findings = _plan(finding, difficulty, pose)
 
     x, y = _grid(size, pose)
@@ -343,15 +343,15 @@ def _plan(finding: Class, difficulty: float, random: np.random.Generator) -> dic
     """Which findings an image holds. Every class draws the same numbers, so anatomy does not hang on the class."""
     sides = random.permutation([-1, 1])
     second, third = random.random(2)
-    u = random.random((3, 5))
-    kinds = random.permutation(3)
-    more = random.random(4)
+    u = random.random((3, 5)).tolist()
+    kinds = random.permutation(3).tolist()
+    more = random.random(4).tolist()
     plan: dict[str, list[Any]] = {"opacity": [], "nodule": [], "large heart": [], "effusion": []}
     if finding == OPACITY:
         for k in range(1 + (second < 0.45) + (second < 0.10)):
-            contrast = (0.65 - 0.46 * difficulty) * (0.85 + 0.3 * u[k, 0])
-            span = (0.27 - 0.08 * difficulty) * (0.75 + 0.5 * u[k, 1])
-            plan["opacity"].append((int(sides[k % 2]), 0.30 + 0.55 * u[k, 2], span, contrast))
+            contrast = (0.65 - 0.46 * difficulty) * (0.85 + 0.3 * u[k][0])
+            span = (0.27 - 0.08 * difficulty) * (0.75 + 0.5 * u[k][1])
+            plan["opacity"].append((int(sides[k % 2]), 0.30 + 0.55 * u[k][2], span, contrast))
     chosen = set(kinds[: 1 + (third < 0.35)]) if finding == OTHER else set(kinds[:1]) if finding == OPACITY and third < 0.25 else set()
     if 0 in chosen:
         plan["large heart"].append(True)
@@ -359,7 +359,7 @@ def _plan(finding: Class, difficulty: float, random: np.random.Generator) -> dic
         plan["effusion"] = [-1, 1] if more[0] < 0.3 else [int(sides[0])]
     if 2 in chosen:
         for k in range(1 + int(3 * more[1])):
-            plan["nodule"].append((int(sides[k % 2]), 0.15 + 0.65 * u[k, 3], 0.2 + 0.6 * u[k, 4], 0.025 + 0.035 * u[k, 0], 0.22 + 0.15 * u[k, 1]))
+            plan["nodule"].append((int(sides[k % 2]), 0.15 + 0.65 * u[k][3], 0.2 + 0.6 * u[k][4], 0.025 + 0.035 * u[k][0], 0.22 + 0.15 * u[k][1]))
     return plan
 
 
@@ -489,7 +489,7 @@ def _consolidation(
     reach = np.hypot(x - hx, y - hy)
     spokes = np.cos(along * 17 + 3.0 * random.random() + 0.5 * ragged)
     air = np.clip(spokes - 0.80, 0, None) / 0.20 * np.clip(reach / 0.1, 0, 1) * np.clip(1.6 - reach / 0.45, 0, 1)
-    patch = cloud * (0.74 + 0.16 * mottle - 0.20 * air) * ((x > 0) == (side > 0)) * lung
+    patch = cloud * (0.74 + 0.16 * mottle - 0.14 * air) * ((x > 0) == (side > 0)) * lung
     patch = np.clip(patch, 0, None)
     return (patch / max(float(patch.max()), 1e-6)).astype(np.float32)
 
