@@ -1,0 +1,241 @@
+"""One sub-command per act: parse, call one function, print where the result lies.
+
+Heavy libraries are imported inside the commands, so that ``medgraft --help`` answers at once.
+Exit status: 0 done, 1 a fault of medgraft (trace in ``medgraft-error.log``), 2 something the user can
+mend, 3 done but with rejected studies or failed cells.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medgraft import __version__
+from medgraft.errors import UserError
+
+app = typer.Typer(
+    name="medgraft",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which pretrained model transfers best to my images, videos or volumes, by which way, and how sure can I be?\n\n"
+    "The usual way: medgraft scan SOURCE labels=FILE patient=COLUMN out=DATA, then medgraft run data=DATA, then open report.html. "
+    "Options are key=value words everywhere.",
+    epilog="First time here? `medgraft demo` runs the whole flow on simulated chest X-rays.",
+)
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options as key=value; nested ones with dots", show_default=False)]
+
+
+def _values(words: list[str] | None) -> dict[str, Any]:
+    from medgraft import config
+
+    return config.parse_overrides(words or [])
+
+
+@app.command(epilog="Example: medgraft demo out=demo")
+def demo(words: Words = None) -> None:
+    """Simulate chest X-rays, scan them, compare three ways of transfer, and write the report (a few minutes)."""
+    from medgraft.engine import demo as act
+
+    typer.echo(f"open {act.demo(**_checked(_values(words), out='demo', patients=90, size=128, difficulty=0.35))}")
+
+
+def _checked(values: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Defaults overridden by values; unknown keys fail with the nearest match."""
+    import difflib
+
+    for key in values:
+        if key not in defaults:
+            near = difflib.get_close_matches(key, list(defaults), n=1, cutoff=0.4)
+            raise UserError(f"unknown key {key!r}", fix=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(defaults)}")
+    return {**defaults, **values}
+
+
+@app.command(epilog="Example: medgraft scan xrays labels=labels.csv patient=patient_number target=label out=datasets/xrays")
+def scan(
+    source: Annotated[Path, typer.Argument(help="folder of studies: PNG, JPEG, DICOM, AVI, MP4, NIfTI, NPZ")],
+    words: Words = None,
+) -> None:
+    """Turn a folder of raw studies and a label table into a data set. A second scan does only what is new."""
+    from medgraft import config
+    from medgraft.intake import scan as act
+
+    options = config.build(act.ScanOptions, _values(words), where="scan")
+    report = act.scan(source, options)
+    typer.echo(report.text())
+    if report.rejected:
+        raise typer.Exit(3)
+
+
+@app.command(epilog="Example: medgraft run recipes/cxr.yaml data=datasets/cxr seeds=[0] train.epochs=5")
+def run(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="a recipe file, then key=value", show_default=False)
+    ] = None,
+) -> None:
+    """Compare models, starts and strategies on a data set, and write the report. Killed? Run it again: it goes on."""
+    from medgraft import config
+    from medgraft.engine import compare
+
+    words = list(words or [])
+    recipe = Path(words.pop(0)) if words and "=" not in words[0] else None
+    root = compare.run(config.load_recipe(recipe, words), say=_say)
+    states = compare.status(root)["cells"]
+    if any(state.startswith("failed") for state in states):
+        raise typer.Exit(3)
+
+
+@app.command(epilog="Example: medgraft status runs/cxr")
+def status(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
+    """What is done, running or failed in a run, and the leaderboard so far (inner scores only)."""
+    from medgraft.engine import compare
+
+    typer.echo(compare.status_text(compare.status(root)))
+
+
+@app.command(epilog="Example: medgraft report runs/cxr lang=zh")
+def report(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")], words: Words = None) -> None:
+    """Write the report of a finished run again, in English or Chinese (lang=zh)."""
+    from medgraft.report import html
+
+    values = _checked(_values(words), lang="en")
+    if values["lang"] not in ("en", "zh"):
+        raise UserError(f"no language {values['lang']!r}", fix="use lang=en or lang=zh")
+    typer.echo(f"open {html.build(root, lang=values['lang'])}")
+
+
+@app.command(epilog="Example: medgraft predict runs/cxr new_xray.dcm more_xrays/ out=predictions.csv")
+def predict(
+    root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    words: Annotated[list[str], typer.Argument(metavar="FILES... [KEY=VALUE]...", help="studies or folders, then key=value")],
+) -> None:
+    """Predict new studies with the model that the inner scores of a run chose, by the same path."""
+    from medgraft.engine import serve
+
+    files = [Path(w) for w in words if "=" not in w or Path(w).exists()]
+    values = _checked(
+        _values([w for w in words if "=" in w and not Path(w).exists()]), out=None, model=None, weights=[], download=False, flagged="keep"
+    )
+    result = serve.predict(root, files, **values)
+    typer.echo(result.text())
+    if result.rejected:
+        raise typer.Exit(3)
+
+
+@app.command(epilog="Examples: medgraft models; medgraft models 3d; medgraft models resnet")
+def models(query: Annotated[str, typer.Argument(help="2d, 3d, dense, a library (torchvision, timm, monai, smp) or part of a name")] = "") -> None:
+    """Networks by name, and the starts that are on this machine."""
+    from medgraft.models import catalogue
+
+    typer.echo(catalogue.text(query))
+
+
+weights_app = typer.Typer(no_args_is_help=True, help="Weight cards: what they are, where their files lie, whether they are whole.")
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("list", epilog="Example: medgraft weights list weights=[my_weights]")
+def weights_list(words: Words = None) -> None:
+    """All weight cards, and whether their file is here."""
+    from medgraft.models import catalogue
+
+    typer.echo(catalogue.weights_text(**_folders(_checked(_values(words), weights=[]))))
+
+
+@weights_app.command("verify", epilog="Example: medgraft weights verify weights=[my_weights]")
+def weights_verify(words: Words = None) -> None:
+    """Check the hash of every weight file that is here."""
+    from medgraft.models import catalogue
+
+    text, good = catalogue.verify_text(**_folders(_checked(_values(words), weights=[])))
+    typer.echo(text)
+    if not good:
+        raise typer.Exit(2)
+
+
+def _folders(values: dict[str, Any]) -> dict[str, Any]:
+    weights = values["weights"] if isinstance(values["weights"], list) else [values["weights"]]
+    return {"folders": [Path(w) for w in weights]}
+
+
+@app.command(epilog="Example: medgraft simulate chest_xray out=simulated patients=200 difficulty=0.5")
+def simulate(
+    what: Annotated[str, typer.Argument(help="chest_xray")],
+    words: Words = None,
+) -> None:
+    """Write studies with known answers in a public on-disk format."""
+    if what != "chest_xray":
+        raise UserError(f"no simulator {what!r}", fix="there is chest_xray")
+    from medgraft.simulate import chest_xray as act
+
+    values = _checked(_values(words), out="simulated", patients=200, images_per_patient=2, size=256, difficulty=0.5, prevalence=0.4, seed=0)
+    out = Path(values.pop("out"))
+    typer.echo(act.simulate(out, **values).text())
+
+
+@app.command(epilog="Example: medgraft bench models=[efficientnet_lite0, r3d_18]")
+def bench(words: Words = None) -> None:
+    """Measure this machine: a training step of the engine against a bare PyTorch loop on the same batches."""
+    from medgraft.engine import bench as act
+
+    values = _checked(_values(words), models=["efficientnet_lite0", "r3d_18"], batch_size=8, steps=6, repeats=7, device="auto", threads=0)
+    typer.echo(act.text(act.step_overhead(**values)))
+
+
+@app.command()
+def checks() -> None:
+    """What this machine offers: device, memory, codecs, packages, weights."""
+    from medgraft.engine import checks as act
+
+    text, good = act.checks()
+    typer.echo(text)
+    if not good:
+        raise typer.Exit(2)
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+    sys.stdout.flush()
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"medgraft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; errors print one line first: cause, case, fix."""
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"medgraft: {error}", err=True, fg="red")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        typer.secho("medgraft: stopped; run the same command again to go on", err=True)
+        raise SystemExit(130) from None
+    except Exception as error:
+        import traceback
+
+        log = Path("medgraft-error.log")
+        try:
+            with open(log, "a", encoding="utf-8") as stream:
+                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} medgraft {__version__}\n{traceback.format_exc()}\n")
+            where = f"the trace is in {log}"
+        except OSError:
+            traceback.print_exc()
+            where = "the trace stands above"
+        typer.secho(f"medgraft: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where})", err=True, fg="red")
+        raise SystemExit(1) from None

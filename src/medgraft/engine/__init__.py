@@ -1,0 +1,1 @@
+"""Training, prediction and serving: the only importer of Lightning Fabric."""

@@ -1,0 +1,393 @@
+"""The main act: every arm of a recipe, trained where it may learn and judged where it was never seen."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from medgraft import config, runs, tables
+from medgraft.config import ArmConfig, Recipe
+from medgraft.engine import external, fit
+from medgraft.engine.context import Context, infer_task, make_fabric, stage_arrays
+from medgraft.engine.search import inner_cells, search
+from medgraft.errors import UserError, WeightsAbsent
+from medgraft.intake import split
+from medgraft.stats import calibration, summary
+from medgraft.tables import Dataset, load_dataset
+
+
+def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
+    """Run a recipe and return its folder with ``report.html``. Only missing cells are trained.
+
+    Raises ``UserError`` when nothing could be judged. A failed cell is isolated, named and kept for the
+    report; the other cells go on.
+    """
+    dataset = load_dataset(recipe.data)
+    if recipe.split.kind == "external":
+        dataset = external.join(dataset, recipe.split.test, recipe.out / recipe.name / "data")
+    recipe = with_defaults(recipe, dataset, say)
+    context, the_run = prepare(recipe, dataset)
+    say(f"run folder {the_run.root}")
+    report = Progress(context, say)
+    for arm in recipe.models:
+        try:
+            run_arm(context, the_run, arm, report)
+        except WeightsAbsent as error:
+            say(f"{arm.id}: not run: weights absent. {error}")
+            mark_absent(context, the_run, arm, str(error))
+    return gather(context, the_run, say)
+
+
+def run_arm(context: Context, the_run: runs.Run, arm: ArmConfig, report: Progress) -> None:
+    """Search, refit and judge one arm over all outer folds and seeds."""
+    for outer, fold in sorted(context.outer.items()):  # patients never cross
+        try:
+            choice = search(context, the_run, arm, outer, progress=report.step, seen=report.cell)  # never sees fold["test"]
+        except WeightsAbsent:
+            raise
+        except Exception as error:
+            report.failed(the_run, arm, outer, error)
+            continue
+        for seed in context.recipe.seeds:
+            cell = context.cell(arm, choice.setting, outer=outer, inner=-1, seed=seed, steps=round(choice.stop_share * 1000))
+            try:
+                fit.run_cell(
+                    context,
+                    the_run,
+                    arm,
+                    cell,
+                    choice.setting,
+                    train=context.rows_of(fold["train"] | fold.get("select", set())),
+                    judge=context.rows_of(fold["test"]),  # each look is logged
+                    stop_share=choice.stop_share,
+                    progress=report.step,
+                )
+            except WeightsAbsent:
+                raise
+            except Exception as error:
+                report.failed(the_run, arm, outer, error, cell)
+            report.cell(cell)
+
+
+def with_defaults(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) -> Recipe:
+    """A recipe without models gets a sensible set by kind of data, and says so."""
+    if recipe.models:
+        return recipe
+    kind = dataset.manifest["kind"][0]
+    arms: list[dict[str, Any]]
+    if infer_task(dataset, recipe)[0] == "segment":
+        name = "unet3d" if kind == "volume" else "smp:unet-resnet18"
+        arms = [{"model": name, "start": "random", "train": {"learning_rate": 1e-3, "epochs": 40}}]
+    else:
+        lite = "efficientnet_lite0"
+        arms = [
+            {"model": lite, "strategy": "frozen_logistic"},
+            {"model": lite, "strategy": "finetune"},
+            {"model": lite, "start": "random", "train": {"learning_rate": 1e-3}},
+        ]
+        if kind != "image":
+            video = {"video": "r2plus1d_18", "volume": "resnet3d_18"}[kind]
+            arms[2] = {"model": video, "start": "random", "train": {"learning_rate": 1e-3}}
+    say("no models were named; taking " + ", ".join(ArmConfig(**a).id for a in arms) + " (see recipe.yaml in the run folder)")
+    return config.build(Recipe, {**recipe.model_dump(), "models": arms})
+
+
+def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
+    """Data, task, splits and run folder; everything that can be wrong with a recipe is found here, before training."""
+    task, targets, structures = infer_task(dataset, recipe)
+    kinds = dataset.manifest["kind"].unique().to_list()
+    if len(kinds) != 1:
+        raise UserError(f"the data set mixes {', '.join(sorted(kinds))}", case=str(dataset.root), fix="scan each kind into a data set of its own")
+    fabric, threads = make_fabric(recipe)
+    context = Context(recipe, dataset, kinds[0], task, targets, structures, fabric, threads)
+    for arm in recipe.models:
+        context.window(arm)  # an unknown model or an impossible window is named before anything is written
+        for setting in recipe.arm_settings(arm):
+            if recipe.split.inner == 0 and (setting.patience or len(recipe.arm_settings(arm)) > 1):
+                raise UserError("a search or early stopping needs inner parts", case=arm.id, fix="set split.inner=1 or more")
+    digests = runs.case_digests(dataset, [t.name for t in targets])
+    context.data_hash = runs.digest(digests)
+    root = recipe.out / recipe.name
+    rows = split_rows(context, root)
+    context.split_hash = runs.digest(rows)
+    for row in rows:
+        part = context.outer.setdefault(row["outer"], {}) if row["inner"] < 0 else context.inner.setdefault((row["outer"], row["inner"]), {})
+        part.setdefault(row["role"], set()).add(row["patient_id"])
+    for outer in {row["outer"] for row in rows}:
+        learns = {row["patient_id"] for row in rows if row["outer"] == outer and row["role"] != "test"}
+        context.outer.setdefault(outer, {})["train"] = learns
+    used = context.rows_of(None)
+    manifest = dataset.manifest[used]
+    the_run = runs.Run.create(
+        root,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_text=config.dump_recipe(recipe),
+        dataset=dataset,
+        case_digests=digests,
+        facts={
+            "task": task,
+            "kind": context.kind,
+            "targets": [t.name for t in targets],
+            "classes": {t.name: list(t.classes) for t in targets},
+            "positive": {t.name: t.positive for t in targets},
+            "structures": structures,
+            "level": dataset.info.get("label_level", "case"),
+            "patient": dataset.info.get("patient", "column"),
+            "unit": "patient" if dataset.patients_known else "case",
+            "patients": dict(zip(manifest["case_id"].to_list(), manifest["patient_id"].to_list())),
+            "n_patients": manifest["patient_id"].n_unique(),
+            "n_cases": len(manifest),
+            "folds": len(context.outer),
+            "seeds": list(recipe.seeds),
+            "split_hash": context.split_hash,
+            "threads": threads,
+            "device": str(fabric.device),
+            "acquisition": acquisition(manifest),
+            "unlabelled": len(dataset.manifest) - len(used),
+        },
+    )
+    split.write_splits(rows, root / "splits.json")
+    context.store_root = stage_arrays(dataset, recipe.stage)
+    return context, the_run
+
+
+def split_rows(context: Context, root: Path) -> list[dict[str, Any]]:
+    """Rows of ``splits.json``: made once for a run; asked for anew they come out the same."""
+    recipe = context.recipe
+    return split.make_splits(
+        context.dataset,
+        kind="column" if recipe.split.kind == "external" else recipe.split.kind,
+        folds=recipe.split.folds,
+        inner=recipe.split.inner,
+        test_share=recipe.split.test_share,
+        select_share=recipe.split.select_share,
+        column=external.COLUMN if recipe.split.kind == "external" else recipe.split.column,
+        target=context.targets[0].name if context.targets and context.task_name == "classify" else None,
+        seed=recipe.split.seed,
+    )
+
+
+def acquisition(manifest: pl.DataFrame) -> dict[str, Any]:
+    """Ranges of the training acquisition, for refusing or flagging what a served model has never seen."""
+    shape = manifest["shape"].to_list()
+    spacing = [s for s in manifest["spacing"].to_list() if s is not None and all(v is not None for v in s)]
+    return {
+        "kind": sorted(manifest["kind"].unique().to_list()),
+        "value_unit": sorted(manifest["value_unit"].drop_nulls().unique().to_list()),
+        "frames": [min(s[1] for s in shape), max(s[1] for s in shape)],
+        "height": [min(s[2] for s in shape), max(s[2] for s in shape)],
+        "width": [min(s[3] for s in shape), max(s[3] for s in shape)],
+        "spacing": [[min(s[k] for s in spacing), max(s[k] for s in spacing)] for k in range(3)] if spacing else None,
+        "p005": [manifest["p005"].min(), manifest["p005"].max()],
+        "p995": [manifest["p995"].min(), manifest["p995"].max()],
+    }
+
+
+def mark_absent(context: Context, the_run: runs.Run, arm: ArmConfig, reason: str) -> None:
+    """Leave one cell that says why an arm was not run."""
+    setting = context.recipe.arm_settings(arm)[0]
+    the_run.mark(context.cell(arm, setting, outer=0, inner=-1, seed=context.recipe.seeds[0]), "not run: weights absent", reason=reason)
+
+
+def planned(context: Context, the_run: runs.Run) -> list[str]:
+    """Hashes of all cells of the recipe that exist, chosen refits included; cells of other recipes are left out."""
+    arms = {arm.id: arm for arm in context.recipe.models}
+    wanted = {c.hash for arm in arms.values() for outer in context.outer for _, cells in inner_cells(context, arm, outer) for c in cells}
+    refits = []
+    for record in the_run.records():
+        arm = arms.get(f"{record['model']} · {record['start']} · {record['strategy']}")
+        if arm is None or record["inner"] >= 0 or record["seed"] not in context.recipe.seeds:
+            continue
+        fresh = context.cell(
+            arm,
+            config.TrainConfig(**record["setting"]),
+            outer=record["outer"],
+            inner=-1,
+            seed=record["seed"],
+            steps=record["context"]["steps"],
+        )
+        if fresh.hash == record["hash"] and record["setting"] in [s.model_dump(mode="json") for s in context.recipe.arm_settings(arm)]:
+            refits.append(record["hash"])
+    return sorted(wanted | set(refits))
+
+
+def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> Path:
+    """Join the cells, compute the statistics, write the tables and the report."""
+    hashes = planned(context, the_run)
+    cells = the_run.cells(hashes)
+    if not len(cells.filter((pl.col("state") == "done") & (pl.col("inner") == -1))):
+        states = "; ".join(sorted(set(cells["state"].to_list()))[:3]) if len(cells) else "no cell was run"
+        raise UserError(f"no model could be judged ({states})", case=str(the_run.root), fix="see errors.log in the run folder")
+    tables.write(cells, the_run.root / "cells.parquet", "cells")
+    predictions, measures = the_run.gather("predictions", hashes), the_run.gather("measures", hashes)
+    tables.write(predictions, the_run.root / "predictions.parquet", "predictions")
+    tables.write(measures, the_run.root / "measures.parquet", "measures")
+    records = the_run.records(hashes)
+    the_run.info["thresholds"] = thresholds(cells, predictions) if context.task_name == "classify" else {}
+    facts = ("seconds", "parameters", "load", "score", "best_step", "horizon", "reason", "logistic_c", "wait_share")
+    the_run.info["cell_facts"] = {r["hash"]: {k: r.get(k) for k in facts} for r in records}
+    the_run.info["curves"] = {r["hash"]: fit.read_log(the_run.root / "cells" / r["hash"] / "log.csv") for r in records}
+    the_run.info["baseline"] = baseline(context)
+    the_run.save()
+    stats = context.recipe.stats
+    found = summary.summarise(predictions, measures, cells, the_run.info, resamples=stats.resamples, confidence=stats.confidence, seed=stats.seed)
+    summary.write_tables(found, the_run.root)
+    for model in found["models"]:
+        primary, confidence = found["run"]["primary_metric"], found["run"]["confidence"]
+        metric = model.get("metrics", {}).get(primary)
+        say(f"{model['id']}: " + (model["state"] if not metric else summary.sentence(primary, metric, confidence)))
+    from medgraft.report import html
+
+    path = html.build(the_run.root, lang=context.recipe.lang)
+    say(f"report {path}")
+    return the_run.root
+
+
+def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, float]:
+    """For each arm with one yes/no target the Youden threshold of its inner select predictions."""
+    found: dict[str, float] = {}
+    arms = cells.select(pl.col("hash").alias("cell"), pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id"))
+    joined = predictions.filter((pl.col("split") == "select") & pl.col("y_true").is_not_null()).join(arms, on="cell")
+    for (name,), part in joined.group_by(["id"], maintain_order=True):
+        if part.select("target", "class").n_unique() == 1 and part["y_true"].n_unique() == 2:
+            found[str(name)] = calibration.youden_threshold(part["y_true"].to_numpy(), part["y_pred"].to_numpy())
+    return found
+
+
+def baseline(context: Context) -> dict[str, Any] | None:
+    """What size, brightness and length alone can tell: AUC of a logistic regression on these facts, by grouped cross-validation."""
+    if context.task_name != "classify" or len(context.targets) != 1 or context.targets[0].kind != "binary":
+        return None
+    import numpy as np
+
+    from medgraft.stats.baseline import trivial_auc
+
+    samples = context.samples(context.rows_of(None), context.window(context.recipe.models[0]), "none", (-1000.0, 1000.0))
+    manifest = context.dataset.manifest[context.rows_of(None)]
+    shape = np.array(manifest["shape"].to_list(), float)
+    facts = np.column_stack([shape[:, 1:], manifest["p005"].to_numpy(), manifest["p995"].to_numpy(), mean_intensity(context, manifest)])
+    patients = manifest["patient_id"].to_list()
+    codes = {p: k for k, p in enumerate(sorted(set(patients)))}
+    result = trivial_auc(facts, samples.labels()[:, 0], np.array([codes[p] for p in patients]))
+    return {"facts": ["frames", "height", "width", "darkest", "brightest", "mean"], "auc": result.value, "low": result.low, "high": result.high}
+
+
+def mean_intensity(context: Context, manifest: pl.DataFrame) -> Any:
+    """Mean stored value of each case (of at most 16 frames, evenly spread)."""
+    import numpy as np
+
+    from medgraft import store
+
+    means = []
+    for array_id in manifest["array_id"]:
+        array = store.open_array(context.store_root or context.dataset.root, array_id)
+        step = max(1, array.shape[1] // 16)
+        means.append(float(array[:, ::step].mean()))
+    return np.array(means)
+
+
+class Progress:
+    """One line per cell, with what is left; survives a lost terminal because ``medgraft status`` re-reads the folder."""
+
+    def __init__(self, context: Context, say: Callable[[str], None]) -> None:
+        self.context, self.say = context, say
+        recipe = context.recipe
+        inner = len({i for _, i in context.inner})
+        self.total = sum(len(context.outer) * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models)
+        self.count, self.began, self.shown = 0, time.perf_counter(), 0.0
+        self.live = sys.stderr.isatty()
+        self.trained = 0
+
+    def step(self, cell: runs.Cell, step: int, steps: int, facts: dict[str, float]) -> None:
+        """Called after every optimiser step; writes at most twice a second, to a terminal only."""
+        if step == steps:
+            self.trained += 1
+        now = time.perf_counter()
+        if not self.live or (now - self.shown < 0.5 and step < steps):
+            return
+        self.shown = now
+        line = f"[{self.count + 1}/{self.total}] {cell.title}  step {step}/{steps}  waiting for data {facts['wait']:.0%}  {self._eta(step / steps)}"
+        sys.stderr.write("\r\x1b[K" + line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1])
+        sys.stderr.flush()
+
+    def cell(self, cell: runs.Cell) -> None:
+        """Called when a cell is over (trained now or found done)."""
+        self.count += 1
+        if self.live:
+            sys.stderr.write("\r\x1b[K")
+        facts_path = Path(self.context.recipe.out) / self.context.recipe.name / "cells" / cell.hash / "cell.json"
+        facts = tables.read_json(facts_path) if facts_path.is_file() else {}
+        score = "" if facts.get("score") is None or cell.inner < 0 else f" | inner {facts['metric']} {facts['score']:.3f}"
+        wait = "" if facts.get("wait_share") is None else f" | data {facts['wait_share']:.0%} of step"
+        self.say(
+            f"[{self.count}/{self.total}] {cell.title} | {facts.get('state', '?')} {facts.get('seconds', 0):.0f} s{wait}{score} | {self._eta(0)}"
+        )
+
+    def failed(self, the_run: runs.Run, arm: ArmConfig, outer: int, error: Exception, cell: runs.Cell | None = None) -> None:
+        """Name a failed cell in one line; the trace goes to ``errors.log``."""
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
+        with open(the_run.root / "errors.log", "a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {arm.id} fold {outer + 1}\n{''.join(traceback.format_exception(error))}\n")
+        failed = cell or context_cell(self.context, the_run, arm, outer)
+        the_run.mark(failed, f"failed: {reason[:200]}", reason=reason)
+        self.say(f"{arm.id} fold {outer + 1} failed: {reason} (trace in errors.log)")
+
+    def _eta(self, share: float) -> str:
+        done = self.count + share
+        if done < 0.5 or not self.trained:
+            return "ETA ?"
+        left = (time.perf_counter() - self.began) / done * (self.total - done)
+        return "ETA " + (f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s")
+
+
+def context_cell(context: Context, the_run: runs.Run, arm: ArmConfig, outer: int) -> runs.Cell:
+    """The inner cell of a fold that was running when it failed."""
+    cells = [c for _, group in inner_cells(context, arm, outer) for c in group]
+    return next(
+        (c for c in cells if not the_run.done(c)),
+        cells[0] if cells else context.cell(arm, context.recipe.arm_train(arm), outer=outer, inner=-1, seed=0),
+    )
+
+
+def status(root: Path) -> dict[str, Any]:
+    """Cells by state, failures by name, and the leaderboard so far from inner scores only."""
+    the_run = runs.Run.open(root)
+    records = the_run.records()
+    counts: dict[str, int] = {}
+    board: dict[str, list[float]] = {}
+    for record in records:
+        counts[record["state"]] = counts.get(record["state"], 0) + 1
+        if record["state"] == "done" and record["inner"] >= 0 and record.get("score") is not None:
+            board.setdefault(f"{record['model']} · {record['start']} · {record['strategy']}", []).append(record["score"])
+    recipe = config.build(Recipe, the_run.info["recipe"])
+    inner = len({row["inner"] for row in tables.read_json(the_run.root / "splits.json")["rows"] if row["inner"] >= 0})
+    planned = sum(the_run.info["folds"] * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models)
+    return {
+        "name": the_run.info["name"],
+        "cells": counts,
+        "planned": planned,
+        "failed": [(r["hash"], r["state"]) for r in records if r["state"].startswith("failed")],
+        "metric": next((r["metric"] for r in records if r.get("metric")), ""),
+        "inner_scores": {name: sum(values) / len(values) for name, values in board.items()},
+        "report": (the_run.root / "report.html").is_file(),
+    }
+
+
+def status_text(facts: dict[str, Any]) -> str:
+    """``status`` for a terminal."""
+    lines = [f"{facts['name']}: {facts['cells'].get('done', 0)} of {facts['planned']} cells done"]
+    lines += [f"  {n:4d} {state}" for state, n in sorted(facts["cells"].items())]
+    lines += [f"  {cell} {state}" for cell, state in facts["failed"][:10]]
+    if facts["inner_scores"]:
+        lines.append(f"inner {facts['metric']} so far (no test part was looked at for this):")
+        down = facts["metric"] != "mae"
+        lines += [f"  {score:.3f}  {name}" for name, score in sorted(facts["inner_scores"].items(), key=lambda item: item[1], reverse=down)]
+    lines.append("report.html is there" if facts["report"] else "no report yet; `medgraft run` writes it at the end")
+    return "\n".join(lines)

@@ -1,0 +1,219 @@
+"""One cell, from its parts to its sealed folder: build, train, predict, write, DONE."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from medgraft import runs, tables
+from medgraft.config import ArmConfig, TrainConfig
+from medgraft.data import loader
+from medgraft.engine import features, loop, optim, predict
+from medgraft.engine.context import Context
+from medgraft.errors import UserError
+from medgraft.models.model import Model, make_model
+from medgraft.models.weights import LoadReport
+from medgraft.tasks.task import Task
+
+Progress = Callable[[runs.Cell, int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished cell says: the selection metric, at which of how many steps, how long it took."""
+
+    score: float
+    best_step: int
+    horizon: int
+    seconds: float
+
+
+def outcome(run: runs.Run, cell: runs.Cell) -> Outcome:
+    """Read the outcome of a cell that is done."""
+    facts = tables.read_json(run.folder(cell) / "cell.json")
+    score = facts["score"]
+    return Outcome(float("nan") if score is None else score, facts["best_step"], facts["horizon"], facts["seconds"])
+
+
+def build(context: Context, arm: ArmConfig, task: Task, setting: TrainConfig, *, seed: int) -> tuple[Model, LoadReport | None]:
+    """The model of an arm. Raises ``WeightsAbsent`` when its start is not on this machine."""
+    window = context.window(arm)
+    return make_model(
+        arm.model,
+        start=arm.start,
+        outputs=task.outputs,
+        dense=task.dense,
+        channels=int(context.dataset.info.get("channels", 1)),
+        size=(window.length, *window.sides),
+        dropout=setting.dropout,
+        folders=context.recipe.weights,
+        download=context.recipe.download,
+        seed=seed,
+    )
+
+
+def run_cell(
+    context: Context,
+    run: runs.Run,
+    arm: ArmConfig,
+    cell: runs.Cell,
+    setting: TrainConfig,
+    *,
+    train: Sequence[int],
+    judge: Sequence[int],
+    stop_share: float = 1.0,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train on the manifest rows ``train``, predict the rows ``judge``, and seal the cell.
+
+    An inner cell (``cell.inner >= 0``) is scored on its select part while it trains; a refit looks at the
+    test part once, at its end, and the look is logged. A cell that is done is not touched.
+    """
+    if run.done(cell):
+        return outcome(run, cell)
+    folder = run.begin(cell)
+    task = context.make_task()
+    model, report = build(context, arm, task, setting, seed=cell.seed)
+    window, hu_window = context.window(arm), context.recipe.arm_window(arm).hu_window
+    search = cell.inner >= 0
+
+    # -- data, or its cached features -------------------------------------------------------------
+    training: Any = context.samples(train, window, setting.augment, hu_window)
+    judged: Any = context.samples(judge, window, "none", hu_window)
+    still = arm.strategy in ("frozen", "frozen_logistic") and not task.dense
+    if arm.strategy == "frozen_logistic" or (still and setting.augment in ("none", "auto")):
+        cache = feature_cache(context, run, arm, model, report)
+        training, judged = features.FeatureSamples(training, cache), features.FeatureSamples(judged, cache)
+        plan_workers, prefetch = 0, 2
+    else:
+        plan = loader.plan_memory(training, setting.batch_size, context.recipe.memory_gb, context.threads)
+        plan_workers, prefetch = plan.workers if context.recipe.workers is None else context.recipe.workers, plan.prefetch
+    if task.name == "regress":
+        task.fit_scale(training.labels())  # type: ignore[attr-defined]
+
+    def score(trained: torch.nn.Module) -> tuple[float, Any]:
+        found = predict.predict_cases(context.fabric, trained, task, judged, context.cases, batch_size=setting.batch_size, workers=plan_workers)
+        return task.summary(found.columns)[task.metric], found.columns
+
+    # -- train --------------------------------------------------------------------------------------
+    horizon = optim.steps_for(setting, len(training))
+    extra: dict[str, Any] = {}
+    if arm.strategy == "frozen_logistic":
+        patients = context.dataset.manifest["patient_id"].to_numpy()[list(train)]
+        model = context.fabric.to_device(model)
+        extra["logistic_c"] = features.fit_logistic(model, task, training, setting, groups=patients, seed=cell.seed)
+        history = loop.History(best_step=horizon)
+        columns = None
+        if search:
+            history.best_score, columns = score(model)
+    else:
+        history, columns = loop.train(
+            context.fabric,
+            model,
+            task,
+            training,
+            setting,
+            seed=cell.seed,
+            horizon=horizon,
+            stop=max(1, round(stop_share * horizon)),
+            how=arm.strategy,
+            evaluate=score if search else None,
+            folder=folder,
+            checkpoint_seconds=context.recipe.checkpoint_seconds,
+            loading=loop.Loading(plan_workers, prefetch),
+            progress=None if progress is None else lambda step, steps, facts: progress(cell, step, steps, facts),
+        )
+
+    # -- predict: the select part while searching, the test part once -------------------------------
+    split = "select" if search else "test"
+    if columns is None:
+        run.look(cell)
+        found = predict.predict_cases(context.fabric, model, task, judged, context.cases, batch_size=setting.batch_size, workers=plan_workers)
+        columns = found.columns
+        history.best_score = task.summary(columns)[task.metric]
+        if context.recipe.keep_windows and not task.dense:
+            table = predict.window_table(found, task, judged, context.cases, cell=cell.hash, split=split, inner=cell.inner)
+            tables.write(table, folder / "windows.parquet", "predictions")
+    if task.dense:
+        tables.write(predict.measure_table(columns, cell=cell.hash), folder / "measures.parquet", "measures")
+    else:
+        tables.write(predict.prediction_table(columns, cell=cell.hash, split=split, inner=cell.inner), folder / "predictions.parquet", "predictions")
+
+    # -- weights of chosen settings, then seal ---------------------------------------------------------
+    if not search:
+        save_model(folder, model, task, arm)
+    result = Outcome(float(history.best_score), int(history.best_step), horizon, round(history.seconds, 3))
+    run.finish(
+        cell,
+        score=result.score,
+        best_step=result.best_step,
+        horizon=horizon,
+        seconds=result.seconds,
+        wait_share=round(history.wait_share, 4),
+        resumed_from=history.resumed_from,
+        metric=task.metric,
+        train_cases=len(train),
+        judged_cases=len(judge),
+        parameters=sum(p.numel() for p in model.parameters()),
+        load=None if report is None else {"loaded": len(report.loaded), "share": report.share_of_parameters, "card": report.card},
+        **extra,
+    )
+    return result
+
+
+def feature_cache(context: Context, run: runs.Run, arm: ArmConfig, model: Model, report: LoadReport | None) -> dict[str, np.ndarray]:
+    """Cached features of all usable cases under this arm's body and window.
+
+    A random body is a function of the seed, so it has a cache of its own for each seed.
+    """
+    window = context.recipe.arm_window(arm).model_dump(mode="json")
+    body = runs.digest({k: float(v.double().sum()) for k, v in model.body.state_dict().items()})
+    key = runs.digest({"model": arm.model, "body": body, "window": window, "data": context.data_hash, "threads": context.threads})[:12]
+    if key not in context.features:
+
+        def make() -> dict[str, np.ndarray]:
+            rows = context.rows_of(None)
+            samples = context.samples(rows, context.window(arm), "none", context.recipe.arm_window(arm).hu_window)
+            return features.compute(context.fabric, model, samples, batch_size=16, workers=0)
+
+        context.features[key] = features.cached(run.root / "features" / f"{key}.npz", make)
+    return context.features[key]
+
+
+def save_model(folder: Any, model: Model, task: Task, arm: ArmConfig) -> None:
+    """``best.ckpt``: weights (only the head where the body is frozen and comes from a card) and the label scale."""
+    state = model.state_dict()
+    if arm.strategy in ("frozen", "frozen_logistic") and arm.start != "random" and not task.dense:
+        state = {k: v for k, v in state.items() if k.startswith("head.")}
+    scale = {k: torch.as_tensor(getattr(task, k)) for k in ("center", "scale") if hasattr(task, k)}
+    loop.save_checkpoint(folder / "best.ckpt", {"model": {k: v.detach().cpu().clone() for k, v in state.items()}, "scale": scale})
+
+
+def load_model(context: Context, run: runs.Run, arm: ArmConfig, record: dict[str, Any]) -> tuple[Model, Task]:
+    """The model and task of a finished refit cell, as they were judged."""
+    task = context.make_task()
+    setting = TrainConfig(**record["setting"])
+    model, _ = build(context, arm, task, setting, seed=record["seed"])
+    path = run.root / "cells" / record["hash"] / "best.ckpt"
+    if not path.is_file():
+        raise UserError("its checkpoint best.ckpt is missing", case=record["hash"], fix="run the recipe again")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    missing, unexpected = model.load_state_dict(state["model"], strict=False)
+    if unexpected or any(not m.startswith("body.") for m in missing):
+        raise UserError("its checkpoint does not fit the model", case=record["hash"], fix="run the recipe again with this version")
+    for key, value in state["scale"].items():
+        setattr(task, key, value.numpy())
+    return context.fabric.to_device(model).eval(), task
+
+
+def read_log(path: Any) -> list[dict[str, float]]:
+    """Rows of a cell's ``log.csv``."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as stream:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]

@@ -1,0 +1,223 @@
+"""The training loop. One for every task, start and strategy; it reads top to bottom.
+
+What step i does is a function of the setting, the seed and i alone, so a run killed at any moment
+resumes from its last checkpoint to the same numbers, bit for bit on a CPU with the same thread count.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+
+from medgraft import tables
+from medgraft.config import TrainConfig
+from medgraft.data import loader
+from medgraft.data.random import torch_seed
+from medgraft.engine import optim
+from medgraft.errors import UserError
+from medgraft.models import strategy
+from medgraft.tasks.task import Task
+
+
+class Samples(Protocol):
+    """What the loop needs of a data set: the batch of step i as a function of (seed, i)."""
+
+    def __len__(self) -> int: ...
+
+    def train_batch(self, seed: int, step: int, batch_size: int, balanced: bool = False) -> Mapping[str, Any]: ...
+
+
+@dataclass
+class History:
+    """What a fit leaves besides weights."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)  # one per evaluation
+    best_step: int = 0
+    best_score: float = float("nan")
+    seconds: float = 0.0
+    wait_share: float = 0.0
+    resumed_from: int = 0
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How batches are fetched. None of it changes a number."""
+
+    workers: int = 0
+    prefetch: int = 2
+
+
+def train(
+    fabric: Fabric,
+    model: torch.nn.Module,
+    task: Task,
+    samples: Samples,
+    setting: TrainConfig,
+    *,
+    seed: int,
+    horizon: int,
+    stop: int | None = None,
+    how: str = "finetune",
+    evaluate: Callable[[torch.nn.Module], tuple[float, Any]] | None = None,
+    folder: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    loading: Loading = Loading(),
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> tuple[History, Any]:
+    """Train ``model`` for ``stop`` of ``horizon`` steps and return the history and what ``evaluate`` gave at the best step.
+
+    ``evaluate(model) -> (score, anything)`` is called ``setting.evaluations`` times, evenly spaced and at
+    the end; with ``setting.patience`` the best step's weights are put back and training stops early.
+    ``folder`` receives ``last.ckpt`` every ``checkpoint_seconds`` and ``log.csv``; a checkpoint found there
+    is resumed. Raises ``UserError`` when the loss stops being a number.
+    """
+    stop = horizon if stop is None else min(stop, horizon)
+
+    # -- what trains, and how fast ---------------------------------------------------------------
+    strategy.apply(model, how)  # type: ignore[arg-type]
+    optimizer = optim.make_optimizer(model, setting)  # type: ignore[arg-type]
+    pull = strategy.L2SP(model, setting.l2sp) if setting.l2sp else None  # type: ignore[arg-type]
+    module, optimizer = fabric.setup(model, optimizer)
+    looks = {max(1, round(stop * (k + 1) / setting.evaluations)) for k in range(setting.evaluations)} if evaluate else set()
+    history, kept, best_weights, first, since = History(), None, None, 0, 0
+    running, counted = torch.zeros(()), 0
+
+    # -- resume ----------------------------------------------------------------------------------
+    if folder is not None and (state := load_checkpoint(folder / "last.ckpt")) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, since, best_weights, kept = state["step"], state["since"], state["best_weights"], state["kept"]
+        history = History(**state["history"])
+        history.resumed_from = first
+        running, counted = state["running"], state["counted"]
+
+    # -- steps -----------------------------------------------------------------------------------
+    began, saved, spent, finished = time.perf_counter(), time.perf_counter(), history.seconds, first
+    running = fabric.to_device(running)
+    batches = loader.train_batches(
+        samples,
+        seed=seed,
+        first_step=first,
+        steps=stop - first,
+        batch_size=setting.batch_size,
+        balanced=setting.balanced,
+        workers=loading.workers,
+        prefetch=loading.prefetch,
+    )
+    model.train()
+    for step, batch in batches:
+        torch.manual_seed(torch_seed(seed, step))  # dropout draws are a function of (seed, step) too
+        if how == "gradual":
+            strategy.unfreeze(model, share=step / max(1, setting.unfreeze * horizon))  # type: ignore[arg-type]
+        optim.set_rate(optimizer, optim.rate_factor(setting, step, horizon))
+        batch = fabric.to_device(batch)
+        parts = task.loss(module(batch), batch)
+        loss = parts["loss"] if pull is None else parts["loss"] + pull()
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        if setting.clip_gradient is not None:
+            fabric.clip_gradients(module, optimizer, max_norm=setting.clip_gradient)
+        optimizer.step()
+        running, counted, finished = running + loss.detach(), counted + 1, step + 1
+
+        # -- look at the select part -------------------------------------------------------------
+        if finished in looks or finished == stop:
+            train_loss = float(running) / counted
+            if train_loss != train_loss:
+                raise UserError("the training loss is not a number", fix="lower train.learning_rate, or set train.clip_gradient=1")
+            running, counted = torch.zeros_like(running), 0
+            score, result = evaluate(model) if evaluate else (float("nan"), None)
+            model.train()
+            history.rows.append({"step": finished, "learning_rate": optimizer.param_groups[0]["lr"], "train_loss": train_loss, "select_score": score})
+            better = best_is(score, history.best_score, task.higher_is_better)
+            if setting.patience is None or better:
+                history.best_step, history.best_score, kept, since = finished, score, result, 0
+                if setting.patience is not None and finished < stop:
+                    best_weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+                else:
+                    best_weights = None
+            else:
+                since += 1
+            if setting.patience is not None and since >= setting.patience:
+                break
+        if progress is not None:
+            progress(finished, stop, {"wait": batches.waiting_share, "score": history.best_score})
+
+        # -- never lose more than a minute ---------------------------------------------------------
+        if folder is not None and finished < stop and time.perf_counter() - saved >= checkpoint_seconds:
+            history.seconds = spent + time.perf_counter() - began
+            save_checkpoint(
+                folder / "last.ckpt",
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": finished,
+                    "since": since,
+                    "running": running.cpu(),
+                    "counted": counted,
+                    "best_weights": best_weights,
+                    "kept": kept,
+                    "history": asdict(history),
+                },
+            )
+            saved = time.perf_counter()
+
+    # -- leave the best weights, and a log -----------------------------------------------------------
+    if best_weights is not None:
+        model.load_state_dict(best_weights)
+    model.eval()
+    history.seconds = spent + time.perf_counter() - began
+    history.wait_share = batches.waiting_share
+    if folder is not None:
+        write_log(folder / "log.csv", history.rows)
+    return history, kept
+
+
+def best_is(score: float, best: float, higher_is_better: bool) -> bool:
+    """Whether ``score`` beats ``best``; an undefined score never does, a defined one always beats an undefined one."""
+    if score != score:
+        return best != best
+    if best != best:
+        return True
+    return score > best if higher_is_better else score < best
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            torch.save(dict(state), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else OSError(28, str(error))
+        raise tables.disk_error(cause, path.parent) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """A checkpoint, or None where there is none. A torn one is removed: the cell begins anew."""
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # any unpickling fault means the same: not a whole checkpoint
+        path.unlink(missing_ok=True)
+        return None
+    return state
+
+
+def write_log(path: Path, rows: list[dict[str, float]]) -> None:
+    """``log.csv``: one line per evaluation."""
+    names = ["step", "learning_rate", "train_loss", "select_score"]
+    lines = [",".join(names), *(",".join(f"{row[n]:.10g}" for n in names) for row in rows)]
+    tables.write_text(path, "\n".join(lines) + "\n")

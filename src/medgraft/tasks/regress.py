@@ -1,0 +1,78 @@
+"""Regression of one or several quantities, missing labels masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from medgraft.data.dataset import TargetSpec
+from medgraft.stats import metrics
+from medgraft.tasks.task import Columns
+
+
+class Regress:
+    """Mean squared error in units of the training part's standard deviation; predictions in the label's own unit.
+
+    ``center`` and ``scale`` (T,) come from the training labels (``fit_scale``) and travel with the
+    checkpoint, so that a served model answers in the label's unit.
+    """
+
+    name = "regress"
+    dense = False
+    metric = "mae"
+    higher_is_better = False
+
+    def __init__(self, targets: Sequence[TargetSpec]) -> None:
+        self.targets = list(targets)
+        self.outputs = len(targets)
+        self.center = np.zeros(self.outputs, np.float32)
+        self.scale = np.ones(self.outputs, np.float32)
+
+    def fit_scale(self, y: np.ndarray) -> None:
+        """Mean and standard deviation of the training labels (n, T), NaN ignored."""
+        self.center = np.nanmean(y, axis=0).astype(np.float32)
+        spread = np.nanstd(y, axis=0).astype(np.float32)
+        self.scale = np.where(spread > 0, spread, 1.0).astype(np.float32)
+
+    def _to(self, array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(array, device=like.device, dtype=torch.float32)
+
+    def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Mean squared error over known labels, standardised. ``output (B, T)`` standardised."""
+        y = batch["y"]
+        known = ~torch.isnan(y)
+        target = (torch.nan_to_num(y) - self._to(self.center, y)) / self._to(self.scale, y)
+        each = (output.float() - target) ** 2
+        return {"loss": (each * known).sum() / known.sum().clamp(min=1)}
+
+    def scores(self, output: torch.Tensor) -> torch.Tensor:
+        """Quantities (B, T) in the label's unit."""
+        return output.float() * self._to(self.scale, output) + self._to(self.center, output)
+
+    def rows(self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: np.ndarray, scores: np.ndarray) -> Columns:
+        """``truth (n, T)`` with NaN, ``scores (n, T)`` -> prediction columns with an empty class."""
+        columns: Columns = {k: [] for k in ("patient_id", "case_id", "target", "class", "y_true", "y_pred")}
+        for j, target in enumerate(self.targets):
+            columns["patient_id"] += list(patient_ids)
+            columns["case_id"] += list(case_ids)
+            columns["target"] += [target.name] * len(case_ids)
+            columns["class"] += [""] * len(case_ids)
+            columns["y_true"] += [None if np.isnan(v) else float(v) for v in truth[:, j]]
+            columns["y_pred"] += [float(v) for v in scores[:, j]]
+        return columns
+
+    def summary(self, columns: Columns) -> dict[str, float]:
+        """Mean over targets of MAE (divided by the training spread where there are several) and R2."""
+        n = len(columns["case_id"]) // self.outputs
+        truth = np.array([np.nan if v is None else v for v in columns["y_true"]], float).reshape(self.outputs, n)
+        pred = np.array(columns["y_pred"], float).reshape(self.outputs, n)
+        maes, r2s = [], []
+        for j in range(self.outputs):
+            known = ~np.isnan(truth[j])
+            divisor = float(self.scale[j]) if self.outputs > 1 else 1.0
+            maes.append(metrics.mae(truth[j, known], pred[j, known]) / divisor)
+            r2s.append(metrics.r2(truth[j, known], pred[j, known]))
+        return {"mae": float(np.mean(maes)), "r2": float(np.mean(r2s))}

@@ -1,0 +1,90 @@
+"""Segmentation of one or several structures in images, frames and volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from medgraft.stats import metrics
+from medgraft.tasks.task import Columns
+
+IGNORE = 255
+
+
+class Segment:
+    """K structures, each yes or no per voxel (they may overlap): binary cross-entropy plus soft Dice.
+
+    Masks arrive as ``batch["mask"] (B, K, D, H, W)`` uint8 of 0, 1 and 255; a voxel of 255 counts
+    nowhere. Counting comes first and dividing later: tp, fp and fn travel in ``measures``.
+    """
+
+    name = "segment"
+    dense = True
+    metric = "dice"
+    higher_is_better = True
+
+    def __init__(self, structures: Sequence[str]) -> None:
+        if not structures:
+            raise ValueError("a segmentation needs a structure")
+        self.structures = list(structures)
+        self.outputs = len(structures)
+
+    def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Mean cross-entropy over counted voxels plus 1 - soft Dice (smoothing 1, over the batch, mean over structures)."""
+        mask = batch["mask"]
+        known = (mask != IGNORE).float()
+        truth = (mask == 1).float()
+        logits = output.float()
+        each = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        entropy = (each * known).sum() / known.sum().clamp(min=1)
+        probability = logits.sigmoid() * known
+        axes = (0, 2, 3, 4)
+        overlap = (probability * truth).sum(axes)
+        dice = (2 * overlap + 1) / (probability.sum(axes) + (truth * known).sum(axes) + 1)
+        return {"loss": entropy + (1 - dice).mean(), "entropy": entropy.detach(), "soft_dice": dice.mean().detach()}
+
+    def scores(self, output: torch.Tensor) -> torch.Tensor:
+        """Probabilities (B, K, D, H, W)."""
+        return output.float().sigmoid()
+
+    def count(self, truth: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """tp, fp, fn of shape (K,) from a mask (K, ...) uint8 and probabilities (K, ...), ignored voxels left out."""
+        axes = tuple(range(1, truth.ndim))
+        known, yes, said = truth != IGNORE, truth == 1, scores > 0.5
+        return {
+            "tp": (yes & said & known).sum(axes),
+            "fp": (~yes & said & known).sum(axes),
+            "fn": (yes & ~said & known).sum(axes),
+        }
+
+    def rows(
+        self,
+        case_ids: Sequence[str],
+        patient_ids: Sequence[str],
+        truth: Sequence[tuple[int, np.ndarray]],
+        scores: Sequence[np.ndarray],
+    ) -> Columns:
+        """``truth[i] = (frame or -1, mask (K, ...))`` and ``scores[i] (K, ...)`` -> measure columns."""
+        columns: Columns = {k: [] for k in ("case_id", "frame", "name", "value")}
+        for case_id, (frame, mask), score in zip(case_ids, truth, scores):
+            for name, values in self.count(mask, score).items():
+                for structure, value in zip(self.structures, values):
+                    columns["case_id"].append(case_id)
+                    columns["frame"].append(frame)
+                    columns["name"].append(f"{name}.{structure}")
+                    columns["value"].append(float(value))
+        return columns
+
+    def summary(self, columns: Columns) -> dict[str, float]:
+        """Mean Dice over cases and structures, from the counts of whole cases (frame -1)."""
+        total: dict[tuple[str, str], dict[str, float]] = {}
+        for case_id, frame, name, value in zip(*(columns[k] for k in ("case_id", "frame", "name", "value"))):
+            kind, _, structure = name.partition(".")
+            if frame == -1 and kind in ("tp", "fp", "fn"):
+                total.setdefault((case_id, structure), {})[kind] = value
+        values = [float(metrics.dice(np.array([c["tp"]]), np.array([c["fp"]]), np.array([c["fn"]]))) for c in total.values()]
+        return {"dice": float(np.nanmean(values)) if values else float("nan")}
