@@ -102,7 +102,7 @@ def preset(name: str, **changes: Any) -> Augment:
 class Draw:
     """What happens to one window: the outcome of all dice.
 
-    ``flips`` (d, h, w); ``angle`` in radians; ``scale`` magnifies; ``shift`` (h, w) as share of the
+    ``flips`` (d, h, w); ``angle`` in radians, counterclockwise; ``scale`` magnifies; ``shift`` (h, w) as share of the
     box, ``pixels`` (h, w) in output pixels, both moving the box; ``erase`` (top, left, height, width)
     as shares of the output; ``key`` seeds the noise and the erased patch.
     """
@@ -170,7 +170,6 @@ def cut(
     -1 where a frame is not traced: such frames are 255 throughout, never background.
     """
     depth, height, width = window.size
-    # A multiple of a half turn is no reason to interpolate, but nobody draws one; a zero angle is what counts.
     box = _box(window, drawn)
     labels: np.ndarray | None = None
     if drawn.angle == 0:
@@ -296,9 +295,14 @@ def _rotate(
     fine = tuple(max(1, math.ceil(s / f - 1e-6)) for s, f in zip(shrink, blocks))
     if blocks != (1, 1):
         stack = F.avg_pool2d(stack, blocks, ceil_mode=True, count_include_pad=False)
+    extent = stack.shape[2] * blocks[0], stack.shape[3] * blocks[1]
     y, x = _places(height * fine[0], width * fine[1], (tall, wide), (cy - t, cx - m), (cos, sin), drawn.flips)
-    grid = torch.from_numpy(np.stack([2 * x / (stack.shape[3] * blocks[1]) - 1, 2 * y / (stack.shape[2] * blocks[0]) - 1], -1).astype(np.float32))
-    out = F.grid_sample(stack, grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)
+    grid = torch.empty(1, height * fine[0], width * fine[1], 2)
+    for axis, (place, side) in enumerate(((x, extent[1]), (y, extent[0]))):
+        # Sums of a column and a row, straight into place: a fifth of the time of F.affine_grid.
+        down, right = (torch.from_numpy((2 / side * part).astype(np.float32)) for part in place)
+        torch.add(down - 1, right, out=grid[0, :, :, axis])
+    out = F.grid_sample(stack, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if fine != (1, 1):
         out = F.interpolate(out, (height, width), mode="bilinear", antialias=True, align_corners=False)
     out = out.reshape(channels, frames, height, width) + fill
@@ -307,7 +311,7 @@ def _rotate(
     if mask is not None:
         source = _read_labels(mask, mask_rows, region, flips)
         y, x = _places(height, width, (tall, wide), (cy - t, cx - m), (cos, sin), drawn.flips)
-        rows, columns = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
+        rows, columns = (np.floor(down + right).astype(np.int64) for down, right in (y, x))
         inside = (rows >= 0) & (rows < b - t) & (columns >= 0) & (columns < n - m)
         labels = source[:, :, np.where(inside, rows, 0), np.where(inside, columns, 0)]
         labels[:, :, ~inside] = IGNORE
@@ -316,12 +320,15 @@ def _rotate(
 
 def _places(
     height: int, width: int, box: tuple[float, float], centre: tuple[float, float], turn: tuple[float, float], flips: Sequence[bool]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where the centres of an output grid lie in the source, in pixels counted from the region's edge: two (height, width)."""
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Where the centres of an output grid lie in the source, in pixels counted from the region's edge.
+
+    Vertical and horizontal place, each as a column (height, 1) and a row (1, width) whose sum it is.
+    """
     v = (((np.arange(height) + 0.5) / height - 0.5) * box[0] * (-1 if flips[1] else 1))[:, None]
     u = (((np.arange(width) + 0.5) / width - 0.5) * box[1] * (-1 if flips[2] else 1))[None, :]
     cos, sin = turn
-    return centre[0] + cos * v - sin * u, centre[1] + sin * v + cos * u
+    return (centre[0] + cos * v, sin * u), (centre[1] - sin * v, cos * u)
 
 
 def _intensity(x: torch.Tensor, drawn: Draw, value_range: tuple[float, float]) -> torch.Tensor:
