@@ -7,33 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
+from stats_studies import TASKS, study
 
 from medgraft.stats import metrics
 from medgraft.stats.metrics import METRICS, Weights
-
-
-def study(task: str, seed: int, n: int = 60, classes: int = 4) -> tuple[np.ndarray | None, np.ndarray]:
-    """Labels and predictions with many ties."""
-    g = np.random.default_rng(seed)
-    if task == "binary":
-        y = (g.random(n) < 0.4).astype(float)
-        y[:2] = 0, 1
-        return y, np.round(np.clip(0.3 * y + 0.7 * g.random(n), 0, 1), 1)
-    if task == "multiclass":
-        y = np.r_[np.arange(classes), g.integers(classes, size=n - classes)].astype(float)
-        p = g.random((n, classes)) + np.eye(classes)[y.astype(int)]
-        return y, p / p.sum(axis=1, keepdims=True)
-    if task == "multilabel":
-        y = (g.random((n, 3)) < 0.4).astype(float)
-        y[0], y[1] = 0, 1
-        return y, np.round(np.clip(0.3 * y + 0.7 * g.random((n, 3)), 0, 1), 1)
-    if task == "regression":
-        y = g.normal(60, 10, n)
-        return y, y + g.normal(3, 6, n)
-    counts = g.integers(0, 50, (n, 2, 3)).astype(float)
-    counts[3] = 0  # nothing drawn and nothing predicted
-    counts[4, 0] = 0
-    return None, counts
 
 
 def dice_by_hand(counts: np.ndarray, double: int) -> float:
@@ -97,9 +74,6 @@ def expected(task: str, y: np.ndarray, p: np.ndarray, threshold: float) -> dict[
         "pooled_dice": float(np.mean(2 * total[:, 0] / (2 * total[:, 0] + total[:, 1] + total[:, 2]))),
         "pooled_iou": float(np.mean(total[:, 0] / total.sum(axis=1))),
     }
-
-
-TASKS = ["binary", "multiclass", "multilabel", "regression", "segmentation"]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import norm
 
-from medgraft.stats.metrics import DIMENSIONS, METRICS, Weights
+from medgraft.stats.metrics import DIMENSIONS, METRICS, Weights, labelled_rows
 
 DRAW = 64  # resamples from one counter of the generator; part of what a seed means
 BLOCK_BYTES = 10 * 2**20  # patient counts held at a time; about what the processor's cache keeps
@@ -129,7 +129,7 @@ def bootstrap(
         raise ValueError(f"{n} patients do not fit predictions {y_pred.shape} and labels {None if y_true is None else y_true.shape} ({task})")
     threshold = np.broadcast_to(np.asarray(threshold, dtype=np.float64), (n,))
     if y_true is not None:
-        labelled = ~np.isnan(y_true.reshape(n, -1)).all(axis=1)
+        labelled = labelled_rows(y_true)
         y_true, y_pred, patient, threshold = y_true[labelled], y_pred[:, labelled], patient[labelled], threshold[labelled]
     names, codes = np.unique(patient, return_inverse=True)
 

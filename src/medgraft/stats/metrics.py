@@ -80,6 +80,12 @@ class Metric:
 METRICS: dict[str, Metric] = {}  # the one registry
 
 
+def labelled_rows(y_true: np.ndarray) -> np.ndarray:
+    """Which rows (n,) hold a label at all; a multi-label row counts when any of its targets is known."""
+    known = np.asarray(~np.isnan(y_true))
+    return known if known.ndim == 1 else np.asarray(known.any(axis=1))
+
+
 def metric(
     tasks: str,
     range: tuple[float, float],
@@ -98,7 +104,7 @@ def metric(
             y_true = np.zeros(n) if y_true is None else np.asarray(y_true, dtype=np.float64)
             if len(y_true) != n:
                 raise ValueError(f"{len(y_true)} labels for {n} predictions")
-            labelled = np.asarray(~np.isnan(y_true.reshape(n, -1)).all(axis=1))
+            labelled = labelled_rows(y_true)
             used = Weights.unit(n) if weights is None else weights
             options: dict[str, Any] = {}
             if needs_threshold:
@@ -168,7 +174,7 @@ def auprc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     return _auprc(y_true, y_pred, weights)
 
 
-def _targets(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+def targets_of(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     """0/1 labels (n, T), NaN = missing: multi-label as given, class indices one-versus-rest."""
     return y_true if y_true.ndim == 2 else (y_true[:, None] == np.arange(y_pred.shape[1])).astype(np.float64)
 
@@ -176,7 +182,7 @@ def _targets(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
 def _macro(function: Callable[..., Value], y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, **options: Any) -> np.ndarray:
     """Mean over the targets that have both classes in the data; NaN in a resample where one of them loses a class."""
     values = []
-    for label, score in zip(_targets(y_true, y_pred).T, y_pred.T):
+    for label, score in zip(targets_of(y_true, y_pred).T, y_pred.T):
         known = ~np.isnan(label)
         if len(np.unique(label[known])) == 2:
             values.append(function(label[known], score[known], weights.take(known), **options))
@@ -296,7 +302,7 @@ def brier(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     if y_pred.ndim == 1:
         loss = (y_pred - y_true) ** 2
     elif y_true.ndim == 1:
-        loss = ((y_pred - _targets(y_true, y_pred)) ** 2).sum(axis=1)
+        loss = ((y_pred - targets_of(y_true, y_pred)) ** 2).sum(axis=1)
     else:
         values = []
         for label, score in zip(y_true.T, y_pred.T):

@@ -1,0 +1,42 @@
+"""Acquisition facts alone: found when they tell the class, near .5 when they do not, never across patients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medgraft.stats.baseline import trivial_auc
+
+
+def test_leaking_size_is_found_and_noise_is_not() -> None:
+    g = np.random.default_rng(0)
+    y = (np.arange(200) % 2).astype(float)
+    size = np.where(y == 1, 512, 480) + g.normal(0, 20, 200)
+    found = trivial_auc(np.c_[size, g.normal(size=200)], y, np.arange(200))
+    assert found.value > 0.8 and found.low > 0.7
+    middle = np.where(y == 1, 0, g.choice([-3, 3], 200)) + g.normal(size=200)  # no straight line finds it
+    assert trivial_auc(middle[:, None], y, np.arange(200)).value > 0.85
+    values = [trivial_auc(np.random.default_rng(s).normal(size=(100, 3)), y[:100], np.arange(100), seed=s).value for s in range(40)]
+    assert np.mean(values) == pytest.approx(0.5, abs=0.04)  # no bias from pooling the folds
+
+
+def test_a_fact_that_names_the_patient_does_not_help() -> None:
+    g = np.random.default_rng(1)
+    patient = np.repeat(np.arange(30), 6)
+    y = (np.arange(30) % 2).astype(float)[patient]
+    facts = g.normal(size=(30, 5))[patient]  # constant within patients: an item-level split would be solved by it
+    result = trivial_auc(facts, y, patient)
+    assert result.low < 0.5 < result.high and result.n_units == 30
+
+
+def test_gaps_and_small_sets() -> None:
+    g = np.random.default_rng(2)
+    y = np.r_[np.zeros(40), np.ones(40), np.full(5, np.nan)]
+    facts = np.c_[np.where(y == 1, 1, 0) + 0.2 * g.normal(size=85), np.full(85, np.nan), np.full(85, 7.0)]
+    facts[::7, 0] = np.nan
+    result = trivial_auc(facts, y, np.arange(85))
+    assert result.value > 0.85 and result.n == 80
+    three = trivial_auc(np.c_[np.arange(90) % 3 + 0.1 * g.normal(size=90)], np.arange(90) % 3, np.arange(90))
+    assert three.value > 0.95
+    assert np.isnan(trivial_auc(np.ones((6, 1)), np.array([0, 0, 0, 0, 0, 1]), np.arange(6)).value)
+    assert np.isnan(trivial_auc(np.ones((6, 1)), np.zeros(6), np.arange(6)).value)
