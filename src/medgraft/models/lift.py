@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medgraft.errors import UserError
+from medgraft.models import registry
 from medgraft.models.registry import BackboneInfo
 
 JOINS = ("mean",)
@@ -22,14 +23,14 @@ class Lift(nn.Module):
         super().__init__()
         if join not in JOINS:
             raise UserError(f"unknown way to join frames '{join}'", fix=f"choose one of {', '.join(JOINS)}")
-        if body.info.dims != 2:
+        if registry.info_of(body).dims != 2:
             raise ValueError("only image bodies are lifted")
         self.body = body
         self.join = join
 
     @property
     def info(self) -> BackboneInfo:
-        return self.body.info
+        return registry.info_of(self.body)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, F), or (B, K, D, H, W) for a dense body."""

@@ -71,9 +71,24 @@ class Model(nn.Module):
         self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1, 1), persistent=False)
 
+        self._held: list[nn.Module] = []
+
+    def hold(self, modules: Sequence[nn.Module]) -> None:
+        """Keep these parts of the body in evaluation mode whatever ``train`` says; replaces what was held before."""
+        self._held = []
+        self.train(self.training)
+        self._held = list(modules)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Model:
+        super().train(mode)
+        for module in self._held:
+            module.training = False  # of itself only: its children are held or not on their own
+        return self
+
     @property
     def info(self) -> BackboneInfo:
-        return self.body.info
+        return registry.info_of(self.body)
 
     def prepare(self, x: Tensor, value_range: Tensor) -> Tensor:
         """Stored values (B, C, D, H, W) of any dtype to float32 inputs (B, C', D, H, W).
@@ -97,11 +112,18 @@ class Model(nn.Module):
         return (x * self.card.range - self.mean) / self.std
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
-        """Body features (B, F); for a dense body the maps (B, K, D, H, W)."""
+        """Body features (B, F); for a dense body the maps (B, K, D, H, W).
+
+        A batch that carries ``features`` (computed earlier by the same still body) skips the body.
+        """
+        if "features" in batch:
+            return batch["features"]
         x = self.prepare(batch["x"], batch["value_range"])
         sides = tuple(x.shape[-self.info.dims :])
         if self.info.dense:
             return self._dense(x)
+        if self.info.fixed_size and sides != self.info.default_size:
+            raise UserError(f"windows of {sides} meet a network built for {self.info.default_size}", case=self.info.name, fix="set `size` to match")
         if any(side < least for side, least in zip(sides, self.info.min_size)):
             raise UserError(f"windows of {sides} are smaller than the network takes ({self.info.min_size})", case=self.info.name, fix="raise `size`")
         return self.body(x)
@@ -185,7 +207,7 @@ def make_model(
             size=size[-facts.dims :] if size is not None else None,
             options=options,
         )
-        head: nn.Module = DenseHead() if dense else LinearHead(body.info.features, outputs, dropout)
+        head: nn.Module = DenseHead() if dense else LinearHead(registry.info_of(body).features, outputs, dropout)
     report = weights.load(body, card, path) if card is not None and path is not None else None
     whole = Lift(body, join) if facts.dims == 2 else body
     return Model(whole, head, preprocess_of(card, body_channels), card), report

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from medgraft.errors import UserError
 
@@ -45,6 +45,7 @@ class BackboneInfo:
     features: int
     default_size: tuple[int, ...]
     min_size: tuple[int, ...]
+    fixed_size: bool = False  # built for one input size (position embeddings), which must then be met
     divisor: int = 1  # a dense input is padded to multiples of it; an int for all sides
     paper: str = ""
     notes: str = ""
@@ -146,6 +147,11 @@ def info(name: str) -> BackboneInfo:
     return importlib.import_module("medgraft.models.libraries").library_info(name)
 
 
+def info_of(body: nn.Module) -> BackboneInfo:
+    """The facts of a built body."""
+    return cast(BackboneInfo, body.info)
+
+
 def build_body(
     name: str,
     *,
@@ -172,6 +178,8 @@ def build_body(
         raise UserError(f"a network needs at least one channel, not {channels}", case=name)
     if size is not None and len(size) != facts.dims:
         raise UserError(f"size {size} has {len(size)} sides, the network has {facts.dims} dimensions", case=name)
+    if size is not None and facts.fixed_size and name in _zoo() and tuple(size) != facts.default_size:
+        raise UserError(f"the network takes {facts.default_size} only, not {tuple(size)}", case=name, fix="set `size` to match or choose another")
     arguments: dict[str, Any] = {"channels": channels, "size": size, **(options or {})}
     if facts.dense:
         arguments["structures"] = structures
@@ -186,5 +194,6 @@ def build_body(
             raise UserError(f"the network takes no such option ({error})", case=name) from error
         raise
     surgery.pool_by_mean(body)
-    body.info = replace(facts, default_size=size) if size is not None else facts
+    surgery.set_norm_momentum(body)
+    body.info = replace(facts, default_size=tuple(size)) if size is not None else facts
     return body

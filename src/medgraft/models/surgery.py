@@ -8,6 +8,7 @@ of the last layer of a dense body (it belongs to the task, so it is not taken fr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +34,33 @@ def pool_by_mean(module: nn.Module) -> None:
                     setattr(parent, name, MeanPool())
 
 
+def set_norm_momentum(module: nn.Module, momentum: float = 0.1) -> None:
+    """Give every batch norm PyTorch's momentum.
+
+    Networks bring values down to 0.0003 (MNASNet) and 0.001 (S3D), made for hundreds of thousands of steps:
+    in a few hundred the statistics of a random start would hardly leave 0 and 1, and evaluation would fail.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._NormBase) and child.momentum is not None:
+            child.momentum = momentum
+
+
 def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
     """Put ``new`` at the dotted ``name`` under ``root``."""
     parent, _, leaf = name.rpartition(".")
     setattr(root.get_submodule(parent), leaf, new)
+
+
+def annotate(body: nn.Module, *, removed: tuple[str, ...] = (), last: tuple[str, ...] = ()) -> nn.Module:
+    """Write the two notes of this module's docstring onto a body."""
+    setattr(body, "removed", removed)  # noqa: B010 plain attributes; nn.Module's annotations know tensors and modules only
+    setattr(body, "last", last)  # noqa: B010
+    return body
+
+
+def last_layer(module: nn.Module) -> str:
+    """Name of the last convolution or linear layer in order of definition."""
+    return [n for n, m in module.named_modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))][-1]
 
 
 def remove_classifier(module: nn.Module) -> str:
@@ -45,7 +69,7 @@ def remove_classifier(module: nn.Module) -> str:
     Returns its dotted name; the module then gives the classifier's input. The last weighted layer in
     order of definition is the classifier in every torchvision network that has no auxiliary output.
     """
-    name = [n for n, m in module.named_modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))][-1]
+    name = last_layer(module)
     replace_module(module, name, nn.Identity())
     parent, _, leaf = name.rpartition(".")
     siblings = dict(module.get_submodule(parent).named_children())
@@ -55,7 +79,7 @@ def remove_classifier(module: nn.Module) -> str:
     return name
 
 
-def first_convolution(module: nn.Module) -> tuple[str, nn.Module]:
+def first_convolution(module: nn.Module) -> tuple[str, Any]:
     """Name and module of the convolution that sees the input (the first defined)."""
     for name, child in module.named_modules():
         if isinstance(child, CONVOLUTIONS):

@@ -110,7 +110,8 @@ def card_from(row: Mapping[str, Any]) -> WeightCard:
     unknown = sorted(set(row) - known)
     if unknown:
         raise UserError(f"unknown fields {', '.join(unknown)} on a weight card", case=str(row.get("name", "")), fix="see docs/models.md")
-    return WeightCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    return WeightCard(**values)
 
 
 def cards(backbone: str) -> list[WeightCard]:
@@ -350,8 +351,11 @@ def load(body: nn.Module, card: WeightCard, path: Path, *, allow_missing: bool =
         shapes = f", {len(wrong)} have another shape ({_few(wrong)})" if wrong else ""
         unknown = [k for k in mapped if k not in target and k not in left_out]
         extra = f", {len(unknown)} are unknown ({_few(unknown)})" if unknown else ""
-        raise UserError(f"{path.name} does not fit {body.info.name}: {found}{shapes}{extra}", case=card.name, fix="use the file that the card names")
-    body.load_state_dict({**target, **chosen})
+        raise UserError(
+            f"{path.name} does not fit {registry.info_of(body).name}: {found}{shapes}{extra}", case=card.name, fix="use the file that the card names"
+        )
+    target.update(chosen)  # keeps the version notes of the modules, which plain dicts lack
+    body.load_state_dict(target)
 
     parameters = {name: p.numel() for name, p in body.named_parameters()}
     by_layer = {}
@@ -429,6 +433,11 @@ def _folded_batch_norm(state: dict[str, Tensor], body: nn.Module) -> dict[str, T
     return mapped
 
 
+def _without_features(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+    """torchvision's MobileNets to the backbones of its segmentation networks, which hold the features alone."""
+    return {k.removeprefix("features."): v for k, v in state.items()}
+
+
 def _library(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     """The library's own conversion of old checkpoints and position embeddings, where it has one."""
     return importlib.import_module("medgraft.models.libraries").convert_state(state, body)
@@ -439,4 +448,5 @@ NAME_MAPS: dict[str, Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
     "efficientnet_lite": _efficientnet_lite,
     "folded_batch_norm": _folded_batch_norm,
     "library": _library,
+    "without_features": _without_features,
 }

@@ -14,13 +14,13 @@ from __future__ import annotations
 import timm
 from torch import nn
 
+from medgraft.models import surgery
 from medgraft.models.registry import backbone
 
 
 def _build(name: str, channels: int) -> nn.Module:
     body = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
-    body.removed = ("classifier",)
-    return body
+    return surgery.annotate(body, removed=("classifier",))
 
 
 @backbone(
