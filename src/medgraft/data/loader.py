@@ -51,8 +51,14 @@ class Batches:
         finally:
             self.waiting += time.perf_counter() - began
         if isinstance(result, _Refusal):
+            self.close()
             raise UserError(result.cause, case=result.case, fix=result.fix)
         return number, result
+
+    def close(self) -> None:
+        """Stop making batches and let the workers go. Call it when stopping before the end (early stopping)."""
+        # Dropping the last reference ends the workers; nothing else may hold the loader's iterator.
+        self._source = iter(())
 
     @property
     def elapsed(self) -> float:
