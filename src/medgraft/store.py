@@ -178,17 +178,18 @@ def write_mask(root: str | os.PathLike[str], mask: np.ndarray) -> Stored:
     return write_array(root, mask.swapaxes(0, 1))
 
 
-_OPEN: OrderedDict[Path, np.ndarray] = OrderedDict()
+_OPEN: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
 _MOST_OPEN = 256
 
 
 def open_array(root: str | os.PathLike[str], array_id: str) -> np.ndarray:
     """A read-only memory map (C, D, H, W) of a stored array. Maps are kept open, at most 256 a process."""
-    path = path_of(root, array_id)
-    found = _OPEN.get(path)
+    key = os.fspath(root), array_id
+    found = _OPEN.get(key)
     if found is not None:
-        _OPEN.move_to_end(path)
+        _OPEN.move_to_end(key)
         return found
+    path = path_of(root, array_id)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
@@ -198,7 +199,7 @@ def open_array(root: str | os.PathLike[str], array_id: str) -> np.ndarray:
             f"stored array cannot be read ({type(error).__name__})", case=array_id[:12], fix="delete it and run `medgraft scan` again"
         ) from error
     view = array.swapaxes(0, 1)
-    _OPEN[path] = view
+    _OPEN[key] = view
     if len(_OPEN) > _MOST_OPEN:
         _OPEN.popitem(last=False)
     return view
@@ -214,7 +215,7 @@ def release(root: str | os.PathLike[str], array_id: str) -> None:
 
     Without this the pages that a process has looked at count as its own until they are needed elsewhere.
     """
-    view = _OPEN.get(path_of(root, array_id))
+    view = _OPEN.get((os.fspath(root), array_id))
     mapped = getattr(view.base if view is not None else None, "_mmap", None)
     if mapped is not None and hasattr(mapped, "madvise"):
         mapped.madvise(mmap.MADV_DONTNEED)
