@@ -191,7 +191,7 @@ class Recorder:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         part = self.array[key]
-        self.frames.add(key[1])
+        self.frames |= set(range(self.shape[1])[key[1]]) if isinstance(key[1], slice) else {key[1]}
         self.pixels += part.size
         return part
 
@@ -199,10 +199,11 @@ class Recorder:
 def test_only_the_needed_frames_and_rows_are_read() -> None:
     array = np.zeros((1, 500, 64, 64), np.uint8)
     for drawn in (Draw(scale=2.0), Draw(scale=2.0, angle=0.1)):
-        recorder = Recorder(array)
-        cut(recorder, Window(0, (3, 90, 400), (0, 0, 64, 64), (3, 32, 32)), drawn)  # type: ignore[arg-type]
-        assert recorder.frames == {3, 90, 400}
-        assert recorder.pixels <= 3 * 42 * 42
+        for frames in ((3, 90, 400), (5, 55, 105), (499, 499, 0)):
+            recorder = Recorder(array)
+            cut(recorder, Window(0, frames, (0, 0, 64, 64), (3, 32, 32)), drawn)  # type: ignore[arg-type]
+            assert recorder.frames == set(frames)
+            assert recorder.pixels <= 3 * 42 * 42
 
 
 def test_intensity_is_relative_to_black_and_white() -> None:

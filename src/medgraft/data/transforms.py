@@ -170,6 +170,8 @@ def cut(
     -1 where a frame is not traced: such frames are 255 throughout, never background.
     """
     depth, height, width = window.size
+    if isinstance(array, np.memmap):
+        array = array.view(np.ndarray)  # the subclass costs more for each slice than the slice
     box = _box(window, drawn)
     labels: np.ndarray | None = None
     if drawn.angle == 0:
@@ -215,15 +217,23 @@ def _read(array: np.ndarray, frames: Sequence[int], region: Sequence[int], fill:
     channels, depth, rows, columns = array.shape
     top, left, height, width = region
     out = np.empty((channels, len(frames), height, width), array.dtype)
-    target = out[:, :: -1 if flips[0] else 1, :: -1 if flips[1] else 1, :: -1 if flips[2] else 1]
+    view = out[:, :: -1 if flips[0] else 1, :: -1 if flips[1] else 1, :: -1 if flips[2] else 1]
     t, b, m, n = max(top, 0), min(top + height, rows), max(left, 0), min(left + width, columns)
-    whole = t == top and b == top + height and m == left and n == left + width and min(frames) >= 0 and max(frames) < depth
-    if not whole:
-        out.fill(_clip_to_type(fill, array.dtype))
-    if b > t and n > m:
-        for place, frame in enumerate(frames):
-            if 0 <= frame < depth:
-                target[:, place, t - top : b - top, m - left : n - left] = array[:, frame, t:b, m:n]
+    fill = _clip_to_type(fill, array.dtype)
+    if b <= t or n <= m:
+        out.fill(fill)
+        return out
+    if (b - t, n - m) != (height, width):
+        # Only the rim lies outside; filling all of it would cost as much as reading.
+        view[:, :, : t - top], view[:, :, b - top :] = fill, fill
+        view[:, :, :, : m - left], view[:, :, :, n - left :] = fill, fill
+    target = view[:, :, t - top : b - top, m - left : n - left]
+    step = frames[1] - frames[0] if len(frames) > 1 else 1
+    if step > 0 and frames[0] >= 0 and frames[-1] < depth and list(frames) == list(range(frames[0], frames[-1] + 1, step)):
+        target[:] = array[:, frames[0] : frames[-1] + 1 : step, t:b, m:n]
+        return out
+    for place, frame in enumerate(frames):
+        target[:, place] = array[:, frame, t:b, m:n] if 0 <= frame < depth else fill
     return out
 
 
