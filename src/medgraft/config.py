@@ -8,12 +8,13 @@ at once. Config stops at the builders: below them, named arguments with defaults
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medgraft.errors import UserError
 
@@ -138,6 +139,11 @@ class Recipe(Section):
     compat: list[str] = Field(default_factory=list, description="faults of a source to reproduce, by name (docs/compat.md)")
     lang: Literal["en", "zh"] = "en"
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> object:
+        return str(value)  # precision=32 reads as a number
+
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         ids = [arm.id for arm in self.models]
@@ -243,11 +249,9 @@ def _numbers(value: Any) -> Any:
         return [_numbers(v) for v in value]
     if isinstance(value, dict):
         return {k: _numbers(v) for k, v in value.items()}
-    if isinstance(value, str):
-        try:
-            return float(value) if any(c.isdigit() for c in value) and set(value) <= set("0123456789.eE+-") else value
-        except ValueError:
-            return value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
     return value
 
 

@@ -19,7 +19,7 @@ from medgraft.engine.context import Context, infer_task, make_fabric, stage_arra
 from medgraft.engine.search import inner_cells, search
 from medgraft.errors import UserError, WeightsAbsent
 from medgraft.intake import split
-from medgraft.stats import calibration, summary
+from medgraft.stats.thresholds import youden_threshold
 from medgraft.tables import Dataset, load_dataset
 
 
@@ -138,7 +138,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
             "classes": {t.name: list(t.classes) for t in targets},
             "positive": {t.name: t.positive for t in targets},
             "structures": structures,
-            "level": dataset.info.get("label_level", "case"),
+            "level": dataset.info.get("level", "case"),
             "patient": dataset.info.get("patient", "column"),
             "unit": "patient" if dataset.patients_known else "case",
             "patients": dict(zip(manifest["case_id"].to_list(), manifest["patient_id"].to_list())),
@@ -237,6 +237,8 @@ def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> P
     the_run.info["baseline"] = baseline(context)
     the_run.save()
     stats = context.recipe.stats
+    from medgraft.stats import summary
+
     found = summary.summarise(predictions, measures, cells, the_run.info, resamples=stats.resamples, confidence=stats.confidence, seed=stats.seed)
     summary.write_tables(found, the_run.root)
     for model in found["models"]:
@@ -257,7 +259,7 @@ def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, floa
     joined = predictions.filter((pl.col("split") == "select") & pl.col("y_true").is_not_null()).join(arms, on="cell")
     for (name,), part in joined.group_by(["id"], maintain_order=True):
         if part.select("target", "class").n_unique() == 1 and part["y_true"].n_unique() == 2:
-            found[str(name)] = calibration.youden_threshold(part["y_true"].to_numpy(), part["y_pred"].to_numpy())
+            found[str(name)] = youden_threshold(part["y_true"].to_numpy(), part["y_pred"].to_numpy())
     return found
 
 

@@ -195,14 +195,15 @@ def target_spec(dataset: Dataset, name: str, *, regress: bool, several: bool) ->
         return TargetSpec(name, "regress", (), None)
     if column.dtype != pl.String and not set(values.unique().to_list()) <= {0.0, 1.0}:
         return TargetSpec(name, "regress", (), None)
-    classes = tuple(str(c) for c in (dataset.info.get("classes", {}).get(name) or sorted({_text(v) for v in values.to_list()})))
+    facts = dataset.info.get("targets", {}).get(name, {})
+    classes = tuple(str(c) for c in (facts.get("classes") or sorted({_text(v) for v in values.to_list()})))
     if len(classes) < 2:
         raise UserError(f"has one class only ({classes[0]})", case=f"label {name}", fix="a comparison needs at least two")
     if len(classes) > 2:
         if several:
             raise UserError("has more than two classes; several targets at once must each be yes/no", case=f"label {name}")
         return TargetSpec(name, "classes", classes, None)
-    positive = str(dataset.info.get("positive", {}).get(name) or classes[-1])
+    positive = str(facts.get("positive") or classes[-1])
     return TargetSpec(name, "binary", classes, positive)
 
 

@@ -36,7 +36,8 @@ def join(home: Dataset, other: Path | None, folder: Path) -> Dataset:
                 f"{key} differ: {home.info.get(key)} at home, {away.info.get(key)} in the external set", case=str(other), fix="scan both alike"
             )
     for target in home.targets:
-        if target in away.targets and home.info.get("positive", {}).get(target) != away.info.get("positive", {}).get(target):
+        at_home, abroad = (d.info.get("targets", {}).get(target, {}) for d in (home, away))
+        if target in away.targets and at_home.get("positive") != abroad.get("positive"):
             raise UserError(f"the positive class of {target} differs", case=str(other), fix="scan both with the same positive=CLASS")
     name = f"split.{COLUMN}"
     parts = [d.manifest.with_columns(pl.lit(role).alias(name)) for d, role in ((home, "train"), (away, "test"))]
@@ -44,10 +45,13 @@ def join(home: Dataset, other: Path | None, folder: Path) -> Dataset:
     twice = both.filter(pl.col("case_id").is_duplicated())["case_id"].to_list()
     if twice:
         raise UserError("case id stands in both data sets", case=twice[0], fix="rename the files of one of them")
-    classes = {t: sorted({*home.info.get("classes", {}).get(t, []), *away.info.get("classes", {}).get(t, [])}) for t in home.info.get("classes", {})}
+    targets = {
+        name: {**facts, "classes": sorted({*(facts.get("classes") or []), *(away.info.get("targets", {}).get(name, {}).get("classes") or [])})}
+        for name, facts in home.info.get("targets", {}).items()
+    }
     warnings = list(dict.fromkeys([*home.warnings, *away.warnings]))
     patient = "none" if "none" in (home.info.get("patient"), away.info.get("patient")) else home.info.get("patient")
-    info = {**home.info, "classes": classes, "warnings": warnings, "patient": patient, "external": away.info.get("name", str(other))}
+    info = {**home.info, "targets": targets, "warnings": warnings, "patient": patient, "external": away.info.get("name", str(other))}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for dataset in (home, away):

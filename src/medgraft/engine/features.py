@@ -155,15 +155,28 @@ def fit_logistic(model: Model, task: Task, samples: FeatureSamples, setting: Tra
 
 
 def _choose_c(estimator: Any, grid: list[float], x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int, regress: bool) -> float:
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_score
+    """The C with the least mean out-of-fold loss, over grouped folds that can be trained on; 0.01 where none can."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     folds = min(5, len(np.unique(groups)))
+    if not regress:
+        folds = min(folds, int(np.unique(y, return_counts=True)[1].min()))
     if folds < 2:
         return 1e-2
     splitter: Any = GroupKFold(folds) if regress else StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    scoring = "neg_mean_squared_error" if regress else "neg_log_loss"
-    try:
-        scores = [cross_val_score(estimator(c), x, y, groups=groups, cv=splitter, scoring=scoring).mean() for c in grid]
-    except ValueError:  # a class is missing from some part: too few patients to choose
-        return 1e-2
-    return grid[int(np.nanargmax(scores))] if not np.all(np.isnan(scores)) else 1e-2
+    losses: list[list[float]] = []
+    for train, held in splitter.split(x, y, groups):
+        if not regress and len(np.unique(y[train])) < 2:
+            continue
+        losses.append([_loss(estimator(c).fit(x[train], y[train]), x[held], y[held], regress) for c in grid])
+    return grid[int(np.argmin(np.mean(losses, axis=0)))] if losses else 1e-2
+
+
+def _loss(fitted: Any, x: np.ndarray, y: np.ndarray, regress: bool) -> float:
+    """Mean squared error, or mean negative log-likelihood (a class never seen in training counts as probability 1e-6)."""
+    if regress:
+        return float(np.mean((fitted.predict(x) - y) ** 2))
+    probability = fitted.predict_proba(x)
+    column = {label: k for k, label in enumerate(fitted.classes_)}
+    right = np.array([probability[row, column[label]] if label in column else 0.0 for row, label in enumerate(y)])
+    return float(-np.log(np.clip(right, 1e-6, 1.0)).mean())

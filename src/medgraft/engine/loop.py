@@ -81,7 +81,8 @@ def train(
     stop = horizon if stop is None else min(stop, horizon)
 
     # -- what trains, and how fast ---------------------------------------------------------------
-    strategy.apply(model, how)  # type: ignore[arg-type]
+    opening = max(1, round(2 * setting.unfreeze * horizon)) if how == "gradual" else None
+    open_stages = strategy.apply(model, how, steps=opening)  # type: ignore[arg-type]
     optimizer = optim.make_optimizer(model, setting)  # type: ignore[arg-type]
     pull = strategy.L2SP(model, setting.l2sp) if setting.l2sp else None  # type: ignore[arg-type]
     module, optimizer = fabric.setup(model, optimizer)
@@ -115,7 +116,7 @@ def train(
     for step, batch in batches:
         torch.manual_seed(torch_seed(seed, step))  # dropout draws are a function of (seed, step) too
         if how == "gradual":
-            strategy.unfreeze(model, share=step / max(1, setting.unfreeze * horizon))  # type: ignore[arg-type]
+            open_stages(step)
         optim.set_rate(optimizer, optim.rate_factor(setting, step, horizon))
         batch = fabric.to_device(batch)
         parts = task.loss(module(batch), batch)

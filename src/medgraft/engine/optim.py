@@ -19,8 +19,10 @@ def make_optimizer(model: Model, setting: TrainConfig) -> torch.optim.Optimizer:
         setting.learning_rate,
         setting.weight_decay,
         layer_decay=setting.layer_decay,
-        head_learning_rate=setting.head_learning_rate,
     )
+    for group in groups:
+        if setting.head_learning_rate is not None and group["name"].split(",")[0] == "head":
+            group["lr"] = setting.head_learning_rate
     kinds: dict[str, Any] = {
         "adamw": lambda: torch.optim.AdamW(groups, lr=setting.learning_rate),
         "adam": lambda: torch.optim.Adam(groups, lr=setting.learning_rate),

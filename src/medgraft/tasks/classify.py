@@ -33,7 +33,7 @@ class Classify:
         if not self.exclusive and any(t.kind != "binary" for t in targets):
             raise ValueError("several targets at once must all be yes/no")
         self.outputs = len(targets[0].classes) if self.exclusive else len(targets)
-        self.metric = "balanced_accuracy" if self.exclusive else "auc"
+        self.metric = "balanced_accuracy" if self.exclusive else "auc" if self.outputs == 1 else "macro_auc"
 
     def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Cross-entropy (multi-class) or mean binary cross-entropy over known labels. ``output (B, outputs)`` logits."""
@@ -76,10 +76,10 @@ class Classify:
             known = ~np.isnan(truth).any(1)
             y = truth[known].argmax(1)
             return {
-                "balanced_accuracy": metrics.multiclass_balanced_accuracy(y, pred[known]),
-                "accuracy": metrics.multiclass_accuracy(y, pred[known]),
-                "auc": metrics.multiclass_auc(y, pred[known]),
+                "balanced_accuracy": metrics.point("balanced_accuracy", y, pred[known]),
+                "accuracy": metrics.point("accuracy", y, pred[known]),
+                "macro_auc": metrics.point("macro_auc", y, pred[known]),
             }
-        known = ~np.isnan(truth)
-        values = [metrics.auc(truth[known[:, j], j], pred[known[:, j], j]) for j in range(self.outputs)]
-        return {"auc": float(np.nanmean(values)) if not np.all(np.isnan(values)) else float("nan")}
+        if self.outputs == 1:
+            return {"auc": metrics.point("auc", truth[:, 0], pred[:, 0])}
+        return {"macro_auc": metrics.point("macro_auc", truth, pred)}

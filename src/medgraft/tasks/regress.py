@@ -73,6 +73,6 @@ class Regress:
         for j in range(self.outputs):
             known = ~np.isnan(truth[j])
             divisor = float(self.scale[j]) if self.outputs > 1 else 1.0
-            maes.append(metrics.mae(truth[j, known], pred[j, known]) / divisor)
-            r2s.append(metrics.r2(truth[j, known], pred[j, known]))
+            maes.append(metrics.point("mae", truth[j, known], pred[j, known]) / divisor)
+            r2s.append(metrics.point("r2", truth[j, known], pred[j, known]))
         return {"mae": float(np.mean(maes)), "r2": float(np.mean(r2s))}

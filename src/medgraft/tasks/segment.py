@@ -81,10 +81,11 @@ class Segment:
 
     def summary(self, columns: Columns) -> dict[str, float]:
         """Mean Dice over cases and structures, from the counts of whole cases (frame -1)."""
-        total: dict[tuple[str, str], dict[str, float]] = {}
+        places = {name: k for k, name in enumerate(("tp", "fp", "fn"))}
+        order = {name: k for k, name in enumerate(self.structures)}
+        counts: dict[str, np.ndarray] = {}
         for case_id, frame, name, value in zip(*(columns[k] for k in ("case_id", "frame", "name", "value"))):
             kind, _, structure = name.partition(".")
-            if frame == -1 and kind in ("tp", "fp", "fn"):
-                total.setdefault((case_id, structure), {})[kind] = value
-        values = [float(metrics.dice(np.array([c["tp"]]), np.array([c["fp"]]), np.array([c["fn"]]))) for c in total.values()]
-        return {"dice": float(np.nanmean(values)) if values else float("nan")}
+            if frame == -1 and kind in places:
+                counts.setdefault(case_id, np.zeros((self.outputs, 3)))[order[structure], places[kind]] = value
+        return {"dice": metrics.point("dice", None, np.stack(list(counts.values()))) if counts else float("nan")}
