@@ -14,24 +14,12 @@ from scipy.stats import mannwhitneyu
 
 from medgraft.errors import UserError
 from medgraft.simulate.chest_xray import NORMAL, OPACITY, OTHER, SimulationReport, radiograph, simulate
+from medgraft.stats.baseline import trivial_auc
 
 
 def rows(path: Path) -> list[dict[str, str]]:
     with open(path, encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-def trivial_auc(report: SimulationReport) -> float:
-    """Cross-validated AUC of a logistic regression on size, mean and spread, patients kept together."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression())
-    scores = cross_val_predict(model, report.facts, report.target, groups=report.patient, cv=GroupKFold(5), method="predict_proba")
-    return float(roc_auc_score(report.target, scores[:, 1]))
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +121,11 @@ def test_one_image_is_drawn_alone_and_at_any_size_with_the_same_anatomy() -> Non
 @pytest.mark.parametrize("patients", [30, 120])
 def test_size_and_brightness_do_not_tell_the_class(tmp_path: Path, difficulty: float, patients: int) -> None:
     made = simulate(tmp_path / "s", patients=patients, images_per_patient=(1, 2), size=64, difficulty=difficulty, prevalence=0.3, seed=patients)
-    value = trivial_auc(made)
-    print(f"difficulty {difficulty}, {made.images} images: trivial AUC {value:.3f}")
-    assert value < 0.65
+    found = trivial_auc(made.facts, made.target, made.patient, resamples=200)
+    print(f"difficulty {difficulty}, {made.images} images: AUC of size and brightness {found.value:.3f} ({found.low:.3f} to {found.high:.3f})")
+    assert found.value < 0.65
     made.facts[:, 2] += 40 * made.target  # the oracle of this test: it does see an exposure that depends on the class
-    assert trivial_auc(made) > 0.75
+    assert trivial_auc(made.facts, made.target, made.patient, resamples=200).value > 0.75
 
 
 def separability(difficulty: float) -> float:
