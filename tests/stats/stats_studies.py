@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-TASKS = ["binary", "multiclass", "multilabel", "regression", "segmentation"]
+TASKS = ["binary", "multiclass", "multilabel", "regression", "quantities", "segmentation"]
 
 
 def study(task: str, seed: int, n: int = 60, classes: int = 4) -> tuple[np.ndarray | None, np.ndarray]:
@@ -25,6 +25,9 @@ def study(task: str, seed: int, n: int = 60, classes: int = 4) -> tuple[np.ndarr
     if task == "regression":
         y = g.normal(60, 10, n)
         return y, y + g.normal(3, 6, n)
+    if task == "quantities":
+        y = g.normal(60, 10, (n, 2))
+        return y, y + g.normal(3, 6, (n, 2))
     counts = g.integers(0, 50, (n, 2, 3)).astype(float)
     counts[3] = 0  # nothing drawn and nothing predicted
     counts[4, 0] = 0

@@ -9,8 +9,9 @@ from sklearn.metrics import roc_curve
 from stats_studies import clusters, study
 
 from medgraft.stats import metrics
+from medgraft.stats.calibration import youden_threshold
 from medgraft.stats.intervals import patient_counts
-from medgraft.stats.roc import GRID, roc, youden_threshold
+from medgraft.stats.roc import GRID, roc
 
 
 def on_grid(y: np.ndarray, p: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ binary         (n,) 0 or 1                 (n,) probability of class 1
 multiclass     (n,) class index 0..C-1     (n, C) probabilities
 multilabel     (n, T) 0 or 1               (n, T) probabilities
 regression     (n,) quantity               (n,) quantity, same unit
+quantities     (n, T) quantities           (n, T) quantities, each in its target's unit
 segmentation   None                        (n, K, 3) counts tp, fp, fn of each structure
 =============  ==========================  ==========================================
 
@@ -379,6 +380,17 @@ def rmse(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     return np.sqrt(total / n)
 
 
+@metric("quantities", (-np.inf, 1), "mean over the targets of R2, the share of the variance explained")
+def macro_r2(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
+    """Mean of R2 over the targets that vary; several targets have several units, so their errors cannot be averaged."""
+    values = []
+    for truth, guess in zip(y_true.T, y_pred.T):
+        known = ~np.isnan(truth)
+        if known.any() and np.ptp(truth[known]) > 0:
+            values.append(r2.__wrapped__(truth[known], guess[known], weights.take(known)))  # type: ignore[attr-defined]
+    return np.mean(values, axis=0) if values else np.full(weights.counts.shape[1], np.nan)
+
+
 def _unless_constant(value: np.ndarray, variance: np.ndarray, square: np.ndarray) -> np.ndarray:
     """NaN where a sum of squares about the mean is only rounding: the quantity is constant in that resample."""
     return np.where(variance > 1e-12 * square, value, np.nan)
@@ -436,7 +448,7 @@ def pooled_iou(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Valu
     return _pooled(y_pred, weights, "iou")
 
 
-DIMENSIONS = {"binary": 1, "multiclass": 2, "multilabel": 2, "regression": 1, "segmentation": 3}  # of y_pred without the seeds
+DIMENSIONS = {"binary": 1, "multiclass": 2, "multilabel": 2, "regression": 1, "quantities": 2, "segmentation": 3}  # of y_pred without the seeds
 
 
 def for_task(task: str) -> list[str]:
