@@ -22,7 +22,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -88,7 +88,8 @@ def clip_from_avi_fast(path: Path, rng: np.random.Generator) -> np.ndarray:
     return crop(np.stack(frames), rng)
 
 
-def data_set(folder: Path, videos: list[np.ndarray]) -> CaseDataset:
+def write_data_set(folder: Path, videos: Iterable[np.ndarray]) -> tables.Dataset:
+    """Store the videos as a data set of one case each."""
     rows = []
     for index, video in enumerate(videos):
         stored = store.write_array(folder, video[None])
@@ -97,10 +98,16 @@ def data_set(folder: Path, videos: list[np.ndarray]) -> CaseDataset:
             | {"patient_id": str(index), "case_id": str(index), "array_id": stored.array_id, "kind": "video", "shape": list(stored.shape)}
             | {"value_unit": "display", "p005": stored.p005, "p995": stored.p995, "label.finding": str(index % 2)}
         )
-    manifest = tables.validate(pl.DataFrame(rows), "manifest")
-    dataset = tables.Dataset(folder, {}, manifest, tables.empty("frames"))
+    tables.write(pl.DataFrame(rows), folder / "manifest.parquet", "manifest")
+    tables.write(tables.empty("frames"), folder / "frames.parquet", "frames")
+    tables.write_json(folder / "dataset.json", {"name": "bench", "channels": 1, "patient": "column"})
+    return tables.load_dataset(folder)
+
+
+def clips_of(dataset: tables.Dataset, cases: int) -> CaseDataset:
+    """Training clips of the first cases."""
     window = WindowSpec("dense", LENGTH, SIDE, stride=STRIDE)
-    return CaseDataset(dataset, range(len(rows)), window=window, augment=Augment(crop=PAD), targets=[TargetSpec("finding", "binary", ("0", "1"))])
+    return CaseDataset(dataset, range(cases), window=window, augment=Augment(crop=PAD), targets=[TargetSpec("finding", "binary", ("0", "1"))])
 
 
 def main() -> int:
@@ -116,7 +123,7 @@ def main() -> int:
         paths = [folder / f"{index}.avi" for index in range(len(videos))]
         for path, video in zip(paths, videos):
             write_avi(path, video)
-        cases = data_set(folder, videos)
+        cases = clips_of(write_data_set(folder, videos), len(videos))
         del videos
 
         def from_store(turn: int) -> int:
