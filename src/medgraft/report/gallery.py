@@ -1,0 +1,107 @@
+"""Thumbnails of cases, read from the store: one frame of an image, five of a video or a volume."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from medgraft import store
+from medgraft.errors import UserError
+from medgraft.tables import Dataset
+
+SIDE, STRIP_SIDE, FRAMES = 240, 128, 5
+#: Colours of reference contours, one a structure: yellow, sky blue, orange (apart under colour blindness, bright on grey).
+CONTOURS = np.array([[240, 228, 66], [86, 180, 233], [230, 159, 0], [204, 121, 167]], dtype=np.uint8)
+
+
+class Gallery:
+    """Opens cases of a data set by id; a data set that is not at hand gives no pictures and no error."""
+
+    def __init__(self, dataset: Dataset | None, *, contours: bool = False) -> None:
+        self.dataset, self.contours = dataset, contours
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.traced: dict[str, list[tuple[int, int]]] = {}
+
+    def prepare(self, case_ids: list[str]) -> None:
+        """Look the cases up at once, so that a large manifest is walked once."""
+        if self.dataset is None:
+            return
+        import polars as pl
+
+        found = self.dataset.manifest.filter(pl.col("case_id").is_in(case_ids))
+        self.rows = {row["case_id"]: row for row in found.iter_rows(named=True)}
+        if self.contours:
+            arrays = [row["array_id"] for row in self.rows.values() if row["mask_id"]]
+            frames = self.dataset.frames.filter(pl.col("array_id").is_in(arrays) & (pl.col("mask_index") >= 0)).sort("frame")
+            for row in frames.iter_rows(named=True):
+                self.traced.setdefault(row["array_id"], []).append((row["frame"], row["mask_index"]))
+
+    def picture(self, case_id: str) -> dict[str, Any] | None:
+        """``{data, width, height, strip}`` with the JPEG in base64; None where the case or its array is not at hand."""
+        row = self.rows.get(case_id)
+        if row is None or self.dataset is None:
+            return None
+        try:
+            array = store.open_array(self.dataset.root, row["array_id"])
+            mask = store.open_mask(self.dataset.root, row["mask_id"]) if self.contours and row["mask_id"] else None
+        except UserError:
+            return None
+        chosen = self._frames(array.shape[1], row)
+        tiles = [self._tile(array, mask, frame, index, row, STRIP_SIDE if len(chosen) > 1 else SIDE) for frame, index in chosen]
+        gap = np.full((tiles[0].shape[0], 2, 3), 0, np.uint8)
+        parts = [part for tile in tiles for part in (gap, tile)][1:]
+        picture = Image.fromarray(np.concatenate(parts, axis=1))
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=82, optimize=True)
+        data = base64.b64encode(stream.getvalue()).decode("ascii")
+        return {"data": data, "width": picture.width, "height": picture.height, "strip": len(tiles) > 1}
+
+    def _frames(self, depth: int, row: dict[str, Any]) -> list[tuple[int, int]]:
+        """(frame, mask index or -1) of the frames shown: traced ones first where contours are asked for, else evenly spread."""
+        traced = [(f, m) for f, m in self.traced.get(row["array_id"], []) if f < depth]
+        if traced:
+            return [traced[i] for i in sorted({round(v) for v in np.linspace(0, len(traced) - 1, min(FRAMES, len(traced)))})]
+        low, high = 0.0, float(depth - 1)
+        if row["view_center"] and row["view_size"]:
+            low = max(low, row["view_center"][0] - row["view_size"][0] / 2)
+            high = min(high, row["view_center"][0] + row["view_size"][0] / 2)
+        if row["kind"] == "volume":  # the outermost slices are mostly empty
+            low, high = low + 0.15 * (high - low), high - 0.15 * (high - low)
+        return [(i, -1) for i in sorted({round(v) for v in np.linspace(low, high, min(FRAMES, depth))})]
+
+    def _tile(self, array: np.ndarray, mask: np.ndarray | None, frame: int, index: int, row: dict[str, Any], side: int) -> np.ndarray:
+        """One frame as (h, w, 3) uint8 of height ``side``, cut to the case's view and true in aspect."""
+        height, width = array.shape[2:]
+        top, left, bottom, right = 0, 0, height, width
+        if row["view_center"] and row["view_size"]:
+            top, bottom = _bounds(row["view_center"][1], row["view_size"][1], height)
+            left, right = _bounds(row["view_center"][2], row["view_size"][2], width)
+        picture = np.asarray(array[:, frame, top:bottom, left:right], dtype=np.float32)
+        display = row["value_unit"] == "display" and array.dtype == np.uint8
+        low, high = (0.0, 255.0) if display else (row["p005"] or 0.0, row["p995"] or 1.0)
+        scaled = np.clip((np.nan_to_num(picture) - low) / max(high - low, 1e-6), 0, 1) * 255
+        colour = scaled[:3] if scaled.shape[0] >= 3 else np.repeat(scaled[:1], 3, axis=0)
+        spacing = row["spacing"] or [None, None, None]
+        aspect = (spacing[2] / spacing[1]) if spacing[1] and spacing[2] else 1.0
+        shape = (max(1, min(round(side * (right - left) * aspect / (bottom - top)), 2 * side)), side)
+        tile = np.asarray(Image.fromarray(colour.astype(np.uint8).transpose(1, 2, 0)).resize(shape, Image.Resampling.BILINEAR)).copy()
+        if mask is not None and index >= 0:
+            for number, layer in enumerate(mask[index, :, top:bottom, left:right] == 1):
+                grown = np.asarray(Image.fromarray(layer.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR)) > 127
+                tile[_edge(grown)] = CONTOURS[number % len(CONTOURS)]
+        return tile
+
+
+def _bounds(centre: float, size: float, most: int) -> tuple[int, int]:
+    low = int(np.clip(round(centre - size / 2), 0, most - 1))
+    return low, int(np.clip(round(centre + size / 2), low + 1, most))
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    """Pixels of a mask that touch its outside."""
+    inner = np.pad(mask, 1)
+    return mask & ~(inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:])

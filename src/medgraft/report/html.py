@@ -1,0 +1,415 @@
+"""Build ``report.html`` and ``figures/*.svg`` from a run folder.
+
+One file holds everything it shows: style, script, figures and thumbnails are inlined, and no network
+address stands in it. Every string of the user goes through the template engine's escaping.
+"""
+
+from __future__ import annotations
+
+import base64
+import html as escaping
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from medgraft import __version__, tables
+from medgraft.errors import UserError
+from medgraft.report import figures
+from medgraft.report.gallery import Gallery
+from medgraft.report.text import Text, clean, finite, split_metric
+from medgraft.report.view import View, agreement, listed, patient_interval, public
+
+TEMPLATES = Path(__file__).parent / "templates"
+#: Panels of a figure and missed cases that the page itself shows.
+PANELS, MISSED = 6, 24
+_ADDRESS = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://")
+
+
+def build(run_dir: Path | str, *, lang: str = "en") -> Path:
+    """Write the report of a run beside its ``summary.json`` and return its path.
+
+    Reads ``summary.json`` (required), ``run.json`` (dataset folder, recipe, versions, looks) and
+    ``splits.json`` where they are. ``lang`` is ``en`` (``report.html``) or ``zh`` (``report.zh.html``).
+    Raises ``UserError`` when there is no summary, it is broken, or the folder cannot be written.
+    """
+    run_dir = Path(run_dir)
+    text = Text(lang)
+    if not (run_dir / "summary.json").is_file():
+        raise UserError("no summary.json, so there is nothing to report", case=str(run_dir), fix="run `medgraft run` to its end first")
+    summary = tables.read_json(run_dir / "summary.json")
+    facts = tables.read_json(run_dir / "run.json") if (run_dir / "run.json").is_file() else {}
+    if not isinstance(summary, dict) or not isinstance(summary.get("models"), list) or not isinstance(facts, dict):
+        raise UserError("summary.json holds no list of models", case=str(run_dir), fix="run `medgraft report` again after the statistics are made")
+    run = {**facts, **(summary.get("run") or {})}
+    run["warnings"] = list(dict.fromkeys([*listed(facts.get("warnings")), *listed((summary.get("run") or {}).get("warnings"))]))
+    view = View({**summary, "run": run}, text)
+    dataset = _dataset(run_dir, facts)
+    drawn = Drawn(run_dir, view)
+    page = _page(view, drawn, dataset, _splits(run_dir, facts))
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))  # ours, not a user's
+    rendered = environment.get_template("report.html").render(t=text, style=style, script=script, **page)
+    # A recipe or a warning may quote an address: it stays readable, and nothing in the file can be followed.
+    rendered = _ADDRESS.sub("", rendered)
+    return tables.write_text(run_dir / ("report.html" if lang == "en" else f"report.{lang}.html"), rendered)
+
+
+def _dataset(run_dir: Path, facts: dict[str, Any]) -> tables.Dataset | None:
+    """The data set of the run where it is still there; the report does without."""
+    where = facts.get("dataset")
+    if not isinstance(where, str) or not where:
+        return None
+    try:
+        return tables.load_dataset((run_dir / where).resolve())  # an absolute path replaces the run folder
+    except (UserError, OSError):
+        return None
+
+
+def _splits(run_dir: Path, facts: dict[str, Any]) -> list[dict[str, int]]:
+    """Patients per role of each outer fold: ``{fold, train, test, both}``."""
+    path = run_dir / "splits.json"
+    found = tables.read_json(path) if path.is_file() else facts.get("splits")
+    rows = found.get("rows") if isinstance(found, dict) else found
+    members: dict[int, dict[str, set[str]]] = {}
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict):
+            outer, patient, role = row.get("outer"), row.get("patient_id"), row.get("role")
+        elif isinstance(row, (list, tuple)) and len(row) == 4:
+            outer, _, patient, role = row
+        else:
+            continue
+        if finite(outer):
+            members.setdefault(int(outer), {"train": set(), "test": set()})["test" if role == "test" else "train"].add(str(patient))
+    return [
+        {"fold": fold + 1, "train": len(r["train"]), "test": len(r["test"]), "both": len(r["train"] & r["test"])}
+        for fold, r in sorted(members.items())
+    ]
+
+
+class Drawn:
+    """Draws figures, keeps each as a file on white and gives it back for the page."""
+
+    def __init__(self, run_dir: Path, view: View) -> None:
+        self.folder, self.view = run_dir / "figures", view
+        self.ending = ".svg" if view.text.language == "en" else f".{view.text.language}.svg"
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise tables.disk_error(error, self.folder) from error
+        self._number = 0
+
+    def keep(self, name: str, svg: str) -> str:
+        """Save a figure for print."""
+        tables.write_text(self.folder / f"{name}{self.ending}", figures.standalone(svg))
+        return svg
+
+    def inline(self, svg: str, alt: str) -> Markup:
+        self._number += 1
+        return Markup(figures.inline(svg, f"f{self._number}", escaping.escape(alt, quote=True)))
+
+    def panels(self, name: str, title: str, ids: list[str], draw: Callable[[list[str]], str]) -> dict[str, Any]:
+        """Save all panels as one figure; for the page draw the first few one by one, so that they flow on a phone."""
+        text, names = self.view.text, self.view.names
+        if not ids:
+            return {"panels": [], "shown": ""}
+        self.keep(name, draw(ids))
+        panels = [
+            {"id": k, "name": names[k], "svg": self.inline(draw([k]), text("figure_alt", title=title, models=names[k])), "note": ""}
+            for k in ids[:PANELS]
+        ]
+        file = f"{name}{self.ending.removesuffix('.svg')}"
+        shown = text("first_shown", n=PANELS, file=file, most=figures.MOST_PANELS) if len(ids) > PANELS else ""
+        return {"panels": panels, "shown": shown}
+
+
+def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list[dict[str, int]]) -> dict[str, Any]:
+    """Everything the template shows."""
+    text, summary, run, names = view.text, view.summary, view.run, view.names
+    warnings = [text.say(w) for w in run["warnings"]]
+    pairs_first, pairs_rest = view.pairs()
+    title = clean(run.get("name") or "medgraft", 80)
+    page: dict[str, Any] = {
+        "version": __version__,
+        "title": text("title", name=title),
+        "created": text("created", time=clean(run.get("created"), 40)) if run.get("created") else "",
+        "facts_line": view.facts_line(),
+        "answers": view.answers(),
+        "warnings": warnings,
+        "warning_line": _warning_line(warnings, text),
+        "board": _board(view, drawn),
+        "metrics": _metrics(view),
+        "costs": _costs(view),
+        "pairs": {
+            "first": pairs_first,
+            "rest": pairs_rest,
+            "note": text("pairs_note", unit=text(f"unit_{view.unit}"), confidence=view.confidence_text, n=len(pairs_first) + len(pairs_rest)),
+            "metric": text.metric(view.primary),
+        },
+        "heatmap": _heatmap(view, drawn),
+        "missed": _missed(view, dataset),
+        "methods": view.methods(),
+        "facts": _facts(view, dataset),
+        "splits": splits,
+        "split_unit": text(f"unit_{view.unit}"),
+        "looks": _looks(view),
+        "recipe": yaml.safe_dump(public(run.get("recipe") or {}), allow_unicode=True, sort_keys=False, width=100).strip()
+        if run.get("recipe")
+        else "",
+        "limits": view.limitations(),
+        "glossary": view.glossary(_registry()),
+    }
+
+    curves = summary.get("roc") or {}
+    made = drawn.panels("roc", text("roc_title"), view.order(curves), lambda ids: figures.roc(curves, ids, names, text))
+    page["roc"] = {**made, "note": text("roc_note", confidence=view.confidence_text, shown=made["shown"])}
+
+    bins = summary.get("calibration") or {}
+    made = drawn.panels("calibration", text("calibration_title"), view.order(bins), lambda ids: figures.calibration(bins, ids, names, text))
+    page["calibration"] = {**made, "note": text("calibration_note", confidence=view.confidence_text, shown=made["shown"])}
+
+    page["agreement"] = _agreement(view, drawn)
+    page["distribution"] = _distribution(view, drawn)
+
+    lines = summary.get("curves") or {}
+    made = drawn.panels("learning", text("learning_title"), view.order(lines), lambda ids: figures.learning(lines, ids, names, text))
+    page["learning"] = {**made, "note": text("learning_note", shown=made["shown"])}
+    return page
+
+
+def _warning_line(warnings: list[str], text: Text) -> str:
+    """The short form that stands at the head of every section."""
+    if not warnings:
+        return ""
+    more = text("warnings_more", more=len(warnings) - 1) if len(warnings) > 1 else ""
+    return text("warnings_line", first=clean(warnings[0], 160)) + more
+
+
+def _registry() -> dict[str, str]:
+    """Plain descriptions of all measures that the statistics know."""
+    from medgraft.stats.metrics import METRICS
+
+    return {name: str(getattr(entry, "description", entry)) for name, entry in METRICS.items()}
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers inside [low, high]."""
+    if not high > low:
+        return [low]
+    step = 10.0 ** np.floor(np.log10((high - low) / 2))
+    while (high - low) / step > 6:
+        step *= 2 if round(step / 10.0 ** np.floor(np.log10(step))) in (1, 5) else 2.5
+    first = np.ceil(low / step - 1e-9) * step
+    return [round(float(first + i * step), 10) for i in range(int((high - first) / step + 1e-9) + 1)]
+
+
+def _board(view: View, drawn: Drawn) -> dict[str, Any]:
+    """The leaderboard with its interval bars, placed in per cent of the bar's column."""
+    text, rows = view.text, view.leaderboard()
+    known = [v for r in rows for v in (r.get("value"), r.get("low"), r.get("high")) if r.get("value") is not None and finite(v)]
+    chance = 0.5 if split_metric(view.primary)[1] in ("auc", "macro_auc") else None
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    pad = 0.04 * (high - low or 1.0)
+    low, high = low - pad, high + pad
+
+    def place(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2)
+
+    for row in rows:
+        if row.get("value") is None:
+            row["bar"] = None
+            continue
+        start, end = (row["low"], row["high"]) if finite(row["low"]) and finite(row["high"]) else (row["value"], row["value"])
+        row["bar"] = {"left": place(start), "width": round(place(end) - place(start), 2), "dot": place(row["value"])}
+    ticks = [{"at": place(v), "text": text.number(v, view.primary)} for v in _ticks(low, high)]
+    label = text("forest_title", metric=view.metric_label(view.primary), confidence=view.confidence_text)
+    drawn_rows = [(view.names[r["id"]], r["value"], r["low"], r["high"]) for r in rows if r.get("value") is not None]
+    if drawn_rows:
+        drawn.keep("forest", figures.forest(drawn_rows, label, chance if chance is not None and low <= chance <= high else None))
+    note = text(
+        "leaderboard_note",
+        metric=text.metric(view.primary),
+        level=text.metric_level(view.primary) or text(f"per_{view.level}"),
+        confidence=view.confidence_text,
+        resamples=view.resamples,
+        unit=text(f"unit_{view.unit}"),
+    )
+    return {"rows": rows, "ticks": ticks, "note": note, "metric": view.metric_label(view.primary)}
+
+
+def _metrics(view: View) -> dict[str, Any]:
+    """All measures of all judged models, each with its interval."""
+    columns = view.metric_names()
+    return {
+        "columns": [(view.text.metric(c), view.text.metric_level(c)) for c in columns],
+        "rows": [{"name": view.names[m["id"]], "cells": [view.shown(m, c) for c in columns]} for m in view.judged],
+        "note": view.text("metrics_note", confidence=view.confidence_text, unit=view.text(f"unit_{view.unit}")),
+    }
+
+
+def _costs(view: View) -> list[dict[str, str]]:
+    text, rows = view.text, []
+    for model in view.models:
+        parameters, share = model.get("parameters"), (model.get("load") or {}).get("share")
+        loaded = text("loaded_none") if model.get("start") == "random" else text("unknown")
+        if finite(share) and model.get("start") != "random":
+            loaded = text("loaded_share", share=text.percent(share, 0 if share in (0, 1) else 1))
+        inner = model.get("inner_score")
+        rows.append(
+            {
+                "name": view.names[model["id"]],
+                "parameters": text("million", n=f"{parameters / 1e6:.2f}") if finite(parameters) else text("unknown"),
+                "loaded": loaded,
+                "seconds": text.duration(model.get("seconds")),
+                "inner": text.number(inner, view.primary) if finite(inner) else text("unknown"),
+            }
+        )
+    return rows
+
+
+def _facts(view: View, dataset: tables.Dataset | None) -> list[tuple[str, str]]:
+    rows = view.facts()
+    if dataset is not None and dataset.info.get("name"):
+        rows.insert(1, (view.text("fact_dataset"), clean(dataset.info["name"], 120)))
+    return rows
+
+
+def _looks(view: View) -> dict[str, Any]:
+    looks = [look for look in listed(view.run.get("looks")) if isinstance(look, dict)]
+    rows = []
+    for look in looks:
+        where = f" · {view.text('col_fold')} {int(look['outer']) + 1}" if finite(look.get("outer")) else ""
+        arm = f"{clean(look['arm'], 100)}{where} · " if look.get("arm") else ""
+        rows.append({"cell": f"{arm}{clean(look.get('cell'), 60)}", "time": clean(look.get("time"), 40)})
+    return {"note": view.text("looks_note", n=view.text.count("times", len(looks))) if looks else view.text("looks_none"), "rows": rows}
+
+
+def _agreement(view: View, drawn: Drawn) -> dict[str, Any]:
+    """Scatter and Bland-Altman panels of a regression, with bias and limits and their intervals."""
+    text, names = view.text, view.names
+    points = view.summary.get("scatter") or {}
+    ids = view.order(points) if view.task == "regress" else []
+    if not ids:
+        return {"panels": [], "note": ""}
+    owner = dict(zip((str(c.get("case_id")) for c in view.cases), view.patients))
+    found, notes = {}, {}
+    for k in ids[: figures.MOST_PANELS]:
+        rows = [r for r in points[k] if finite(r.get("y_true")) and finite(r.get("y_pred"))]
+        if len(rows) < 3:
+            continue
+        difference = np.array([r["y_pred"] - r["y_true"] for r in rows])
+        patients = [owner.get(str(r.get("case_id")), str(r.get("case_id"))) for r in rows]
+        three = patient_interval(agreement, difference, patients, view.confidence)
+        found[k] = (three[0].value, three[1].value, three[2].value)
+        lower, bias, upper = (view.interval(e.value, e.low, e.high, "case.bias", form="interval_plain") for e in three)
+        notes[k] = text("agreement_facts", bias=bias, lower=lower, upper=upper)
+    unit, title = view.value_unit, text("scatter_title")
+    left = drawn.panels("scatter", title, ids, lambda some: figures.scatter(points, some, names, text, unit))
+    right = drawn.panels("bland_altman", title, ids, lambda some: figures.bland_altman(points, found, some, names, text, unit))
+    panels = [{**a, "second": b["svg"], "note": notes.get(a["id"], "")} for a, b in zip(left["panels"], right["panels"])]
+    return {"panels": panels, "note": text("scatter_note", shown=left["shown"])}
+
+
+def _distribution(view: View, drawn: Drawn) -> dict[str, Any] | None:
+    """Dice case by case of a segmentation."""
+    ids = view.order((view.summary.get("heatmap") or {}).get("models") or [])
+    if view.task != "segment" or not ids or not view.cases:
+        return None
+    text, some = view.text, ids[: figures.MOST_PANELS]
+    svg = drawn.keep("distribution", figures.distribution(view.matrix[: len(some)], [view.names[k] for k in some], text("heatmap_dice")))
+    shown = text("first_shown", n=len(some), file=f"distribution{drawn.ending.removesuffix('.svg')}", most=len(some)) if len(ids) > len(some) else ""
+    alt = text("figure_alt", title=text("distribution_title"), models="; ".join(view.names[k] for k in some))
+    return {"svg": drawn.inline(svg, alt), "note": text("distribution_note", shown=shown)}
+
+
+def _heatmap(view: View, drawn: Drawn) -> dict[str, Any] | None:
+    """The map as one byte a cell for the script, and as a picture for print and for pages without script."""
+    ids = view.order((view.summary.get("heatmap") or {}).get("models") or [])
+    values = view.matrix
+    if not ids or not view.cases or not np.isfinite(values).any():
+        return None
+    text, error = view.text, view.task == "regress"
+    low, high = 0.0, 1.0
+    if error:
+        high = float(np.nanquantile(values, 0.95)) or 1.0
+    known = np.isfinite(values)
+    sums = np.where(known, values, 0).sum(axis=0)
+    means = np.where(known.any(axis=0), sums / np.maximum(known.sum(axis=0), 1), np.inf)
+    hardest = np.argsort(-means if error else means, kind="stable")
+    labels = [_label(c.get("label"), text) for c in view.cases]
+    shown = [clean(c.get("case_id"), 80) for c in view.cases]
+    by_label = sorted(range(len(labels)), key=lambda i: (labels[i], int(np.where(hardest == i)[0][0])))
+    by_id = sorted(range(len(labels)), key=lambda i: shown[i])
+    span = max(high, float(np.nanmax(values))) if error else 1.0
+    cells = np.where(known, np.clip(np.round(254 * np.where(known, values, 0) / span), 0, 254), 255).astype(np.uint8)
+    quantity = text("heatmap_error" if error else "heatmap_dice" if view.task == "segment" else "heatmap_probability")
+    names = [view.names[k] for k in ids]
+    scale = figures.with_unit(quantity, view.value_unit if error else "")
+    svg = drawn.keep("heatmap", figures.heatmap(values[:, hardest], names, low, high, error, text("axis_cases"), scale))
+    title = text("heatmap_canvas", models=text.count("models", len(ids)), cases=text.count("cases", len(shown)))
+    return {
+        "svg": drawn.inline(svg, title),
+        "alt": title,
+        "names": names,
+        "quantity": quantity,
+        "low": text.number(low, "case.mae" if error else view.primary),
+        "high": ("≥\u00a0" if error else "") + text.number(high, "case.mae") + (view.measure_unit("case.mae") if error else ""),
+        "reverse": error,
+        "data": {
+            "cells": base64.b64encode(cells.tobytes()).decode("ascii"),
+            "models": names,
+            "cases": shown,
+            "labels": labels,
+            "orders": {"hardest": hardest.tolist(), "label": [int(i) for i in by_label], "id": [int(i) for i in by_id]},
+            "span": span,
+            "low": low,
+            "high": high,
+            "reverse": error,
+            "colours": list(figures.HEAT),
+            "unit": view.value_unit if error else "",
+            "words": {"absent": text("heatmap_absent"), "mean": text("heatmap_mean"), "label": text("missed_label"), "quantity": quantity},
+        },
+    }
+
+
+def _label(value: Any, text: Text) -> str:
+    if value is None:
+        return text("none")
+    return text.number(value) if finite(value) else clean(value, 60)
+
+
+def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
+    """The gallery of the cases that every model misses."""
+    text, rows = view.text, list(view.summary.get("missed") or [])
+    ids = [str(r.get("case_id")) for r in rows[:MISSED]]
+    gallery = Gallery(dataset, contours=view.task == "segment")
+    gallery.prepare(ids)
+    often = Counter(ids)
+    items = []
+    metric = {"regress": "case.mae", "segment": "case.dice"}.get(view.task, "case.auc")
+    for row, case in zip(rows, ids):
+        picture = gallery.picture(case) if often[case] == 1 else None
+        label = _label(row.get("label"), text)
+        values = row.get("values") or {}
+        scores = [
+            {"name": view.names[k], "value": text.number(values[k], metric), "share": round(100 * min(max(values[k], 0), 1), 1)}
+            for k in view.order(list(values))
+            if finite(values[k])
+        ]
+        alt = text("missed_alt_strip" if picture and picture["strip"] else "missed_alt_image", case=clean(case, 80), label=label)
+        patient = "" if view.patients_unknown or row.get("patient_id") is None else clean(row["patient_id"], 80)
+        items.append({"case": clean(case, 80), "label": label, "patient": patient, "picture": picture, "alt": alt, "scores": scores})
+    quantity = text("heatmap_error" if view.task == "regress" else "heatmap_dice" if view.task == "segment" else "heatmap_probability")
+    return {
+        "rows": items,
+        "bars": view.task != "regress",
+        "note": text("missed_note", quantity=quantity[0].lower() + quantity[1:] if view.task != "segment" else quantity),
+        "more": text("missed_shown", n=len(items), total=len(rows)) if len(rows) > len(items) else "",
+        "contours": bool(gallery.traced),
+    }

@@ -1,0 +1,778 @@
+"""Every string of the report, English and Chinese side by side, and how numbers are written.
+
+``STRINGS[key]`` is a pair (English, Chinese); both hold the same ``{placeholders}``. ``Text("zh")``
+looks keys up, fills them and formats numbers. An unknown key is a programming error and raises.
+"""
+
+# ruff: noqa: E501 - a table of sentences reads better unbroken
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, TypeGuard
+
+from medgraft.errors import UserError
+
+LANGUAGES = ("en", "zh")
+
+STRINGS: dict[str, tuple[str, str]] = {
+    # --- frame of the page ---
+    "language": ("en", "zh-Hans"),
+    "title": ("{name}: which model transfers best", "{name}：哪个模型迁移效果最好"),
+    "kicker": ("Model comparison report", "模型比较报告"),
+    "skip": ("Skip to the results", "跳到结果"),
+    "theme": ("Light or dark", "浅色或深色"),
+    "nav": ("Sections", "章节"),
+    "nav_leaderboard": ("Leaderboard", "排行榜"),
+    "nav_pairs": ("Comparisons", "两两比较"),
+    "nav_curves": ("ROC", "ROC 曲线"),
+    "nav_calibration": ("Calibration", "校准"),
+    "nav_agreement": ("Agreement", "一致性"),
+    "nav_distribution": ("Distribution", "分布"),
+    "nav_heatmap": ("Case by case", "逐例结果"),
+    "nav_missed": ("Missed cases", "漏判病例"),
+    "nav_learning": ("Learning curves", "学习曲线"),
+    "nav_made": ("How it was made", "制作过程"),
+    "nav_limits": ("Limits", "局限"),
+    "nav_glossary": ("Glossary", "术语表"),
+    "warnings_title": ("Read these results with care", "请谨慎解读本结果"),
+    "warnings_line": ("With care: {first}", "注意：{first}"),
+    "warnings_more": (" (and {more} more, listed at the top)", "（另有 {more} 条，见页首）"),
+    "created": ("Made {time}", "生成于 {time}"),
+    "none": ("none", "无"),
+    "unknown": ("not recorded", "未记录"),
+    "footer": (
+        "Made by medgraft {version} from summary.json. This file holds everything it shows and asks nothing of a network.",
+        "由 medgraft {version} 根据 summary.json 生成。所有内容均在本文件中，不访问任何网络。",
+    ),
+    "facts_line": (
+        "{patients} · {cases} · {folds} · {seeds} · {confidence} intervals",
+        "{patients} · {cases} · {folds} · {seeds} · {confidence} 置信区间",
+    ),
+    # --- counts ---
+    "count_patients": ("{n} patients", "{n} 名患者"),
+    "count_patients_one": ("1 patient", "1 名患者"),
+    "count_cases": ("{n} cases", "{n} 个病例"),
+    "count_cases_one": ("1 case", "1 个病例"),
+    "count_folds": ("{n} outer folds", "{n} 个外层折"),
+    "count_folds_one": ("1 held-out test part", "1 个留出测试部分"),
+    "count_seeds": ("{n} seeds", "{n} 个随机种子"),
+    "count_seeds_one": ("1 seed", "1 个随机种子"),
+    "count_windows": ("{n} windows", "{n} 个窗口"),
+    "count_windows_one": ("1 window", "1 个窗口"),
+    "count_models": ("{n} models", "{n} 个模型"),
+    "count_models_one": ("1 model", "1 个模型"),
+    # --- numbers ---
+    "interval": ("{value} ({low} to {high})", "{value}（{low} 至 {high}）"),
+    "interval_full": ("{value} ({confidence} interval {low} to {high}; {n})", "{value}（{confidence} 置信区间 {low} 至 {high}；{n}）"),
+    "interval_plain": ("{value} ({confidence} interval {low} to {high})", "{value}（{confidence} 置信区间 {low} 至 {high}）"),
+    "interval_absent": ("{value} (interval not defined)", "{value}（区间无定义）"),
+    "undefined": ("not defined", "无定义"),
+    "undefined_because": ("not defined: {reason}", "无定义：{reason}"),
+    "reason_classes": (
+        "it needs both classes and scores that are numbers among the judged cases",
+        "受评病例中须同时有两个类别，且评分须为数值",
+    ),
+    "reason_values": ("it needs at least two judged cases whose values are numbers and differ", "至少需要两个数值有效且不相同的受评病例"),
+    "reason_masks": ("no judged case has a traced structure", "受评病例中没有已勾画的结构"),
+    "reason_empty": ("no case was judged", "没有受评病例"),
+    "reason_not_computed": ("it was not computed for this model", "未对该模型计算"),
+    # --- the first screen ---
+    "answer_best": (
+        "{model} ranks first: {metric} {estimate}.",
+        "{model} 排名第一：{metric} {estimate}。",
+    ),
+    "answer_only": (
+        "{model} is the only model judged: {metric} {estimate}. Nothing stands beside it, so this says how good, not how much better.",
+        "{model} 是唯一受评的模型：{metric} {estimate}。没有可比对象，因此只能说明好到什么程度，不能说明优于谁。",
+    ),
+    "answer_none": ("No model was judged, so there is no ranking.", "没有模型受评，因此没有排名。"),
+    "answer_undefined": (
+        "No model can be ranked: {metric} is not defined for any of them ({reason}).",
+        "无法排名：所有模型的 {metric} 均无定义（{reason}）。",
+    ),
+    "answer_rank": (
+        "Its place among the {n} models is itself uncertain: {low} to {high} ({confidence} rank interval).",
+        "它在 {n} 个模型中的名次本身也不确定：第 {low} 至第 {high} 名（{confidence} 名次区间）。",
+    ),
+    "answer_rank_firm": (
+        "It holds first place among the {n} models throughout the {confidence} rank interval.",
+        "在 {confidence} 名次区间内，它始终在 {n} 个模型中排名第一。",
+    ),
+    "against_random": ("the same network from a random start", "随机初始化的同一网络"),
+    "answer_against": (
+        "Against {other}: difference {difference}, p = {p}{holm}: {verdict}.",
+        "与{other}相比：差值 {difference}，p = {p}{holm}：{verdict}。",
+    ),
+    "answer_against_less": (
+        "Against {other}: difference {difference}, p {p}{holm}: {verdict}.",
+        "与{other}相比：差值 {difference}，p {p}{holm}：{verdict}。",
+    ),
+    "answer_against_no_p": (
+        "Against {other}: difference {difference}; no p value is defined, so no difference is shown.",
+        "与{other}相比：差值 {difference}；p 值无定义，未能证明存在差异。",
+    ),
+    "after_holm": (" after Holm", "（Holm 校正后）"),
+    "verdict_shown": ("shown", "已证明有差异"),
+    "verdict_worse": ("shown, and in favour of the other", "已证明有差异，且另一方更好"),
+    "verdict_not_shown": ("not shown", "未能证明有差异"),
+    "answer_fail_binary": (
+        "At the report's threshold it finds {sensitivity} of the {positive} cases (sensitivity) and clears {specificity} of the others (specificity).",
+        "按报告所用阈值，它能检出{positive}病例中的 {sensitivity}（灵敏度），并正确排除其余病例中的 {specificity}（特异度）。",
+    ),
+    "answer_fail_class": (
+        "It is least sure on {label}: the true class gets a mean probability of {estimate}.",
+        "它对{label}最没有把握：真实类别的平均预测概率为 {estimate}。",
+    ),
+    "answer_fail_error": (
+        "In the worst tenth of the cases it is off by more than {estimate}.",
+        "在误差最大的十分之一病例中，误差超过 {estimate}。",
+    ),
+    "answer_fail_dice": (
+        "In the worst tenth of the cases Dice is below {estimate}.",
+        "在最差的十分之一病例中，Dice 低于 {estimate}。",
+    ),
+    "answer_missed": (
+        "Every model misses {count} of {cases} ({share}){by_label}.",
+        "所有模型都漏判的有 {cases} 中的 {count} 个（{share}）{by_label}。",
+    ),
+    "answer_missed_labels": (": {parts}", "：{parts}"),
+    "answer_missed_label": ("{count} of {n} {label}", "{label} {n} 例中 {count} 例"),
+    "answer_missed_none": (
+        "No case is missed by every model (up to {high} of the {unit} could still be, at {confidence}).",
+        "没有病例被所有模型漏判（在 {confidence} 置信水平下，仍可能有至多 {high} 的{unit}如此）。",
+    ),
+    "share_interval": ("{value}, {confidence} interval {low} to {high}", "{value}，{confidence} 置信区间 {low} 至 {high}"),
+    "unit_patients": ("patients", "患者"),
+    "unit_cases": ("cases", "病例"),
+    "q_which": ("Which model", "哪个模型"),
+    "q_much": ("By how much", "好多少"),
+    "q_sure": ("How sure", "把握多大"),
+    "q_fail": ("For whom does it fail", "对谁失效"),
+    # --- naming a model ---
+    "model_phrase": ("{model} {start} and {strategy}", "{model}（{start}，{strategy}）"),
+    "model_phrase_with": ("{model} {start}, {strategy}", "{model}（{start}，{strategy}）"),
+    "model_phrase_start": ("{model} {start}", "{model}（{start}）"),
+    "start_random": ("started from random weights", "随机初始化"),
+    "start_other": ("started from {start}", "以 {start} 权重初始化"),
+    "start_card": ("started from its pretrained weights", "以其预训练权重初始化"),
+    "start_short_random": ("random start", "随机初始化"),
+    "start_short_card": ("pretrained", "预训练"),
+    "strategy_finetune": ("fine-tuned", "全部微调"),
+    "strategy_frozen": ("with a frozen body", "主干冻结"),
+    "strategy_logistic": ("with a frozen body and a logistic head", "主干冻结，逻辑回归头"),
+    "strategy_gradual": ("unfrozen layer by layer", "逐层解冻"),
+    "strategy_layer_decay": ("fine-tuned with smaller steps in early layers", "分层学习率微调"),
+    "strategy_l2sp": ("fine-tuned but held near its start", "带 L2-SP 约束的微调"),
+    "short_finetune": ("fine-tuned", "微调"),
+    "short_frozen": ("frozen body", "主干冻结"),
+    "short_logistic": ("frozen body, logistic head", "主干冻结，逻辑回归头"),
+    "short_gradual": ("gradual unfreezing", "逐层解冻"),
+    "short_layer_decay": ("layer-wise decay", "分层学习率"),
+    "short_l2sp": ("L2-SP", "L2-SP"),
+    # --- leaderboard ---
+    "leaderboard_title": ("Leaderboard", "排行榜"),
+    "leaderboard_note": (
+        "Ordered by {metric}, {level}, pooled over the outer test folds and averaged over the seeds. Brackets are {confidence} intervals from "
+        "{resamples} bootstrap resamples of {unit}. Seed spread is the standard deviation between trainings that differ in the seed alone; "
+        "it is not part of the interval.",
+        "按 {metric}（{level}）排序，合并所有外层测试折并对随机种子取平均。括号内为 {confidence} 置信区间，由对{unit}的 {resamples} 次自助重抽样得到。"
+        "种子离散度是仅随机种子不同的训练之间的标准差，不包含在置信区间内。",
+    ),
+    "col_rank": ("Rank", "名次"),
+    "col_rank_interval": ("{low} to {high}", "{low} 至 {high}"),
+    "col_model": ("Model", "模型"),
+    "col_interval": ("Interval", "区间"),
+    "col_n": ("Judged on", "受评数量"),
+    "col_seed": ("Seed spread (SD)", "种子离散度（标准差）"),
+    "seed_spread": ("{sd} ({seeds})", "{sd}（{seeds}）"),
+    "seed_single": ("not known: one seed", "未知：仅一个种子"),
+    "not_run": ("not run", "未运行"),
+    "not_run_because": ("not run: {reason}", "未运行：{reason}"),
+    "state_failed": ("failed", "失败"),
+    "state_failed_because": ("failed: {reason}", "失败：{reason}"),
+    "state_unfinished": ("not finished", "未完成"),
+    "state_unfinished_because": ("not finished: {reason}", "未完成：{reason}"),
+    "metrics_title": ("All measures", "全部指标"),
+    "metrics_note": (
+        "Each number stands with its {confidence} interval, {unit} resampled.",
+        "每个数值均附 {confidence} 置信区间（对{unit}重抽样）。",
+    ),
+    "cost_title": ("Size, weights and time", "规模、权重与耗时"),
+    "col_parameters": ("Parameters", "参数量"),
+    "col_loaded": ("Weights loaded", "已载入权重"),
+    "col_seconds": ("Training time", "训练时间"),
+    "col_inner": ("Selection score", "选择得分"),
+    "inner_note": (
+        "The selection score is what the inner parts said while settings were being chosen. It is optimistic and no result.",
+        "选择得分是挑选设置时内层部分给出的得分，偏乐观，不能当作结果。",
+    ),
+    "million": ("{n} million", "{n} 百万"),
+    "loaded_share": ("{share} of the body's parameters", "主干参数的 {share}"),
+    "loaded_none": ("none (random start)", "无（随机初始化）"),
+    "seconds": ("{n} s", "{n} 秒"),
+    "minutes": ("{n} min", "{n} 分钟"),
+    "hours": ("{n} h", "{n} 小时"),
+    # --- pairs ---
+    "pairs_title": ("Is one model better than another?", "一个模型是否优于另一个？"),
+    "pairs_note": (
+        "Differences are first minus second on the same {unit}, with {confidence} intervals. p values are corrected for the {n} comparisons by Holm's "
+        "method. “Not shown” means that these data cannot tell; it does not mean that the two perform alike.",
+        "差值为同一批{unit}上前者减后者，附 {confidence} 置信区间。p 值按 Holm 方法对 {n} 次比较作校正。“未能证明”表示现有数据无法判断，并不表示二者表现相同。",
+    ),
+    "pairs_none": ("There is one judged model only, so there is nothing to compare.", "只有一个受评模型，无从比较。"),
+    "pairs_rest": ("All other comparisons ({n})", "其余全部比较（{n}）"),
+    "col_pair": ("Comparison", "比较"),
+    "col_difference": ("Difference in {metric}", "{metric} 差值"),
+    "col_p": ("p", "p"),
+    "col_p_holm": ("p (Holm)", "p（Holm）"),
+    "col_superior": ("Chance the first is better", "前者更好的概率"),
+    "col_method": ("Method", "方法"),
+    "col_verdict": ("A difference is", "差异"),
+    "pair_other": ("against {b}", "对 {b}"),
+    "method_delong": ("DeLong's test", "DeLong 检验"),
+    "method_delong_clustered": ("DeLong's test with variance clustered by patient", "DeLong 检验（按患者聚类方差）"),
+    "method_clustered_delong": ("DeLong's test with variance clustered by patient", "DeLong 检验（按患者聚类方差）"),
+    "method_paired_bootstrap": ("paired bootstrap", "配对自助法"),
+    "method_bootstrap": ("paired bootstrap", "配对自助法"),
+    "method_permutation": ("paired permutation by patient", "按患者配对置换检验"),
+    # --- figures ---
+    "roc_title": ("Receiver operating characteristic", "受试者工作特征曲线"),
+    "roc_note": (
+        "Each curve with its {confidence} band; the other models in grey. {shown}",
+        "每条曲线附 {confidence} 区间带；灰色为其他模型。{shown}",
+    ),
+    "first_shown": (
+        "The first {n} by rank are shown; figures/{file}.svg shows up to {most}.",
+        "此处显示排名前 {n} 的模型；figures/{file}.svg 最多显示 {most} 个。",
+    ),
+    "axis_fpr": ("False positive rate (1 − specificity)", "假阳性率（1 − 特异度）"),
+    "axis_tpr": ("Sensitivity", "灵敏度"),
+    "calibration_title": ("Calibration", "校准"),
+    "calibration_note": (
+        "Of the cases given a probability, how many had the disease or class? On the diagonal the probability can be taken at its word. "
+        "Bars are {confidence} intervals; the area of a dot grows with its number of cases. {shown}",
+        "在获得某一预测概率的病例中，实际有多少属于该类别？落在对角线上表示概率可信。竖线为 {confidence} 置信区间；点的面积随病例数增大。{shown}",
+    ),
+    "axis_predicted": ("Predicted probability", "预测概率"),
+    "axis_observed": ("Observed share", "实际比例"),
+    "scatter_title": ("Agreement with the reference", "与参考值的一致性"),
+    "scatter_note": (
+        "Left: prediction against reference. Right: Bland-Altman, the difference against the mean of both, with the bias and the limits between which "
+        "19 of 20 differences are expected to lie. {shown}",
+        "左：预测值对参考值。右：Bland-Altman 图，差值对二者均值，附偏差及预期 20 个差值中有 19 个落入的一致性界限。{shown}",
+    ),
+    "axis_reference": ("Reference", "参考值"),
+    "axis_prediction": ("Prediction", "预测值"),
+    "axis_mean": ("Mean of both", "二者均值"),
+    "axis_difference": ("Prediction − reference", "预测值 − 参考值"),
+    "agreement_facts": (
+        "Bias {bias}; limits of agreement {lower} and {upper}.",
+        "偏差 {bias}；一致性界限 {lower} 与 {upper}。",
+    ),
+    "distribution_title": ("Dice case by case", "逐例 Dice 分布"),
+    "distribution_note": (
+        "One dot a case; the box holds the middle half of the cases, its line is the median. {shown}",
+        "每点为一个病例；方框包含中间一半病例，框内线为中位数。{shown}",
+    ),
+    "heatmap_title": ("Every model on every case", "每个模型在每个病例上的表现"),
+    "heatmap_probability": ("Mean probability given to the true class", "对真实类别的平均预测概率"),
+    "heatmap_dice": ("Dice", "Dice"),
+    "heatmap_error": ("Absolute error", "绝对误差"),
+    "heatmap_note": (
+        "A column is a case, a row a model. Orange columns through all rows are cases that no model understands. "
+        "Point at a cell, or use the arrow keys, to read it.",
+        "每列为一个病例，每行为一个模型。贯穿所有行的橙色列是所有模型都无法识别的病例。指向单元格或用方向键即可读取数值。",
+    ),
+    "heatmap_absent": ("not judged", "未受评"),
+    "heatmap_sort": ("Order of cases", "病例顺序"),
+    "heatmap_hardest": ("hardest first", "最难在前"),
+    "heatmap_label": ("by label, then hardest", "按标签，再按难度"),
+    "heatmap_id": ("by case id", "按病例编号"),
+    "heatmap_canvas": (
+        "Heat map of {models} by {cases}. Arrow keys move between cells; the line above reads the cell.",
+        "{models} × {cases} 的热图。用方向键在单元格间移动；上方一行显示该单元格内容。",
+    ),
+    "heatmap_read": ("Point at a cell to read it.", "指向单元格以读取。"),
+    "heatmap_mean": ("mean over models", "各模型均值"),
+    "axis_cases": ("Cases, hardest first", "病例（最难在前）"),
+    "figure_alt": ("{title}: {models}.", "{title}：{models}。"),
+    "forest_alt": ("{metric} of each model with its {confidence} interval.", "各模型的 {metric} 及其 {confidence} 置信区间。"),
+    "forest_title": ("{metric} with {confidence} interval", "{metric} 及其 {confidence} 置信区间"),
+    "missed_title": ("Cases that every model misses", "所有模型都漏判的病例"),
+    "missed_note": (
+        "The cases to look at first: a wrong label, a poor image or a hard disease. Numbers are each model's {quantity}.",
+        "最值得先看的病例：可能是标签有误、图像质量差或病情疑难。数字为各模型的{quantity}。",
+    ),
+    "missed_none": ("No case was missed by every model.", "没有病例被所有模型漏判。"),
+    "missed_shown": ("The first {n} of {total} are shown; summary.json lists all.", "此处显示 {total} 例中的前 {n} 例；summary.json 列出全部。"),
+    "missed_alt_image": ("Image of case {case}, label {label}.", "病例 {case} 的图像，标签 {label}。"),
+    "missed_alt_strip": ("Five frames or slices of case {case}, label {label}.", "病例 {case} 的五帧或五层，标签 {label}。"),
+    "missed_no_image": ("image not at hand", "图像不可用"),
+    "missed_label": ("Label", "标签"),
+    "missed_patient": ("Patient", "患者"),
+    "missed_contour": ("Outlines are the reference contours.", "轮廓线为参考勾画。"),
+    "learning_title": ("Learning curves", "学习曲线"),
+    "learning_note": (
+        "One line a training (fold and seed). Upper panel: training loss; lower panel: score on the selection part, on which the choice of settings rests. {shown}",
+        "每条线为一次训练（折与种子）。上图：训练损失；下图：选择部分上的得分，设置即据此选定。{shown}",
+    ),
+    "axis_step": ("Training step", "训练步数"),
+    "axis_loss": ("Training loss", "训练损失"),
+    "axis_score": ("Selection score", "选择得分"),
+    "learning_none": ("No learning curves were kept.", "未保存学习曲线。"),
+    # --- how it was made ---
+    "made_title": ("How it was made", "制作过程"),
+    "methods_title": ("Methods, a draft", "方法（草稿）"),
+    "methods_data": (
+        "{cases} of {patients} were judged ({task}; target: {targets}; labels live on the {level}).",
+        "共评估{patients}的 {cases}（任务：{task}；目标：{targets}；标签属于{level}层面）。",
+    ),
+    "methods_data_no_patients": (
+        "{cases} were judged ({task}; target: {targets}; labels live on the {level}). Patients were not identified, so several cases may come from "
+        "one patient and intervals may be too narrow.",
+        "共评估 {cases}（任务：{task}；目标：{targets}；标签属于{level}层面）。未识别患者身份，同一患者可能有多个病例，置信区间可能偏窄。",
+    ),
+    "methods_folds": (
+        "They were divided by {unit} into {folds}; no {unit_one} stands in two roles.",
+        "按{unit}划分为 {folds}；没有任何{unit_one}同时担任两个角色。",
+    ),
+    "methods_selection": (
+        "Within each outer training part, settings were chosen on inner parts alone; the chosen setting was trained again on the whole training part and "
+        "looked at its test part once. Each training was repeated with {seeds}.",
+        "在每个外层训练部分内，仅用内层部分选择设置；选定的设置在整个训练部分上重新训练，并只查看一次测试部分。每次训练以 {seeds} 重复。",
+    ),
+    "methods_metric": (
+        "The primary measure was {metric} {level}, pooled over the outer test folds and averaged over the seeds, with {confidence} intervals from "
+        "{resamples} bootstrap resamples of {unit}.",
+        "主要指标为 {metric}（{level}），合并所有外层测试折并对种子取平均；{confidence} 置信区间由对{unit}的 {resamples} 次自助重抽样得到。",
+    ),
+    "methods_pairs": (
+        "Models were compared by {methods}; p values were corrected by Holm's method over {n} comparisons.",
+        "模型间比较采用 {methods}；p 值按 Holm 方法对 {n} 次比较作校正。",
+    ),
+    "methods_software": ("Software: {versions}.", "软件：{versions}。"),
+    "methods_models": ("{n} were compared: {models}.", "比较了 {n}：{models}。"),
+    "facts_title": ("Facts of the run", "运行概况"),
+    "fact_name": ("Run", "运行"),
+    "fact_dataset": ("Data set", "数据集"),
+    "fact_task": ("Task", "任务"),
+    "fact_targets": ("Targets", "目标"),
+    "fact_classes": ("Classes", "类别"),
+    "fact_positive": ("Positive class", "阳性类别"),
+    "fact_level": ("Level of the labels", "标签层面"),
+    "fact_unit": ("Resampled unit", "重抽样单位"),
+    "fact_cases": ("Cases", "病例"),
+    "fact_patients": ("Patients", "患者"),
+    "fact_labels": ("Cases by label", "各标签病例数"),
+    "fact_resamples": ("Bootstrap resamples", "自助重抽样次数"),
+    "fact_data_hash": ("Hash of the data", "数据哈希"),
+    "fact_split_hash": ("Hash of the split", "划分哈希"),
+    "fact_versions": ("Versions", "版本"),
+    "splits_title": ("Splits", "数据划分"),
+    "splits_note": ("Number of {unit} in each role of each outer fold.", "每个外层折中各角色的{unit}数量。"),
+    "splits_absent": ("No table of splits lies beside this report.", "本报告旁没有划分表。"),
+    "col_fold": ("Outer fold", "外层折"),
+    "role_train": ("Training and selection", "训练与选择"),
+    "role_test": ("Test", "测试"),
+    "role_overlap": ("In both", "同属二者"),
+    "looks_title": ("Looks at the test part", "查看测试部分的记录"),
+    "looks_note": ("The test part was looked at {n}. Every look is listed.", "测试部分被查看 {n}。每次查看均列出。"),
+    "looks_none": ("No look at the test part is on record.", "没有查看测试部分的记录。"),
+    "count_times": ("{n} times", "{n} 次"),
+    "count_times_one": ("once", "1 次"),
+    "col_cell": ("Training", "训练"),
+    "col_time": ("Time", "时间"),
+    "recipe_title": ("Recipe", "配方"),
+    # --- limits ---
+    "limits_title": ("What these numbers do not say", "这些数字不能说明什么"),
+    "limit_one_dataset": (
+        "All cases come from one data set. How the models do at another hospital, on another device or in another population is not known from this page.",
+        "所有病例来自同一数据集。在其他医院、其他设备或其他人群中的表现，本页无从得知。",
+    ),
+    "limit_labels": (
+        "Labels are taken as the truth. Where labels are wrong, a right answer counts as a miss; the cases above that every model misses are the place to check.",
+        "标签被视为真值。若标签有误，正确的回答也会计为错误；应首先核对上文所有模型都漏判的病例。",
+    ),
+    "limit_few": (
+        "Only {n}: intervals are wide, and their true coverage may be below {confidence}.",
+        "仅有 {n}：置信区间较宽，且其实际覆盖率可能低于 {confidence}。",
+    ),
+    "limit_rare": (
+        "The rarest label has {n} only ({label}); what is said about it rests on those.",
+        "最少见的标签仅有 {n}（{label}）；有关该标签的结论仅以此为据。",
+    ),
+    "limit_no_patients": (
+        "Patients are not known in this data set. If several cases come from one patient, the scores are too high and the intervals too narrow.",
+        "本数据集的患者身份未知。若多个病例来自同一患者，得分会偏高，区间会偏窄。",
+    ),
+    "limit_one_seed": (
+        "Each model was trained with one seed. How far the result moves with another seed is not known.",
+        "每个模型仅用一个随机种子训练。换用其他种子时结果会变动多少，尚不可知。",
+    ),
+    "limit_few_seeds": ("The seed spread rests on {n}; it is a rough figure.", "种子离散度仅基于 {n}，只是粗略数值。"),
+    "limit_one_fold": (
+        "There is one held-out part, so the numbers hang on how the cases happened to be divided.",
+        "只有一个留出部分，因此数值取决于病例恰好如何划分。",
+    ),
+    "limit_folds": (
+        "Intervals come from resampling judged {unit}. They do not hold the spread that comes from training on other cases; the {folds} share most of their training cases.",
+        "置信区间来自对受评{unit}的重抽样，不包含换用其他训练病例所带来的变动；{folds} 共用了大部分训练病例。",
+    ),
+    "limit_not_run": ("{n} not judged: {models}. The ranking is silent about them.", "{n}未受评：{models}。排名与其无关。"),
+    "limit_looks": (
+        "A training was looked at on its test part more than once; what was chosen after the first look is no longer independent of it.",
+        "有训练在其测试部分上被查看了不止一次；首次查看之后作出的选择不再独立于测试部分。",
+    ),
+    "limit_not_shown": (
+        "For {n} of the {total} comparisons no difference is shown. That is what these data can tell, and no proof that those models perform alike.",
+        "{total} 次比较中有 {n} 次未能证明差异。这只是现有数据所能说明的，并不证明这些模型表现相同。",
+    ),
+    "limit_clinic": (
+        "A score on stored studies is not a benefit to patients. This page is for research and no basis for care.",
+        "在存档检查上的得分不等于对患者的获益。本页仅供研究，不能作为诊疗依据。",
+    ),
+    # --- glossary ---
+    "glossary_title": ("Glossary", "术语表"),
+    "glossary_own": ("defined by the program that computed it; no description is at hand.", "由计算程序定义，暂无说明。"),
+    "term_interval": ("Interval", "置信区间"),
+    "about_interval": (
+        "The range of values that agree with these data at the stated confidence, found by drawing the judged patients again and again.",
+        "在给定置信水平下与数据相容的取值范围，通过反复重抽受评患者得到。",
+    ),
+    "term_holm": ("Holm", "Holm 校正"),
+    "about_holm": (
+        "Comparing many models finds some difference by luck alone. Holm's method raises each p value so that one false finding in the whole family stays unlikely.",
+        "比较许多模型时，仅凭运气也会出现差异。Holm 方法提高每个 p 值，使整组比较中出现任何一个假发现的可能性保持很低。",
+    ),
+    "term_seed": ("Seed spread", "种子离散度"),
+    "about_seed": (
+        "How far the result moves when the same training is repeated with other random numbers.",
+        "以不同随机数重复同一训练时，结果变动的幅度。",
+    ),
+    "term_fold": ("Outer fold", "外层折"),
+    "about_fold": (
+        "The patients are divided into parts; each part is once the test part of models trained on the others.",
+        "将患者分为若干部分；每一部分轮流作为测试部分，由在其余部分上训练的模型预测。",
+    ),
+    # --- tasks, levels ---
+    "task_classify": ("classification", "分类"),
+    "task_regress": ("regression", "回归"),
+    "task_segment": ("segmentation", "分割"),
+    "level_case": ("case", "病例"),
+    "level_patient": ("patient", "患者"),
+    "level_window": ("window", "窗口"),
+    "level_study": ("study", "检查"),
+    "level_pixel": ("pixel", "像素"),
+    "per_case": ("per case", "按病例"),
+    "per_patient": ("per patient", "按患者"),
+    "per_window": ("per window", "按窗口"),
+    "per_study": ("per study", "按检查"),
+    "per_pixel": ("over all pixels", "按全部像素"),
+    # --- sayings of the pipeline that the page repeats ---
+    "say_weights_absent": ("weights absent", "缺少权重文件"),
+    "say_patient_none": (
+        "patient=none: patients are not known, cases are treated as independent",
+        "patient=none：患者身份未知，各病例按独立处理",
+    ),
+}
+
+#: Short name and plain description of each measure: (English name, Chinese name, English, Chinese).
+METRICS: dict[str, tuple[str, str, str, str]] = {
+    "auc": (
+        "AUC",
+        "AUC",
+        "The chance that a case with the class gets a higher score than a case without it. 0.5 is guessing, 1 is perfect.",
+        "属于该类别的病例得分高于不属于该类别的病例的概率。0.5 相当于猜测，1 为完美。",
+    ),
+    "auprc": (
+        "AUPRC",
+        "AUPRC",
+        "Mean precision over all sensitivities (area under the precision-recall curve). Guessing gives the share of positive cases.",
+        "各灵敏度下精确率的平均值（精确率-召回率曲线下面积）。猜测时等于阳性病例的比例。",
+    ),
+    "accuracy": (
+        "Accuracy",
+        "准确率",
+        "The share of cases that are classed rightly. Misleading where one class is common.",
+        "分类正确的病例比例。某一类别很常见时会误导。",
+    ),
+    "balanced_accuracy": (
+        "Balanced accuracy",
+        "平衡准确率",
+        "The mean over classes of the share classed rightly, so that a rare class counts as much as a common one.",
+        "各类别正确比例的平均值，使罕见类别与常见类别权重相同。",
+    ),
+    "sensitivity": ("Sensitivity", "灵敏度", "Of the cases with the disease, the share that is found.", "患病病例中被检出的比例。"),
+    "specificity": ("Specificity", "特异度", "Of the cases without the disease, the share that is cleared.", "未患病病例中被正确排除的比例。"),
+    "precision": ("Precision", "精确率", "Of the cases called positive, the share that has the disease.", "判为阳性的病例中实际患病的比例。"),
+    "f1": ("F1", "F1", "The harmonic mean of precision and sensitivity.", "精确率与灵敏度的调和平均。"),
+    "brier": (
+        "Brier score",
+        "Brier 分数",
+        "The mean squared gap between predicted probability and outcome. Smaller is better.",
+        "预测概率与结局之差的平方的平均值，越小越好。",
+    ),
+    "ece": (
+        "ECE",
+        "ECE",
+        "Expected calibration error: the mean gap between predicted probability and observed share. Smaller is better.",
+        "期望校准误差：预测概率与实际比例之间的平均差距，越小越好。",
+    ),
+    "r2": (
+        "R²",
+        "R²",
+        "The share of the reference's spread that the prediction explains. 0 is no better than the mean.",
+        "预测所解释的参考值变异比例。0 表示不优于均值。",
+    ),
+    "mae": (
+        "MAE",
+        "MAE",
+        "Mean absolute error: how far off the prediction is on average. Smaller is better.",
+        "平均绝对误差：预测平均偏离多少，越小越好。",
+    ),
+    "rmse": (
+        "RMSE",
+        "RMSE",
+        "Root mean squared error: like MAE, but large errors weigh more. Smaller is better.",
+        "均方根误差：类似 MAE，但大误差权重更高，越小越好。",
+    ),
+    "dice": (
+        "Dice",
+        "Dice",
+        "Overlap of predicted and traced area: twice the shared area over the sum of both. 1 is perfect.",
+        "预测区域与勾画区域的重叠：公共面积的两倍除以两者面积之和。1 为完美。",
+    ),
+    "iou": (
+        "IoU",
+        "IoU",
+        "Shared area over the area covered by either. 1 is perfect, and always at or below Dice.",
+        "公共面积除以两者的并集面积。1 为完美，且不高于 Dice。",
+    ),
+    "squared_correlation": (
+        "r²",
+        "r²",
+        "Squared correlation of prediction and reference. It forgives a wrong scale or offset, which R² does not.",
+        "预测值与参考值相关系数的平方。与 R² 不同，它不计入比例或偏移错误。",
+    ),
+    "bias": ("Bias", "偏差", "Mean of prediction minus reference.", "预测值减参考值的平均。"),
+    "correlation": ("Correlation", "相关系数", "Pearson's correlation of prediction and reference.", "预测值与参考值的 Pearson 相关系数。"),
+    "slope": (
+        "Calibration slope",
+        "校准斜率",
+        "1 when probabilities are neither too bold nor too timid; below 1 they are too bold.",
+        "概率既不过激也不保守时为 1；小于 1 表示过激。",
+    ),
+    "intercept": (
+        "Calibration intercept",
+        "校准截距",
+        "0 when the mean predicted probability fits the observed share.",
+        "平均预测概率与实际比例相符时为 0。",
+    ),
+}
+
+#: Measures of which a smaller value is better.
+LOWER_IS_BETTER = {"brier", "ece", "mae", "rmse", "hd95", "log_loss"}
+#: Measures that live between 0 and 1 (R2 below) and are written with two decimals.
+_TWO_DECIMALS = {
+    "squared_correlation",
+    "auc",
+    "auprc",
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "f1",
+    "r2",
+    "dice",
+    "iou",
+    "correlation",
+    "slope",
+    "intercept",
+}
+_THREE_DECIMALS = {"brier", "ece"}
+
+#: How names of networks are written in prose; anything else is written as the user named it.
+MODEL_NAMES = {
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "efficientnet_lite1": "EfficientNet-Lite1",
+    "efficientnet_lite2": "EfficientNet-Lite2",
+    "mobilenet_v2": "MobileNetV2",
+    "resnet18": "ResNet-18",
+    "resnet34": "ResNet-34",
+    "resnet50": "ResNet-50",
+    "densenet121": "DenseNet-121",
+    "r2plus1d_18": "R(2+1)D-18",
+    "r3d_18": "R3D-18",
+    "mc3_18": "MC3-18",
+    "s3d": "S3D",
+    "unet": "U-Net",
+}
+_STARTS = {"imagenet": "ImageNet", "imagenet1k": "ImageNet", "kinetics": "Kinetics-400", "kinetics400": "Kinetics-400"}
+_LEVELS = ("window", "case", "patient", "study", "pixel")
+_PATIENT_NONE = re.compile(r"patient\s*=\s*none", re.IGNORECASE)
+
+
+def clean(value: Any, most: int = 0) -> str:
+    """A user's string made printable: control characters out, at most ``most`` characters (0 = no limit)."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]", " ", str(value)).strip()
+    return text if not most or len(text) <= most else text[: most - 1] + "…"
+
+
+def finite(value: Any) -> TypeGuard[float]:
+    """Whether ``value`` is a number that can be printed."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def split_metric(name: str) -> tuple[str, str, str]:
+    """``case.auc.left`` -> (level ``case``, measure ``auc``, part ``left``); level or part may be empty."""
+    level, _, rest = name.partition(".")
+    if level not in _LEVELS:
+        level, rest = "", name
+    base, _, part = rest.partition(".")
+    return level, base, part
+
+
+class Text:
+    """Strings and numbers in one language. ``text("key", name=value)`` fills a string."""
+
+    def __init__(self, language: str = "en") -> None:
+        if language not in LANGUAGES:
+            raise UserError(f"no report language {clean(language, 20)}", fix=f"choose lang={' or lang='.join(LANGUAGES)}")
+        self.language = language
+        self._index = LANGUAGES.index(language)
+
+    def __call__(self, key: str, **values: Any) -> str:
+        text = STRINGS[key][self._index]
+        return text.format(**values) if values else text
+
+    def has(self, key: str) -> bool:
+        return key in STRINGS
+
+    # --- numbers ---
+
+    def count(self, what: str, n: Any) -> str:
+        """``count("patients", 325)`` -> '325 patients'."""
+        if not finite(n):
+            return self("unknown")
+        return self(f"count_{what}_one") if n == 1 else self(f"count_{what}", n=f"{int(n):,}".replace(",", "\u202f"))
+
+    def number(self, value: float, metric: str = "", *, sign: bool = False) -> str:
+        """A number with the decimals its measure is printed with and a true minus sign."""
+        base = split_metric(metric)[1]
+        if any(base == b or base.endswith(f"_{b}") or base.startswith(f"{b}_") for b in _THREE_DECIMALS):
+            text = f"{value:.3f}"
+        elif any(base == b or base.endswith(f"_{b}") or base.startswith(f"{b}_") for b in _TWO_DECIMALS):
+            text = f"{value:.2f}"
+        else:
+            size = abs(value)
+            text = (
+                f"{value:.0f}" if size >= 1000 else f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 0.1 or size == 0 else f"{value:.3g}"
+            )
+        if float(text) == 0:
+            text = text.lstrip("-")
+        return ("+" if sign and float(text) > 0 else "") + text.replace("-", "\u2212")
+
+    def percent(self, value: float, decimals: int = 0) -> str:
+        text = f"{100 * value:.{decimals}f}".replace("-", "\u2212")
+        return f"{text}\u00a0%" if self.language == "en" else f"{text}%"
+
+    def confidence(self, value: Any) -> str:
+        level = value if finite(value) else 0.95
+        return self.percent(level, 0 if abs(100 * level - round(100 * level)) < 1e-9 else 1)
+
+    def p(self, value: Any) -> str:
+        if not finite(value):
+            return self("undefined")
+        if value < 0.001:
+            return "<\u00a00.001"
+        return f"{value:.4f}" if abs(value - 0.05) < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+    def duration(self, seconds: Any) -> str:
+        if not finite(seconds):
+            return self("unknown")
+        if seconds < 120:
+            return self("seconds", n=f"{seconds:.0f}")
+        return self("minutes", n=f"{seconds / 60:.0f}") if seconds < 7200 else self("hours", n=f"{seconds / 3600:.1f}")
+
+    # --- names ---
+
+    def metric(self, name: str) -> str:
+        """Printed name of a measure: ``case.auc`` -> 'AUC'; parts (structures, classes) follow in brackets."""
+        _, base, part = split_metric(name)
+        known = METRICS.get(base)
+        for word in ("pooled", "macro", "micro"):
+            if known is None and (base.startswith(f"{word}_") or base.endswith(f"_{word}")):
+                stem = METRICS.get(base.removeprefix(f"{word}_").removesuffix(f"_{word}"))
+                if stem is not None:
+                    part = f"{word}, {part}" if part else word
+                    if self.language == "zh":
+                        part = part.replace(word, {"pooled": "合并", "macro": "宏平均", "micro": "微平均"}[word])
+                    known = stem
+        title = known[self._index] if known else clean(base, 40)
+        return f"{title} ({clean(part, 60)})" if part else title
+
+    def metric_level(self, name: str) -> str:
+        level = split_metric(name)[0]
+        return self(f"per_{level}") if level else ""
+
+    def describe(self, name: str, registry: dict[str, str]) -> str:
+        """Plain description of a measure; ``registry`` (name -> English text) is asked for measures unknown here."""
+        _, base, _ = split_metric(name)
+        for candidate in (base, *(re.sub(f"^{word}_|_{word}$", "", base) for word in ("pooled", "macro", "micro"))):
+            if candidate in METRICS:
+                return METRICS[candidate][2 + self._index]
+        found = registry.get(base) or registry.get(name)
+        return clean(found) if found and self.language == "en" else self("glossary_own")
+
+    def model_name(self, model: Any) -> str:
+        return MODEL_NAMES.get(str(model), clean(model, 60))
+
+    def start_short(self, start: Any) -> str:
+        key = f"start_short_{start}"
+        return self(key) if self.has(key) else _STARTS.get(str(start), clean(start, 40))
+
+    def strategy_short(self, strategy: Any) -> str:
+        parts = str(strategy).split("+")  # 'finetune+layer_decay': the strategy with its modifiers
+        names = [self(f"short_{_strategy(p)}") if self.has(f"short_{_strategy(p)}") else clean(p, 40) for p in parts]
+        return " + ".join(names)
+
+    def model_short(self, model: dict[str, Any]) -> str:
+        """One line for tables and figures: 'EfficientNet-Lite0, ImageNet, fine-tuned'."""
+        parts = [self.model_name(model.get("model") or model.get("id", "?"))]
+        if model.get("start"):
+            parts.append(self.start_short(model["start"]))
+        if model.get("strategy"):
+            parts.append(self.strategy_short(model["strategy"]))
+        return ("，" if self.language == "zh" else ", ").join(parts)
+
+    def model_phrase(self, model: dict[str, Any]) -> str:
+        """The model in prose: 'EfficientNet-Lite0 started from ImageNet and fine-tuned'."""
+        name, start, strategy = self.model_name(model.get("model") or model.get("id", "?")), model.get("start"), model.get("strategy")
+        if not start:
+            return name
+        begun = self(f"start_{start}") if start in ("random", "card") else self("start_other", start=_STARTS.get(str(start), clean(start, 40)))
+        if not strategy:
+            return self("model_phrase_start", model=name, start=begun)
+        key = f"strategy_{_strategy(strategy)}"
+        how = self(key) if self.has(key) else self.strategy_short(strategy)
+        form = "model_phrase_with" if how.startswith("with ") or not self.has(key) else "model_phrase"
+        return self(form, model=name, start=begun, strategy=how)
+
+    def say(self, phrase: Any) -> str:
+        """A saying of the pipeline (a reason, a warning) in this language where it is known, else as it came."""
+        text = clean(phrase).removeprefix("not run:").strip()
+        if self.language == "en":
+            return text
+        if text.rstrip(".").lower() == "weights absent":
+            return self("say_weights_absent")
+        if _PATIENT_NONE.search(text):
+            return self("say_patient_none")
+        return text
+
+
+def _strategy(name: Any) -> str:
+    text = str(name)
+    return "logistic" if "logistic" in text else text
