@@ -1,0 +1,160 @@
+"""What a scan is going to read: items, found in a folder and grouped into studies."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from medgraft.errors import UserError
+from medgraft.intake.labels import Reject
+from medgraft.intake.read import SUFFIXES, Unreadable, sniff, stem_of, suffix_of
+
+
+@dataclass(frozen=True)
+class Item:
+    """One study to read: a file, the slices of a series, or a row of an archive.
+
+    ``key`` is its name within the source, unique; ``reader`` a line of the reader table, ``series``
+    or ``npz``; ``ids`` are further names by which labels may call it.
+    """
+
+    key: str
+    files: tuple[str, ...]
+    reader: str
+    stem: str
+    paths: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    member: str = ""  # npz: the array and its row
+    row: int = -1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a layout found. ``fixed`` are scan options that the layout knows by itself."""
+
+    items: list[Item]
+    table: pl.DataFrame | None = None
+    fixed: dict[str, Any] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def walk(source: Path, skip: set[Path], follow_links: bool) -> tuple[list[str], list[Reject]]:
+    """Relative paths of all files below a folder, sorted; hidden ones and those in ``skip`` are left out.
+
+    Links that lead out of the folder are rejected unless ``follow_links``.
+    """
+    root = source.resolve()
+    found: list[str] = []
+    rejects: list[Reject] = []
+
+    def failed(error: OSError) -> None:
+        name = Path(error.filename).name if error.filename else "folder"
+        rejects.append(Reject(name, f"the folder cannot be read ({error.strerror})", "check its rights"))
+
+    for folder, folders, files in os.walk(source, followlinks=follow_links, onerror=failed):
+        here = Path(folder)
+        folders[:] = sorted(d for d in folders if not d.startswith(".") and here / d not in skip and (here / d).resolve() not in skip)
+        for name in sorted(files):
+            path = here / name
+            if name.startswith(".") or path in skip:
+                continue
+            relative = path.relative_to(source).as_posix()
+            if path.is_symlink() and not follow_links and not path.resolve().is_relative_to(root):
+                rejects.append(Reject(relative, "a link that leaves the source folder", "copy the file itself, or say follow_links=true"))
+            elif path.resolve() not in skip and path.is_file():
+                found.append(relative)
+    return sorted(found), rejects
+
+
+def discover(source: Path, files: list[str]) -> tuple[list[Item], list[Reject], list[str]]:
+    """Items among files, rejects, and bystanders (files that neither are nor claim to be studies)."""
+    from medgraft.intake.dicom import group_key
+
+    items: list[Item] = []
+    rejects: list[Reject] = []
+    ignored: list[str] = []
+    series: dict[str, list[str]] = defaultdict(list)
+    for relative in files:
+        path = source / relative
+        try:
+            reader = sniff(path)
+        except Unreadable as error:
+            rejects.append(Reject(relative, error.cause, error.fix))
+            continue
+        if reader is None:
+            if suffix_of(path) in SUFFIXES:
+                rejects.append(Reject(relative, "its content is no format that medgraft reads", "convert it to PNG, DICOM, AVI, MP4 or NIfTI"))
+            else:
+                ignored.append(relative)
+            continue
+        if reader.name == "dicom":
+            try:
+                uid, slice_like = group_key(path)
+            except Exception as error:
+                rejects.append(Reject(relative, f"not a whole DICOM header ({type(error).__name__})", "copy the file again from its source"))
+                continue
+            if slice_like:
+                series[uid].append(relative)
+                continue
+        items.append(Item(relative, (str(path),), reader.name, stem_of(path.name), (relative,)))
+    for uid, members in series.items():
+        if len(members) == 1:
+            items.append(Item(members[0], (str(source / members[0]),), "dicom", stem_of(Path(members[0]).name), (members[0],), (uid,)))
+            continue
+        folder = Path(os.path.commonpath([str(Path(m).parent) for m in members])).as_posix() if len(members) > 1 else ""
+        alone = all(set(others).isdisjoint({folder}) for key, others in _folders(series).items() if key != uid)
+        name = folder if folder not in ("", ".") and alone else members[0]
+        ids = (uid, Path(name).name)
+        files_of = tuple(str(source / m) for m in sorted(members))
+        items.append(Item(name, files_of, "series", stem_of(Path(name).name), (name, *members), ids))
+    items.sort(key=lambda item: item.key)
+    return items, rejects, ignored
+
+
+def _folders(series: dict[str, list[str]]) -> dict[str, set[str]]:
+    return {uid: {Path(m).parent.as_posix() for m in members} for uid, members in series.items()}
+
+
+def unique_names(items: list[Item]) -> dict[str, str]:
+    """Item key -> case id: the stem where it is unique, else the path with its folders joined by ``_``."""
+    stems: dict[str, int] = defaultdict(int)
+    for item in items:
+        stems[item.stem] += 1
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for item in items:
+        base = item.stem if stems[item.stem] == 1 else stem_of(item.key).replace("/", "_")
+        name, number = base, 1
+        while name in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name)
+        names[item.key] = name
+    return names
+
+
+def mask_files(source: Path, masks: str, items: list[Item]) -> tuple[dict[str, str], list[Reject]]:
+    """Masks in a parallel folder: item key -> mask file, by relative path, name or stem."""
+    folder = source / masks if (source / masks).is_dir() else Path(masks)
+    if not folder.is_dir():
+        raise UserError("neither a column of the labels nor a folder", case=f"masks={masks}", fix="give masks=COLUMN or masks=FOLDER")
+    by: dict[str, set[str]] = defaultdict(set)
+    files, rejects = walk(folder, set(), False)
+    for relative in files:
+        by[stem_of(relative)].add(relative)
+        by[stem_of(relative.rsplit("/", 1)[-1])].add(relative)
+    found: dict[str, str] = {}
+    for item in items:
+        parts = stem_of(item.key).split("/")
+        for name in ("/".join(parts), "/".join(parts[1:]), parts[-1]):
+            if len(by.get(name, ())) == 1:
+                found[item.key] = str(folder / next(iter(by[name])))
+                break
+    return found, rejects

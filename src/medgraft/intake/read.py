@@ -1,0 +1,242 @@
+"""The reader table: what a file is, told by its content, and who reads it.
+
+A reader is a function ``(path, limits) -> Study``. To add a format, write one such function and
+add one line to ``READERS``. Readers yield frames one by one; the store appends them, so a video is
+never in memory as a whole. Whatever goes wrong while reading becomes ``Unreadable``: cause and fix.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgraft.errors import UserError
+
+HEAD_BYTES = 1024
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+class Unreadable(UserError):
+    """A study that cannot become a case; it gets a line in ``rejects.csv`` and the rest goes on."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a reader may take from a stranger's file. Declared sizes are checked before allocation."""
+
+    pixels: int = 120_000_000  # pixels of one frame
+    bytes: int = 8 << 30  # decoded bytes of one study
+    colour: bool = False  # keep three channels; otherwise luminance
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study as a reader gives it.
+
+    ``frames`` yields ``(C, H, W)`` arrays of one shape and dtype. ``spacing`` is (d, h, w): mm, and
+    seconds in d for a video; ``None`` parts are unknown. ``to_source`` maps (d, h, w, 1): for
+    volumes to patient coordinates (x, y, z in mm, DICOM's LPS), for pictures and videos to
+    (frame, row, column) of the source. ``times`` (seconds from the first frame) and ``notes`` are
+    complete only after ``frames`` is exhausted.
+    """
+
+    kind: str  # image, video, volume
+    frames: Iterator[np.ndarray]
+    spacing: list[float | None] = field(default_factory=lambda: [None, None, None])
+    value_unit: str = "display"  # display, HU, raw
+    times: list[float] = field(default_factory=list)
+    time_source: list[str] = field(default_factory=list)  # one word once known: header, clock, naive, none
+    to_source: tuple[float, ...] = IDENTITY
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One line of the reader table. ``function`` is ``module:name``, imported when first needed."""
+
+    name: str
+    sniff: Callable[[bytes], bool]
+    function: str
+    suffixes: tuple[str, ...]
+
+    def load(self) -> Callable[..., Study]:
+        module, name = self.function.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+def _starts(*marks: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(marks)
+
+
+def _avi(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"AVI "
+
+
+def _mp4(head: bytes) -> bool:
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+
+
+def _mpegts(head: bytes) -> bool:
+    return len(head) > 376 and head[0] == head[188] == head[376] == 0x47
+
+
+def _nifti(head: bytes) -> bool:
+    head = plain_head(head)
+    return head[344:348] in (b"n+1\0", b"ni1\0") or (head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and head[344:348] == b"\0\0\0\0")
+
+
+def _nifti2(head: bytes) -> bool:
+    return plain_head(head)[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def _metaimage(head: bytes) -> bool:
+    return head[:256].lstrip().startswith((b"ObjectType", b"NDims", b"Comment")) and b"NDims" in head
+
+
+def _dicom(head: bytes) -> bool:
+    if head[128:132] == b"DICM":
+        return True
+    # A bare data set begins with group 0008 (implicit or explicit little endian).
+    return head[:2] == b"\x08\x00" and head[2:4] in (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00", b"\x12\x00")
+
+
+def plain_head(head: bytes) -> bytes:
+    """The first bytes of what a gzip file holds; other files as they are."""
+    if head[:2] != b"\x1f\x8b":
+        return head
+    import zlib
+
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, 512)
+    except zlib.error:
+        return b""
+
+
+VIDEO = "medgraft.intake.video:read_video"
+#: Told by content, first match wins. The only place that knows which formats exist.
+READERS: tuple[Reader, ...] = (
+    Reader("png", _starts(b"\x89PNG\r\n\x1a\n"), "medgraft.intake.picture:read_picture", (".png",)),
+    Reader("jpeg", _starts(b"\xff\xd8\xff"), "medgraft.intake.picture:read_picture", (".jpg", ".jpeg")),
+    Reader("dicom", _dicom, "medgraft.intake.dicom:read_dicom", (".dcm", ".dicom", ".ima")),
+    Reader("avi", _avi, VIDEO, (".avi",)),
+    Reader("mov", _mp4, VIDEO, (".mp4", ".mov", ".m4v")),
+    Reader("matroska", _starts(b"\x1a\x45\xdf\xa3"), VIDEO, (".mkv", ".webm")),
+    Reader("mpeg", _starts(b"\x00\x00\x01\xba"), VIDEO, (".mpg", ".mpeg")),
+    Reader("mpegvideo", _starts(b"\x00\x00\x01\xb3"), VIDEO, (".m1v", ".m2v")),
+    Reader("mpegts", _mpegts, VIDEO, (".ts",)),
+    Reader("gif", _starts(b"GIF87a", b"GIF89a"), VIDEO, (".gif",)),
+    Reader("nifti", lambda head: _nifti(head) or _nifti2(head), "medgraft.intake.volume:read_volume", (".nii", ".nii.gz")),
+    Reader("metaimage", _metaimage, "medgraft.intake.volume:read_volume", (".mha", ".mhd")),
+    Reader("nrrd", _starts(b"NRRD000"), "medgraft.intake.volume:read_volume", (".nrrd", ".nhdr")),
+)
+#: Suffixes of files that claim to be studies; a file with one of them and unknown content is a reject, not a bystander.
+SUFFIXES = frozenset(s for reader in READERS for s in reader.suffixes) | {".npz", ".npy", ".bmp", ".tif", ".tiff", ".wmv", ".flv", ".m3u8", ".gz"}
+
+
+def reader_named(name: str) -> Reader:
+    """The line of the table with this name."""
+    return next(reader for reader in READERS if reader.name == name)
+
+
+def sniff(path: Path) -> Reader | None:
+    """Which reader takes this file, told by its first bytes; ``None`` when nobody does.
+
+    Raises ``Unreadable`` for a file of zero bytes or one that cannot be opened.
+    """
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except OSError as error:
+        raise Unreadable(f"the file cannot be opened ({error.strerror})", fix="check its rights") from error
+    if not head:
+        raise Unreadable("the file has zero bytes", fix="copy it again from its source")
+    return next((reader for reader in READERS if reader.sniff(head)), None)
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix in lower case, with ``.nii.gz`` as one."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def stem_of(name: str) -> str:
+    """A file name without its suffix (``a.nii.gz`` -> ``a``); dots inside names that are no known suffix stay."""
+    lower = name.lower()
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if lower.endswith(suffix) and len(lower) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def guarded(study: Study, limits: Limits) -> Iterator[np.ndarray]:
+    """The frames of a study with every fault turned into ``Unreadable`` and every promise checked:
+    at least one frame, finite values, one shape, and no more bytes than allowed."""
+    index, total, shape, dtype = 0, 0, None, None
+    frames = iter(study.frames)
+    while True:
+        try:
+            frame = next(frames)
+        except StopIteration:
+            break
+        except Unreadable:
+            raise
+        except UserError as error:
+            raise Unreadable(error.cause, fix=error.fix) from error
+        except MemoryError as error:
+            raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
+        except Exception as error:
+            raise Unreadable(
+                f"frame {index} cannot be decoded ({_brief(error)}): damaged or truncated", fix="copy the file again from its source or leave it out"
+            ) from error
+        if frame.dtype.kind == "f" and not np.isfinite(frame).all():
+            raise Unreadable(
+                f"holds {int((~np.isfinite(frame)).sum())} NaN or infinite values in frame {index}",
+                fix="replace them by the background value and scan again",
+            )
+        if shape is not None and frame.shape != shape:
+            raise Unreadable(f"frame {index} has size {frame.shape[1:]}, the first has {shape[1:]}", fix="cut it into clips of one size")
+        if dtype is not None and frame.dtype != dtype:
+            raise Unreadable(f"frame {index} holds {frame.dtype} values, the first {dtype}", fix="convert all frames to one type")
+        shape, dtype = frame.shape, frame.dtype
+        total += frame.nbytes
+        if total > limits.bytes:
+            raise Unreadable(f"decodes to more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N or shorten it")
+        yield frame
+        index += 1
+    if index == 0:
+        raise Unreadable("no frame could be decoded (0 frames)", fix="copy the file again from its source or leave it out")
+
+
+def _brief(error: BaseException) -> str:
+    """The kind of an error and no more: messages of decoders can hold paths."""
+    return type(error).__name__
+
+
+def open_study(path: Path, limits: Limits) -> Study:
+    """Open one file with the reader its content asks for. Raises ``Unreadable`` with cause and fix."""
+    reader = sniff(path)
+    if reader is None:
+        raise Unreadable("not a format that medgraft reads", fix="convert it to PNG, DICOM, AVI, MP4 or NIfTI")
+    return open_with(reader, path, limits)
+
+
+def open_with(reader: Reader, path: Path, limits: Limits) -> Study:
+    """Open one file with a given reader; every fault becomes ``Unreadable``."""
+    try:
+        return reader.load()(path, limits)
+    except Unreadable:
+        raise
+    except UserError as error:
+        raise Unreadable(error.cause, fix=error.fix) from error
+    except MemoryError as error:
+        raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
+    except Exception as error:
+        raise Unreadable(
+            f"not a whole {reader.name} file ({_brief(error)}): damaged or truncated", fix="copy the file again from its source or leave it out"
+        ) from error

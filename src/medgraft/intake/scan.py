@@ -1,0 +1,722 @@
+"""``scan``: a folder of raw studies and its labels become a data set. A second scan does only what is new.
+
+Every finished study is one line of ``scan.journal.jsonl`` in the data set folder, written when its array is
+whole on disk. A killed scan therefore loses nothing but the studies in hand; tables are made from the journal
+and the labels, so new labels need no new decoding. The journal knows files by a keyed hash of name, size and
+time of change; names stay out of the data set. Names stand in ``.medgraft-sources-<data set>.json`` beside it,
+readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import csv
+import io
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+import medgraft
+from medgraft import store, tables
+from medgraft.errors import UserError
+from medgraft.intake import labels, plan, work
+from medgraft.intake.keys import code, load_key
+from medgraft.intake.labels import Matched, Reject, Target
+from medgraft.intake.layouts import find_layout
+from medgraft.intake.plan import Item, Plan
+from medgraft.intake.read import Limits
+from medgraft.tables import disk_error
+
+READER_VERSION = 1  # raise when readers store other values than before: everything is then read again
+JOURNAL = "scan.journal.jsonl"
+_SMALL = 32 << 20  # bytes of sources below which starting processes costs more than it saves
+_CHUNK = 8  # studies in one message to a worker
+Records = list[dict[str, Any]]
+_TABLES_EVERY = 120.0  # seconds between tables written while the scan goes on
+
+
+class ScanOptions(BaseModel):
+    """The knobs of ``medgraft scan``, each as ``key=value``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: Path | None = Field(None, description="data set folder to write; default datasets/<name of the source>")
+    labels: str | None = Field(
+        None, description="CSV or Excel file (looked up in SOURCE, then here), or `folders`: the first folder level is the class"
+    )
+    id: str | None = Field(None, description="column that names the files; default: the column with most matches")
+    patient: str | None = Field(
+        None, description="column of patients; `header` (DICOM, as a keyed code), `folder`, or `none` (said explicitly; every report then warns)"
+    )
+    target: list[str] = Field([], description="label columns; default: the one called label, target, class, ...")
+    positive: str | None = Field(None, description="positive class of a two-class target; default: the last in sorted order")
+    type: Literal["classify", "regress"] | None = Field(None, description="what the targets are; default: told from their values")
+    target_unit: str | None = Field(None, description="unit of a quantity, for the report (e.g. %, ml)")
+    split: list[str] = Field([], description="columns with predefined parts (train, val, test), kept as split.<column>")
+    study: str | None = Field(None, description="column of studies")
+    site: str | None = Field(None, description="column of sites")
+    device: str | None = Field(None, description="column of devices")
+    masks: str | None = Field(None, description="column with mask files, or a folder of masks with the images' names")
+    structures: dict[int, str] = Field({}, description="names of mask values, e.g. {1: anterior, 2: posterior}; default: the values found")
+    colour: bool = Field(False, description="keep three channels (only where colour carries information)")
+    unit: Literal["display", "HU", "raw"] | None = Field(None, description="value unit, where the files do not say it")
+    label_level: Literal["case", "study", "patient"] = Field("case", description="the level at which labels live")
+    layout: str | None = Field(None, description="rsna, medmnist or folder; default: told from the source")
+    name: str | None = Field(None, description="name of the data set; default: name of the source")
+    workers: int | None = Field(None, ge=1, description="processes; default: the cores, or one for little data")
+    max_pixels: int = Field(120_000_000, ge=1, description="most pixels of one frame")
+    max_mib: int = Field(8192, ge=1, description="most decoded MiB of one study")
+    follow_links: bool = Field(False, description="follow links that leave the source folder")
+    progress: bool | None = Field(None, description="show progress; default: on a terminal")
+
+    @field_validator("labels", "id", "patient", "positive", "study", "site", "device", "masks", "name", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+    @field_validator("target", "split", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return [] if value is None else [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What a scan did. ``rejected`` counts lines of ``rejects.csv``; a shell should see them as exit status 3."""
+
+    out: Path
+    name: str
+    cases: int
+    patients: int
+    new: int
+    known: int
+    rejected: int
+    ignored: int
+    kinds: dict[str, int]
+    classes: dict[str, dict[str, int]]
+    mapping: list[dict[str, Any]]
+    warnings: list[str]
+    seconds: float
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """For a terminal: counts, the mapping of columns, classes, warnings, and where things lie."""
+        kinds = ", ".join(f"{n} {kind}s" for kind, n in self.kinds.items()) or "nothing"
+        lines = [
+            f"{self.name}: {self.cases} cases ({kinds}) of {self.patients} patients; {self.new} read now, {self.known} known; {self.seconds:.1f} s"
+        ]
+        for entry in self.mapping:
+            how = f" by {entry['matched by']}" if entry["matched by"] else ""
+            shown = ", ".join(map(str, entry["examples"]))
+            lines.append(f"  {entry['role']:<8} <- column {entry['column']}{how}: {entry['matched']} of {entry['rows']} ({shown}, ...)")
+        for target, counts in self.classes.items():
+            lines.append(f"  {target}: " + ", ".join(f"{c} {n}" for c, n in counts.items()))
+        lines += [f"warning: {w}" for w in self.warnings]
+        if self.ignored:
+            lines.append(f"{self.ignored} other files are no studies and were left alone")
+        if self.rejected:
+            lines.append(f"{self.rejected} rejected, see {self.out / 'rejects.csv'}:")
+            lines += [f"  {n} x {reason}" for reason, n in list(self.reasons.items())[:8]]
+        lines.append(f"data set {self.out}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The resolved roles of label columns, after the layout had its say."""
+
+    patient: str
+    targets: list[str]
+    split: list[str]
+    matched: Matched | None
+
+
+def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
+    """Scan ``source`` (a folder, or one ``.npz`` archive) into the data set folder ``options.out``.
+
+    Studies that cannot be read become lines of ``rejects.csv`` and the rest goes on. Raises ``UserError``
+    when the source, the labels or the options are wrong, or the disk refuses.
+    """
+    began = time.monotonic()
+    source = Path(source)
+    if not source.exists():
+        raise UserError("no such file or folder", case=str(source), fix="give the folder that holds the studies")
+    out = options.out or Path("datasets") / (source.stem if source.is_file() else source.resolve().name)
+    options = options.model_copy(update={"out": out})
+    layout = find_layout(source, options.layout)
+    found: Plan = layout.plan(source, options)
+    options = options.model_copy(update={k: v for k, v in found.fixed.items() if not getattr(options, k)})
+    table = _folder_table(found.items) if options.labels == "folders" else found.table
+    rejects = list(found.rejects)
+    wanted = _match(table, found.items, options)
+    items = found.items
+    if wanted.matched is not None:
+        rejects += _spared(wanted.matched.rejects, found.rejects)
+        named = {r.source for r in rejects}
+        for item in items:
+            if item.key not in wanted.matched.rows and item.key not in named:
+                rejects.append(Reject(item.key, "no label", "add a row to the labels table or leave the file out"))
+        items = [i for i in items if i.key in wanted.matched.rows]
+    if not items and not rejects:
+        raise UserError("holds no study", case=str(source), fix="give a folder with PNG, JPEG, DICOM, AVI, MP4, NIfTI or NPZ files")
+    masks, items, more = _masks(source, table, items, wanted, options)
+    rejects += more
+    names = plan.unique_names(items)
+    patients = _patients(items, wanted, names)
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, out) from error
+    secret = load_key(out.parent)
+    limits = Limits(options.max_pixels, options.max_mib << 20, options.colour)
+    with Journal(out / JOURNAL) as journal:
+        store.clean(out)
+        structures = _structures(masks, options, limits, journal, secret, source)
+        tasks = [_task(item, masks.get(item.key), structures, out, limits, secret, source) for item in items]
+        todo = [t for t in tasks if not _kept(journal.records.get(t.key), out)]
+        compose = _Composer(out, source, options, found, wanted, items, names, patients, tasks, structures, rejects, journal)
+        _read_all(todo, journal, options, compose)
+        manifest, info, all_rejects = compose(True)
+    _write_sources(out, source, items, names)
+    reasons = Counter(r.reason for r in all_rejects)
+    return ScanReport(
+        out=out,
+        name=info["name"],
+        cases=manifest.height,
+        patients=manifest["patient_id"].n_unique(),
+        new=len(todo),
+        known=len(tasks) - len(todo),
+        rejected=len(all_rejects),
+        ignored=len(found.ignored),
+        kinds=dict(sorted(Counter(manifest["kind"].to_list()).items())),
+        classes={t: facts["counts"] for t, facts in info["targets"].items() if facts["counts"]},
+        mapping=info["mapping"],
+        warnings=info["warnings"],
+        seconds=time.monotonic() - began,
+        reasons=dict(reasons.most_common()),
+    )
+
+
+# ------------------------------------------------------------------------------------------ labels
+
+
+def _folder_table(items: list[Item]) -> pl.DataFrame:
+    """Labels from folders: the first level below the source is the class, the second may be the patient."""
+    rows = [(i.key, i.key.split("/")[0] if "/" in i.key else None) for i in items]
+    table = pl.DataFrame(rows, schema={"path": pl.String, "label": pl.String}, orient="row").drop_nulls()
+    if not table.height:
+        raise UserError("labels=folders, but no study lies in a sub-folder", fix="put each class into a folder of its own")
+    return table
+
+
+def _match(table: pl.DataFrame | None, items: list[Item], options: ScanOptions) -> Wanted:
+    """Which column plays which role, and which row belongs to which item."""
+    if table is None:
+        for role in ("id", "study", "site", "device"):
+            if getattr(options, role):
+                raise UserError(f"{role}={getattr(options, role)} names a column, but there are no labels", fix="give labels=FILE")
+        without = options.patient or "none"
+        if without not in ("none", "header", "folder"):
+            raise UserError(f"patient={without} names a column, but there are no labels", fix="give labels=FILE, or patient=none")
+        return Wanted(without, [], [], None)
+    columns = table.columns
+    mask_column = options.masks if options.masks in columns else None
+    patient = options.patient
+    if patient is None:
+        likely = [c for c in columns if c.lower() in labels.PATIENT_NAMES]
+        raise UserError(
+            "which column names the patient?",
+            fix=f"say patient={likely[0] if likely else 'COLUMN'}, or patient=none (one case may then leak into test)",
+        )
+    roles = {"study": options.study, "site": options.site, "device": options.device}
+    if patient not in ("none", "header", "folder"):
+        roles["patient"] = patient
+    for role, name in [*roles.items(), *[("split", s) for s in options.split]]:
+        if name is not None and name not in columns:
+            raise UserError(f"the labels have no column {name} ({role})", fix=f"columns are: {', '.join(columns)}")
+    used = [c for c in [patient, mask_column, *options.split, *[r for r in roles.values() if r]] if c]
+    targets = labels.choose_targets(table, options.target, used, mask_column is not None or options.masks is not None)
+    index = labels.Index()
+    for item in items:
+        index.add(item.key, list(item.paths or (item.key,)), list(item.ids))
+    shown = {"patient": roles.get("patient"), **{f"target {t}": t for t in targets}, "mask": mask_column}
+    shown |= {r: roles[r] for r in ("study", "site", "device")} | {f"split {s}": s for s in options.split}
+    agree = [*targets, *([patient] if patient in columns else []), *options.split]
+    matched = labels.match(table, index, id_column=options.id, reserved=[mask_column] if mask_column else [], targets=agree, required=shown)
+    return Wanted(patient, targets, options.split, matched)
+
+
+def _spared(from_labels: list[Reject], from_files: list[Reject]) -> list[Reject]:
+    """Label rejects without those whose file is there but broken: it has its own line."""
+    broken = {r.source for r in from_files} | {r.source.rsplit("/", 1)[-1] for r in from_files}
+    return [r for r in from_labels if not (r.reason.endswith("absent") and (labels.normal(r.source) in broken))]
+
+
+def _patients(items: list[Item], wanted: Wanted, names: dict[str, str]) -> dict[str, str]:
+    """Item key -> patient. Empty for ``header``, which is known only after reading."""
+    if wanted.patient == "none":
+        return {i.key: names[i.key] for i in items}
+    if wanted.patient == "header":
+        return {}
+    if wanted.patient == "folder":
+        by_folder: dict[str, str] = {}
+        for item in items:
+            parts = item.key.split("/")
+            level = (
+                1
+                if wanted.matched is not None and wanted.targets == ["label"] and wanted.matched.rows[item.key].values.get("label") == parts[0]
+                else 0
+            )
+            if len(parts) < level + 2:
+                raise UserError("lies in no patient folder", case=names[item.key], fix="give patient=COLUMN or patient=none")
+            by_folder[item.key] = parts[level]
+        return by_folder
+    assert wanted.matched is not None
+    given = {i.key: wanted.matched.rows[i.key].values.get(wanted.patient) for i in items}
+    empty = [names[k] for k, v in given.items() if v is None]
+    if empty:
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        raise UserError(
+            f"column {wanted.patient} names no patient for {len(empty)} cases: {', '.join(empty[:3])}{more}",
+            fix="fill it in, or say patient=none (one person may then stand in training and test)",
+        )
+    return {k: v for k, v in given.items() if v is not None}
+
+
+def _masks(
+    source: Path, table: pl.DataFrame | None, items: list[Item], wanted: Wanted, options: ScanOptions
+) -> tuple[dict[str, str], list[Item], list[Reject]]:
+    """Item key -> mask file, the items that stay, and rejects. A case without a mask stays, untraced, if it has a label."""
+    if options.masks is None:
+        return {}, items, []
+    rejects: list[Reject] = []
+    if table is not None and options.masks in table.columns:
+        assert wanted.matched is not None
+        found: dict[str, str] = {}
+        root = source.resolve()
+        for item in items:
+            value = wanted.matched.rows[item.key].values.get(options.masks)
+            if value is None:
+                continue
+            path = source / labels.normal(value)
+            if labels.escapes(value) or not (options.follow_links or path.resolve().is_relative_to(root)):
+                rejects.append(Reject(item.key, "the mask's path leaves the source folder", "use paths relative to the source folder"))
+            elif not path.is_file():
+                rejects.append(Reject(item.key, "its mask file is absent", "add the mask or empty the cell"))
+            else:
+                found[item.key] = str(path)
+    else:
+        found, rejects = plan.mask_files(source, options.masks, items)
+    refused = {r.source for r in rejects}
+    bare = [i.key for i in items if i.key not in found and i.key not in refused] if not wanted.targets else []
+    rejects += [Reject(key, "no mask", "add a mask or leave the file out") for key in bare]
+    refused |= set(bare)
+    return found, [i for i in items if i.key not in refused], rejects
+
+
+# ------------------------------------------------------------------------------------------ journal
+
+
+class Journal:
+    """Finished studies, one JSON line each, append-only. Only one scan at a time may hold it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Journal:
+        try:
+            self._file = open(self.path, "a+b")
+        except OSError as error:
+            raise disk_error(error, self.path.parent) from error
+        self._lock()
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break  # torn by a kill: dropped
+            whole += len(line)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                record = json.loads(line)
+                self.records[record["key"]] = record
+        self._file.truncate(whole)
+        self._file.seek(0, io.SEEK_END)
+        return self
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows: no advisory locks; two scans at once are the user's care
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise UserError(
+                "another scan is writing this data set", case=str(self.path.parent), fix="wait for it or choose another out=DIR"
+            ) from error
+
+    def add(self, records: list[dict[str, Any]]) -> None:
+        """Append records; they survive a kill of this process from here on."""
+        try:
+            for record in records:
+                self.records[record["key"]] = record
+                self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise disk_error(error, self.path.parent) from error
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def _task(item: Item, mask: str | None, structures: dict[int, str], out: Path, limits: Limits, secret: bytes, source: Path) -> work.Task:
+    parts = [str(READER_VERSION), item.reader, item.member, str(item.row), repr(limits), *(_stamp(f, source) for f in item.files)]
+    if mask is not None:
+        parts += [_stamp(mask, source), *map(str, sorted(structures))]
+    return work.Task(code(secret, "source", "|".join(parts), 32), item, out, limits, secret, mask, tuple(sorted(structures)) if mask else ())
+
+
+def _stamp(file: str, source: Path) -> str:
+    """Name, size and time of change: the same file, unless somebody tries hard."""
+    facts = os.stat(file)
+    return f"{os.path.relpath(file, source)}:{facts.st_size}:{facts.st_mtime_ns}"
+
+
+def _kept(record: dict[str, Any] | None, out: Path) -> bool:
+    """Whether a journal record still holds: its arrays are there."""
+    if record is None:
+        return False
+    if "reject" in record:
+        return True
+    ids = [record["study"]["array_id"], record["study"]["mask_id"]]
+    return all(store.path_of(out, i).is_file() for i in ids if i is not None)
+
+
+def _structures(masks: dict[str, str], options: ScanOptions, limits: Limits, journal: Journal, secret: bytes, source: Path) -> dict[int, str]:
+    """Mask value -> structure name: as given, else every value found in any mask."""
+    if not masks or options.structures:
+        if 0 in options.structures:
+            raise UserError("0 is the background, not a structure", case="structures", fix="leave 0 out")
+        return dict(options.structures) if masks else {}
+    values: set[int] = set()
+    for path in sorted(set(masks.values())):
+        key = code(secret, "mask values", f"{READER_VERSION}|{_stamp(path, source)}", 32)
+        if key not in journal.records:
+            journal.add([{"key": key, "values": work.mask_values(path, limits)}])
+        values |= set(journal.records[key]["values"])
+    if len(values) > 1:
+        values.discard(work.IGNORE)
+    if len(values) > 64:
+        raise UserError(f"the masks hold {len(values)} different values", case="masks", fix="name the structures with structures={VALUE: NAME}")
+    if not values:
+        raise UserError("no mask holds anything but background", case="masks", fix="check the mask files or leave masks out")
+    return {v: f"structure_{v}" for v in sorted(values)}
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def _read_all(todo: list[work.Task], journal: Journal, options: ScanOptions, compose: _Composer) -> None:
+    """Read all tasks and journal each as it ends; tables are refreshed now and then."""
+    total = sum(os.path.getsize(f) for t in todo if t.item.row <= 0 for f in t.item.files)
+    workers = options.workers or (1 if total < _SMALL else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    last = time.monotonic()
+    with _progress(len(todo), options.progress) as advance:
+        for records in _results(todo, min(workers, max(1, len(todo)))):
+            journal.add(records)
+            advance(len(records))
+            if time.monotonic() - last > _TABLES_EVERY:
+                compose(False)
+                last = time.monotonic()
+
+
+def _results(todo: list[work.Task], workers: int) -> Iterator[Records]:
+    """Records of tasks as they end, in this process or in others."""
+    if workers == 1:
+        for task in todo:
+            yield [work.read_item(task)]
+        return
+    size = max(1, min(_CHUNK, len(todo) // (workers * 4)))
+    chunks = [todo[i : i + size] for i in range(0, len(todo), size)]
+    while chunks:
+        done, broken = yield from _pooled(chunks, workers)
+        if not broken:
+            return
+        # A decoder brought its process down. Each study in hand gets a process of its own; the culprit is named.
+        chunks = [c for n, c in enumerate(chunks) if n not in done and n not in broken]
+        for task in (t for n in sorted(broken) for t in broken[n]):
+            try:
+                with _pool(1) as alone:
+                    yield alone.submit(work.read_items, [task]).result()
+            except concurrent.futures.process.BrokenProcessPool:
+                yield [{"key": task.key, "reject": {"reason": "its decoder crashed", "fix": "the file is damaged or hostile; leave it out"}}]
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), work.start_worker)
+
+
+def _pooled(chunks: list[list[work.Task]], workers: int) -> Generator[Records, None, tuple[set[int], dict[int, list[work.Task]]]]:
+    """Yield records; return (numbers of chunks done, chunks in hand when a worker died)."""
+    done: set[int] = set()
+    waiting = iter(enumerate(chunks))
+    running: dict[concurrent.futures.Future[Records], int] = {}
+    with _pool(workers) as pool:
+        try:
+            while True:
+                while len(running) < workers * 3 and (pair := next(waiting, None)) is not None:
+                    running[pool.submit(work.read_items, pair[1])] = pair[0]
+                if not running:
+                    return done, {}
+                ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in ended:
+                    records = future.result()
+                    done.add(running.pop(future))
+                    yield records
+        except concurrent.futures.process.BrokenProcessPool:
+            return done, {n: chunks[n] for n in range(len(chunks)) if n not in done and n in set(running.values())}
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _progress(total: int, wanted: bool | None) -> Iterator[Callable[[int], None]]:
+    if not total or not (sys.stderr.isatty() if wanted is None else wanted):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("scan"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    began, count = time.monotonic(), 0
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("scan", total=total, rate="")
+
+        def advance(number: int) -> None:
+            nonlocal count
+            count += number
+            bar.update(task, advance=number, rate=f"{count / max(1e-9, time.monotonic() - began):.1f} studies/s")
+
+        yield advance
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+@dataclass(frozen=True)
+class _Composer:
+    """Makes the tables from the journal and the labels. Order follows the source, not the workers."""
+
+    out: Path
+    source: Path
+    options: ScanOptions
+    found: Plan
+    wanted: Wanted
+    items: list[Item]
+    names: dict[str, str]
+    patients: dict[str, str]
+    tasks: list[work.Task]
+    structures: dict[int, str]
+    rejects: list[Reject]
+    journal: Journal
+
+    def __call__(self, complete: bool) -> tuple[pl.DataFrame, dict[str, Any], list[Reject]]:
+        """Write all tables; return the manifest, ``dataset.json`` and all rejects."""
+        rejects = list(self.rejects)
+        cases: list[tuple[Item, dict[str, Any]]] = []
+        no_patient: list[str] = []
+        for item, task in zip(self.items, self.tasks):
+            record = self.journal.records.get(task.key)
+            if record is None:
+                continue
+            if "reject" in record:
+                rejects.append(Reject(item.key, record["reject"]["reason"], record["reject"]["fix"]))
+            elif self.wanted.patient == "header" and record["study"]["patient"] is None:
+                no_patient.append(item.key)
+            else:
+                cases.append((item, record["study"]))
+        rejects += [Reject(k, "the header names no patient", "give patient=COLUMN or patient=none") for k in no_patient]
+        targets = self._targets(cases)
+        manifest = self._manifest(cases, targets)
+        frames = self._frames(cases)
+        annotations = self._annotations(cases)
+        info = self._info(cases, targets, manifest, rejects, complete)
+        rejects.sort(key=lambda r: (r.source, r.reason))
+        tables.write(manifest, self.out / "manifest.parquet", "manifest")
+        tables.write(frames, self.out / "frames.parquet", "frames")
+        tables.write(annotations, self.out / "annotations.parquet", "annotations")
+        write_rejects(rejects, self.out / "rejects.csv")
+        tables.write_json(self.out / "dataset.json", info)
+        return manifest, info, rejects
+
+    def _value(self, item: Item, column: str | None) -> str | None:
+        if column is None or self.wanted.matched is None:
+            return None
+        return self.wanted.matched.rows[item.key].values.get(column)
+
+    def _targets(self, cases: list[tuple[Item, dict[str, Any]]]) -> list[Target]:
+        options = self.options
+        found = []
+        for name in self.wanted.targets:
+            values = [self._value(item, name) for item, _ in cases]
+            known = {labels.class_text(v) for v in values if v is not None}
+            positive = options.positive if len(self.wanted.targets) == 1 or options.positive in known else None
+            found.append(labels.describe_target(name, values, options.type, positive if cases else None, options.target_unit))
+        return found
+
+    def _manifest(self, cases: list[tuple[Item, dict[str, Any]]], targets: list[Target]) -> pl.DataFrame:
+        options = self.options
+        columns: dict[str, list[Any]] = {name: [] for name in tables.SCHEMAS["manifest"]}
+        for item, study in cases:
+            name = self.names[item.key]
+            row = {
+                **study,
+                "patient_id": study["patient"] if self.wanted.patient == "header" else self.patients[item.key],
+                "study_id": self._value(item, options.study) or study["study"] or name,
+                "case_id": name,
+                "value_unit": options.unit or study["value_unit"],
+                "site": self._value(item, options.site) or study["site"],
+                "device": self._value(item, options.device) or study["device"],
+            }
+            for column, values in columns.items():
+                values.append(row.get(column))
+        frame = pl.DataFrame(columns, schema=tables.SCHEMAS["manifest"], strict=False)
+        for split in self.wanted.split:
+            frame = frame.with_columns(pl.Series(f"split.{split}", [self._value(item, split) for item, _ in cases], dtype=pl.String))
+        for target in targets:
+            texts = [self._value(item, target.name) for item, _ in cases]
+            if target.type == "regress":
+                series = pl.Series(f"label.{target.name}", [None if t is None else labels.as_number(t) for t in texts], dtype=pl.Float64)
+            else:
+                series = pl.Series(f"label.{target.name}", [None if t is None else labels.class_text(t) for t in texts], dtype=pl.String)
+            frame = frame.with_columns(series)
+        return frame
+
+    def _frames(self, cases: list[tuple[Item, dict[str, Any]]]) -> pl.DataFrame:
+        """One row a frame. Cases that share an array share its rows; traced ones win."""
+        chosen: dict[str, dict[str, Any]] = {}
+        for _, study in cases:
+            have = chosen.get(study["array_id"])
+            if have is None or (have["mask_id"] is None and study["mask_id"] is not None):
+                chosen[study["array_id"]] = study
+        if not chosen:
+            return tables.empty("frames")
+        counts = np.array([s["shape"][1] for s in chosen.values()])
+        number = np.concatenate([np.arange(n) for n in counts])
+        traced = np.repeat([s["mask_id"] is not None for s in chosen.values()], counts)
+        times = np.concatenate([np.array(s["times"]) if s["times"] else np.full(n, np.nan) for s, n in zip(chosen.values(), counts)])
+        ids = pl.Series("array_id", list(chosen), dtype=pl.String)
+        sources = pl.Series("time_source", [s["time_source"] for s in chosen.values()], dtype=pl.String)
+        which = pl.Series(np.repeat(np.arange(len(counts)), counts))
+        return pl.DataFrame(
+            {
+                "array_id": ids.gather(which),
+                "frame": number,
+                "time_s": pl.Series(times).fill_nan(None),
+                "time_source": sources.gather(which),
+                "mask_index": np.where(traced, number, -1),
+                "phase": pl.Series([None] * len(number), dtype=pl.String),
+            }
+        )
+
+    def _annotations(self, cases: list[tuple[Item, dict[str, Any]]]) -> pl.DataFrame:
+        rows = []
+        if self.wanted.matched is not None:
+            for item, _ in cases:
+                for x, y, width, height in self.wanted.matched.rows[item.key].boxes:
+                    box = json.dumps({"x": x, "y": y, "width": width, "height": height})
+                    rows.append((self.names[item.key], 0, "box", box, "labels"))
+        return pl.DataFrame(rows, schema=tables.SCHEMAS["annotations"], orient="row") if rows else tables.empty("annotations")
+
+    def _info(
+        self, cases: list[tuple[Item, dict[str, Any]]], targets: list[Target], manifest: pl.DataFrame, rejects: list[Reject], complete: bool
+    ) -> dict[str, Any]:
+        matched = self.wanted.matched
+        described: dict[str, Any] = {}
+        for target in targets:
+            column = manifest[f"label.{target.name}"]
+            counts = {c: int((column == c).sum() or 0) for c in target.classes}
+            described[target.name] = {"type": target.type, "classes": target.classes, "positive": target.positive, "unit": target.unit}
+            described[target.name] |= {"missing": column.null_count(), "counts": counts}
+        return {
+            "format": 1,
+            "name": self.options.name or (self.source.stem if self.source.is_file() else self.source.resolve().name),
+            "medgraft": medgraft.__version__,
+            "complete": complete,
+            "cases": manifest.height,
+            "patients": manifest["patient_id"].n_unique(),
+            "rejected": len(rejects),
+            "kinds": dict(sorted(Counter(manifest["kind"].to_list()).items())),
+            "channels": 3 if self.options.colour else 1,
+            "targets": described,
+            "structures": [self.structures[v] for v in sorted(self.structures)],
+            "label_level": self.options.label_level,
+            "patient": "none" if self.wanted.patient == "none" else "column",
+            "patient_source": self.wanted.patient,
+            "mapping": matched.mapping if matched is not None else [],
+            "coordinates": "to_source: (d, h, w, 1) -> patient x, y, z in mm (LPS) for volumes; frame, row, column for images and videos",
+            "warnings": self._warnings(cases, described, manifest),
+        }
+
+    def _warnings(self, cases: list[tuple[Item, dict[str, Any]]], described: dict[str, Any], manifest: pl.DataFrame) -> list[str]:
+        found = list(self.found.warnings)
+        if self.wanted.patient == "none" and cases:
+            found.append("patient=none: one person may stand in training and test, and intervals are by case")
+        if self.wanted.matched is not None:
+            found += self.wanted.matched.notes
+        for name, facts in described.items():
+            if facts["missing"]:
+                found.append(f"{facts['missing']} cases have no value of {name}")
+            if self.options.positive is None and facts["positive"] is not None:
+                found.append(f"positive class of {name} is {facts['positive']} (the last in order); another with positive=CLASS")
+        shared = manifest.height - manifest["array_id"].n_unique()
+        if shared:
+            found.append(f"{shared} cases have the same pixels as another")
+        notes = Counter(note for _, study in cases for note in study["notes"])
+        found += [f"{count} cases: {note}" for note, count in notes.most_common(10)]
+        return found
+
+
+def write_rejects(rejects: list[Reject], path: Path) -> Path:
+    """``rejects.csv``: source, reason, fix. Cells that a spreadsheet would run as a formula are made plain text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(list(tables.SCHEMAS["rejects"]))
+    writer.writerows([_plain(c) for c in (r.source, r.reason, r.fix)] for r in rejects)
+    return tables.write_text(path, text.getvalue())
+
+
+def _plain(cell: str) -> str:
+    cell = " ".join(cell.split())
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
+
+
+def _write_sources(out: Path, source: Path, items: list[Item], names: dict[str, str]) -> None:
+    """The private map from case to files, beside the data set, for its owner only."""
+    path = out.parent / f".medgraft-sources-{out.name}.json"
+    found = {names[i.key]: [os.path.relpath(f, source) for f in i.files] for i in items}
+    text = json.dumps({"source": str(source.resolve()), "cases": found}, ensure_ascii=False)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path.parent) from error

@@ -1,0 +1,209 @@
+"""What a worker does with one study: read, check, store, tell. Runs in the scan's process or in others."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgraft import store
+from medgraft.intake.keys import code
+from medgraft.intake.plan import Item
+from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_with, reader_named, sniff
+
+IGNORE = 255  # mask value of pixels that nobody judged
+
+
+@dataclass(frozen=True)
+class Task:
+    """One study and all that is needed to store it. ``structures`` are (label value, channel) pairs of the masks."""
+
+    key: str
+    item: Item
+    out: Path
+    limits: Limits
+    secret: bytes
+    mask: str | None = None
+    structures: tuple[int, ...] = ()
+
+
+def start_worker() -> None:
+    """End this worker with its parent, also when the parent is killed: an orphan would keep pipes open for ever."""
+    from multiprocessing import connection, parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+def read_items(tasks: list[Task]) -> list[dict[str, Any]]:
+    """``read_item`` over several; one message between processes."""
+    return [read_item(task) for task in tasks]
+
+
+def read_item(task: Task) -> dict[str, Any]:
+    """Store one study; return its journal record: ``{"key", "study": {...}}`` or ``{"key", "reject": {...}}``.
+
+    Only faults of the disk are raised: they concern every study.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            study = _store(task)
+        except Unreadable as error:
+            return {"key": task.key, "reject": {"reason": error.cause, "fix": error.fix}}
+    if caught:  # kinds only: messages of decoders can quote the header
+        kinds = sorted({c.category.__name__ for c in caught})
+        study["notes"].append(f"{len(caught)} warnings while decoding ({', '.join(kinds)})")
+    return {"key": task.key, "study": study}
+
+
+def open_item(item: Item, limits: Limits) -> Study:
+    """The study of an item. Raises ``Unreadable``."""
+    path = Path(item.files[0])
+    if item.reader == "npz":
+        return _archive_row(item, limits)
+    if item.reader == "series":
+        from medgraft.intake import dicom
+
+        try:
+            return dicom.read_series([Path(f) for f in item.files], limits)
+        except Unreadable:
+            raise
+        except Exception as error:
+            raise Unreadable(f"a slice of the series cannot be read ({type(error).__name__})", fix="copy the series again from its source") from error
+    return open_with(reader_named(item.reader), path, limits)
+
+
+def _archive_row(item: Item, limits: Limits) -> Study:
+    from medgraft.intake import npz, picture
+
+    try:
+        pixels = npz.read_row(Path(item.files[0]), item.member, item.row, limits)
+    except Unreadable:
+        raise
+    except Exception as error:
+        raise Unreadable(f"row {item.row} cannot be read ({type(error).__name__})", fix="copy the file again from its source") from error
+    unit = "display" if pixels.dtype == np.uint8 else "raw"
+    if pixels.ndim == 2 or pixels.shape[-1] == 3:
+        return Study("image", iter([picture.channels_first(pixels, limits.colour)]), value_unit=unit, time_source=["none"])
+    return Study("volume", (s[None] for s in pixels), value_unit="raw", time_source=["none"], notes=["no spacing or orientation in the archive"])
+
+
+def _store(task: Task) -> dict[str, Any]:
+    study = open_item(task.item, task.limits)
+    writer = store.ArrayWriter(task.out)
+    try:
+        for frame in guarded(study, task.limits):
+            writer.append(frame)
+        stored = writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    mask_id = None
+    if task.mask is not None:
+        mask_id = store.write_mask(task.out, _channels(task, stored.shape, study)).array_id
+    facts = study.facts
+    return {
+        "array_id": stored.array_id,
+        "mask_id": mask_id,
+        "kind": study.kind,
+        "shape": list(stored.shape),
+        "spacing": study.spacing,
+        "value_unit": study.value_unit,
+        "p005": stored.p005,
+        "p995": stored.p995,
+        "to_source": list(study.to_source),
+        "times": [round(t, 6) for t in study.times],
+        "time_source": study.time_source[0] if study.time_source else "none",
+        "patient": code(task.secret, "patient", facts["patient"]) if facts.get("patient") else None,
+        "study": code(task.secret, "study", facts["study"]) if facts.get("study") else None,
+        "site": f"site-{code(task.secret, 'site', facts['site'], 6)}" if facts.get("site") else None,
+        "device": facts.get("device") or None,
+        "notes": study.notes,
+    }
+
+
+def _channels(task: Task, shape: tuple[int, ...], study: Study) -> np.ndarray:
+    """The mask as (D, K, H, W): a 0/1 channel for each structure. Raises when it does not fit the image."""
+    assert task.mask is not None
+    labels, affine = read_mask(Path(task.mask), task.limits)
+    if labels.shape != shape[1:]:
+        raise Unreadable(f"the image is {_size(shape[1:])}, its mask {_size(labels.shape)}", fix="give a mask of the image's shape")
+    if study.kind == "volume" and affine is not None and study.spacing[0] is not None:
+        corner = np.array([*shape[1:], 1.0])
+        away = np.abs(np.array(affine).reshape(4, 4) @ corner - np.array(study.to_source).reshape(4, 4) @ corner).max()
+        start = np.abs(np.array(affine)[3::4] - np.array(study.to_source)[3::4]).max()
+        if max(away, start) > 0.5 * min(s for s in study.spacing if s is not None):
+            raise Unreadable(f"image and mask lie {max(away, start):.3g} mm apart", fix="resample the mask onto the image")
+    values = [int(v) for v in np.unique(labels)]
+    unknown = [v for v in values if v not in (0, IGNORE, *task.structures)]
+    if unknown:
+        raise Unreadable(f"the mask holds value {unknown[0]}, which is no structure", fix="name it with structures={VALUE: NAME} or set it to 0")
+    mask = np.stack([(labels == value).astype(np.uint8) for value in task.structures], axis=1)
+    if IGNORE not in task.structures:
+        mask[np.broadcast_to((labels == IGNORE)[:, None], mask.shape)] = IGNORE
+    return mask
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def read_mask(path: Path, limits: Limits) -> tuple[np.ndarray, tuple[float, ...] | None]:
+    """A label map (D, H, W) of whole numbers, and for volumes its affine to patient coordinates."""
+    try:
+        reader = sniff(path)
+    except Unreadable as error:
+        raise Unreadable(f"mask: {error.cause}", fix=error.fix) from error
+    name = reader.name if reader else "unknown"
+    try:
+        if name in ("nifti", "metaimage", "nrrd"):
+            from medgraft.intake.volume import load_image, oriented
+
+            image, _, _ = load_image(path, limits)
+            array, _, affine = oriented(image)
+            return _whole(array), affine
+        if name == "png":
+            return _whole(_picture_labels(path, limits))[None], None
+    except Unreadable as error:
+        raise Unreadable(f"mask: {error.cause}", fix=error.fix) from error
+    except Exception as error:
+        raise Unreadable(f"the mask cannot be decoded ({type(error).__name__}): damaged or truncated", fix="copy it again from its source") from error
+    raise Unreadable(f"a mask cannot be a {name} file", fix="store masks as PNG, NIfTI, MHA or NRRD")
+
+
+def _picture_labels(path: Path, limits: Limits) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path, formats=("PNG",)) as picture:
+        if picture.width * picture.height > limits.pixels:
+            raise Unreadable(f"larger than {limits.pixels} pixels", fix="allow more with max_pixels=N")
+        pixels = np.asarray(picture)  # a palette picture gives its indices: those are the labels
+    if pixels.ndim == 3:
+        if not (pixels[..., :1] == pixels[..., :3]).all():
+            raise Unreadable("a colour picture", fix="store label numbers in one channel")
+        pixels = pixels[..., 0]
+    return pixels
+
+
+def _whole(array: np.ndarray) -> np.ndarray:
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.round(array)).all()):
+        raise Unreadable("values are not whole numbers", fix="store label numbers")
+    return array.astype(np.int64)
+
+
+def mask_values(path: str, limits: Limits) -> list[int]:
+    """The label values of one mask other than 0; empty when it cannot be read (the case is rejected later)."""
+    try:
+        labels, _ = read_mask(Path(path), limits)
+    except Unreadable:
+        return []
+    return [int(v) for v in np.unique(labels) if v != 0]
