@@ -16,7 +16,7 @@ def study(task: str, seed: int, n: int = 60, classes: int = 4) -> tuple[np.ndarr
         return y, np.round(np.clip(0.3 * y + 0.7 * g.random(n), 0, 1), 1)
     if task == "multiclass":
         y = np.r_[np.arange(classes), g.integers(classes, size=n - classes)].astype(float)
-        p = g.random((n, classes)) + np.eye(classes)[y.astype(int)]
+        p = g.random((n, classes)) + 0.4 * np.eye(classes)[y.astype(int)]
         return y, p / p.sum(axis=1, keepdims=True)
     if task == "multilabel":
         y = (g.random((n, 3)) < 0.4).astype(float)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 from stats_studies import TASKS, clusters, study
 
@@ -92,6 +92,20 @@ def test_what_cannot_be_told_is_nan() -> None:
         bootstrap(y, p, np.arange(4), ["r2"])
     with pytest.raises(ValueError, match="do not fit"):
         bootstrap(y, p[:3], np.arange(4))
+
+
+def test_all_cases_right_is_no_certainty() -> None:
+    """30 of 30 right: the exact bound over the patients who count, where the bootstrap would say 1 to 1."""
+    y = np.r_[np.ones(60), np.zeros(40)]
+    p = np.r_[np.full(60, 0.9), np.linspace(0, 0.8, 40)]
+    patient = np.r_[np.arange(60) // 2, np.arange(100, 140)]  # 30 positive patients of two cases each
+    result = bootstrap(y, p, patient, ["sensitivity", "auc", "specificity"], resamples=200)
+    exact = binomtest(30, 30).proportion_ci(0.95, method="exact")
+    assert (result["sensitivity"].low, result["sensitivity"].high) == pytest.approx((exact.low, exact.high))
+    assert result["sensitivity"].method == "exact" and result["specificity"].method == "percentile"
+    assert result["auc"].value == 1 and np.isnan(result["auc"].low)  # not a share: no bound is given
+    none = bootstrap(y, 1 - y, patient, ["accuracy"], resamples=200)["accuracy"]
+    assert none.low == 0 and none.high == pytest.approx(binomtest(0, 70).proportion_ci(0.95, method="exact").high)
 
 
 def test_bca_agrees_with_scipy_on_a_mean() -> None:

@@ -9,9 +9,9 @@ from sklearn.metrics import roc_curve
 from stats_studies import clusters, study
 
 from medgraft.stats import metrics
-from medgraft.stats.calibration import youden_threshold
 from medgraft.stats.intervals import patient_counts
 from medgraft.stats.roc import GRID, roc
+from medgraft.stats.thresholds import youden_threshold
 
 
 def on_grid(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -60,5 +60,6 @@ def test_youden_finds_the_best_cut() -> None:
     index = [metrics.sensitivity(y, p, threshold=t) + metrics.specificity(y, p, threshold=t) for t in np.linspace(0, 1, 401)]
     assert metrics.sensitivity(y, p, threshold=cut) + metrics.specificity(y, p, threshold=cut) >= max(index)
     assert norm.ppf(cut) == pytest.approx(-0.5, abs=0.2)  # theory: half-way between the classes
-    assert youden_threshold(np.ones(4), np.arange(4.0)) == 0.5
+    with pytest.raises(ValueError, match="both classes"):
+        youden_threshold(np.ones(4), np.arange(4.0))
     assert youden_threshold(np.array([0, 0, 1, 1.0]), np.array([0.1, 0.2, 0.8, 0.9])) == pytest.approx(0.5)

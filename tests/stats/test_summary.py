@@ -328,7 +328,8 @@ def test_odd_data_gets_a_word_and_never_a_wrong_number() -> None:
     made = Study(patients=60, per_patient=1, seeds=1)
     perfect = made.add("good", 40.0)
     s = made.summary()
-    assert entry(s, perfect, "case.auc")["value"] == 1 and warned(s, perfect, "no width is not certainty")
+    auc = entry(s, perfect, "case.auc")
+    assert auc["value"] == 1 and np.isnan(auc["low"]) and warned(s, perfect, "1 in every resample")
 
 
 def test_nan_scores_name_the_cell_and_missing_labels_are_ignored() -> None:

@@ -1,4 +1,4 @@
-"""Do predicted probabilities mean what they say? Reliability bins, slope and intercept, with patient-level intervals; and where to cut.
+"""Do predicted probabilities mean what they say? Reliability bins, slope and intercept, with patient-level intervals.
 
 Slope and intercept after Cox 1958 and Van Calster et al. 2019; the expected calibration error is the metric ``ece``.
 """
@@ -158,23 +158,3 @@ def slope_and_intercept(
         low, high = limits(drawn, confidence) if not np.isnan(value) else (float("nan"), float("nan"))
         result[name] = Interval(value, low, high, len(y), len(names), unit, confidence, "percentile", float(np.isnan(drawn).mean()), values, drawn)
     return result
-
-
-def youden_threshold(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """Threshold with the largest sensitivity + specificity - 1 (Youden 1950), half-way to the next lower score.
-
-    For inner folds only: chosen on the test part it flatters. NaN labels are dropped; 0.5 where one class is missing. Of
-    equally good thresholds the one nearest 0.5 is taken.
-    """
-    y, p = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64)
-    y, p = y[~np.isnan(y)], p[~np.isnan(y)]
-    if len(np.unique(y)) < 2 or np.isnan(p).any():
-        return 0.5
-    scores, group = np.unique(p, return_inverse=True)
-    ones, zeros = np.bincount(group, weights=y == 1), np.bincount(group, weights=y == 0)
-    sensitivity = 1 - np.r_[0, np.cumsum(ones)[:-1]] / ones.sum()  # called positive at or above each score
-    specificity = np.r_[0, np.cumsum(zeros)[:-1]] / zeros.sum()
-    index = sensitivity + specificity - 1
-    cuts = np.r_[scores[0], (scores[1:] + scores[:-1]) / 2]
-    best = np.flatnonzero(index > index.max() - 1e-12)
-    return float(cuts[best[np.argmin(np.abs(cuts[best] - 0.5))]])

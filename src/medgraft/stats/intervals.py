@@ -8,7 +8,7 @@ so two models judged on the same patients meet the same resamples and their diff
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -152,8 +152,30 @@ def bootstrap(
         if np.isnan(value):
             low = high = float("nan")
         undefined = float(np.isnan(drawn[name]).mean()) if resamples else 1.0
-        result[name] = Interval(value, low, high, len(codes), len(names), unit, confidence, method, undefined, seeds, drawn[name])
+        interval = Interval(value, low, high, len(codes), len(names), unit, confidence, method, undefined, seeds, drawn[name])
+        if interval.degenerate and value in METRICS[name].range:
+            interval = _at_the_edge(interval, name, y_true, y_pred, threshold, codes)
+        result[name] = interval
     return result
+
+
+def _at_the_edge(interval: Interval, name: str, y_true: Any, y_pred: np.ndarray, threshold: np.ndarray, codes: np.ndarray) -> Interval:
+    """Bounds where all cases went one way: no resample can differ, yet nothing seen in a few patients is no certainty.
+
+    Shares get the exact binomial bound (Clopper and Pearson 1934) over the patients who count in them; other metrics none.
+    """
+    counted = {
+        "accuracy": lambda p: np.ones(len(p), dtype=bool),
+        "sensitivity": lambda p: y_true == 1,
+        "specificity": lambda p: y_true == 0,
+        "precision": lambda p: p >= threshold,
+    }
+    if name not in counted:
+        return replace(interval, low=float("nan"), high=float("nan"), method="none")
+    units = min(len(np.unique(codes[counted[name](p)])) for p in y_pred)
+    reach = 1 - ((1 - interval.confidence) / 2) ** (1 / units)
+    low, high = (1 - reach, 1.0) if interval.value == 1 else (0.0, reach)
+    return replace(interval, low=low, high=high, method="exact")
 
 
 def limits(distribution: np.ndarray, confidence: float = 0.95, value: float | None = None, left_out: np.ndarray | None = None) -> tuple[float, float]:

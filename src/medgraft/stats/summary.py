@@ -435,7 +435,7 @@ def _warn_model(name: str, asked: Question, answers: Judged, interval: Interval,
             warnings.append(f"{name}: {asked.primary} is not defined on its cases")
         return
     if interval.degenerate and not constant:
-        warnings.append(f"{name}: {asked.primary} is {interval.value:.3g} in every resample; an interval of no width is not certainty")
+        warnings.append(f"{name}: {asked.primary} is {interval.value:.3g} in every resample, so resampling cannot tell how sure that is")
     if interval.undefined > UNDEFINED_SHARE and interval.n_units >= MINIMUM_PATIENTS:
         warnings.append(f"{name}: {asked.primary} is not defined in {interval.undefined:.0%} of the resamples (a class with very few {unit}s)")
 
