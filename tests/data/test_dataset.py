@@ -258,11 +258,12 @@ def test_time_spent_waiting_is_told(video: Dataset) -> None:
 
 def test_memory_plan_follows_the_budget_and_refuses_the_impossible(video: Dataset) -> None:
     dataset = clips(video, window=WindowSpec("uniform", 8, 256), dense=False)
-    roomy, tight = plan_memory(dataset, 4, 16, cores=3), plan_memory(dataset, 4, 1, cores=3)
+    roomy, tight = plan_memory(dataset, 4, 16, cores=9, context="fork"), plan_memory(dataset, 4, 1, cores=9, context="fork")
     batch = dataset.train_batch(0, 0, 4)
     assert roomy.bytes_per_batch == sum(v.numel() * v.element_size() for v in batch.values())  # type: ignore[attr-defined]
-    assert roomy.workers >= tight.workers and roomy.block >= tight.block >= 4 and "workers" in roomy.text
-    assert tight.workers <= 2  # each worker alone takes a third of 1 GB
+    assert roomy.workers == 8 and roomy.prefetch == 4 and "8 workers" in roomy.text
+    assert 0 < tight.workers < 8 and roomy.block > tight.block >= 4  # eight workers alone take more than 1 GB
+    assert plan_memory(dataset, 4, 1, cores=9, context="spawn").workers == 2
     assert plan_memory(dataset, 4, 0.1, cores=3).workers == 0
     with pytest.raises(UserError, match="lower batch_size to"):
         plan_memory(dataset, 1000, 0.5, cores=3)

@@ -219,6 +219,21 @@ def test_intensity_is_relative_to_black_and_white() -> None:
     assert torch.equal(noisy, again)
 
 
+def test_the_number_of_threads_changes_no_bit() -> None:
+    """Workers have one thread, the main process may have many."""
+    x = rng().normal(size=(1, 16, 96, 96)).astype(np.float32)
+    drawn = [Draw(contrast=1.3, brightness=0.1, scale=1.3), Draw(angle=0.3, contrast=0.8, gamma=1.1)]
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append([cut(x, full(x.shape, (80, 64)), d, value_range=(-2, 2))[0] for d in drawn])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
 def test_erasing_fills_one_rectangle_of_the_asked_area() -> None:
     x = np.full((1, 3, 100, 100), -7, np.float32)
     areas = []

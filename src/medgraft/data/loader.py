@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +23,8 @@ from medgraft.data.windows import Window
 from medgraft.errors import UserError
 
 GIB = 1 << 30
-#: Private memory of a worker before its first batch: interpreter, torch and tables of cases (seen: 60 MB forked, 330 MB spawned).
-WORKER_BYTES = 350 << 20
+#: Private memory of a worker at work, by how it started (seen: 25 to 100 MB forked, 400 to 430 MB spawned; see bench/bench_memory.py).
+WORKER_BYTES = {"fork": 150 << 20, "spawn": 450 << 20, "forkserver": 450 << 20}
 #: A batch in the making needs its stored values twice (windows, then stacked) and once in float32 where it is resampled.
 WORKING_COPIES = 3
 
@@ -163,14 +165,15 @@ class Plan:
     text: str
 
 
-def plan_memory(dataset: CaseDataset, batch_size: int, budget_gb: float, cores: int | None = None) -> Plan:
+def plan_memory(dataset: CaseDataset, batch_size: int, budget_gb: float, cores: int | None = None, context: str | None = None) -> Plan:
     """Derive workers, prefetch and evaluation block from a budget for the data side of training.
 
     One batch is made and measured. Counted are the batch in use, the one being made with its working
-    copies, and for each worker its own memory and its prefetched batches; those also have to fit into
-    shared memory. Up to ``cores`` workers with four batches each are planned; first prefetch gives way,
-    then workers. The evaluation block grows from ``batch_size`` by doubling, at most eight times, within
-    what is left. Raises ``UserError`` when not even one batch fits without workers.
+    copies, and for each worker its own memory (by ``context``, how workers start) and its prefetched
+    batches; those also have to fit into shared memory. Planned are as many workers as cores but one (at
+    least one, at most 16) with four batches each; first prefetch gives way, then workers. The evaluation
+    block grows from ``batch_size`` by doubling, to at most eight times that,, within what is left. Raises
+    ``UserError`` when not even one batch fits without workers.
     """
     cores = cores or os.cpu_count() or 1
     sample = dataset.train_batch(0, 0, 1)
@@ -188,15 +191,16 @@ def plan_memory(dataset: CaseDataset, batch_size: int, budget_gb: float, cores: 
         )
     shared = _shared_memory()
     workers, prefetch = 0, 1
-    for count in range(cores, 0, -1):
+    own = WORKER_BYTES[context or multiprocessing.get_start_method(allow_none=True) or ("fork" if sys.platform == "linux" else "spawn")]
+    for count in range(min(16, max(1, cores - 1)), 0, -1):
         for ahead in (4, 3, 2, 1):
-            need = bytes_per_batch * (1 + count * ahead) + count * (WORKER_BYTES + working)
+            need = bytes_per_batch * (1 + count * ahead) + count * (own + working)
             if need <= budget and (count * ahead + 1) * bytes_per_batch <= shared:
                 workers, prefetch = count, ahead
                 break
         if workers:
             break
-    need = alone if not workers else bytes_per_batch * (1 + workers * prefetch) + workers * (WORKER_BYTES + working)
+    need = alone if not workers else bytes_per_batch * (1 + workers * prefetch) + workers * (own + working)
     scale = 1
     while scale < 8 and need * 2 * scale <= budget:
         scale *= 2

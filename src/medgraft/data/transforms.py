@@ -343,26 +343,33 @@ def _places(
 
 def _intensity(x: torch.Tensor, drawn: Draw, value_range: tuple[float, float]) -> torch.Tensor:
     """Contrast, brightness, gamma, noise and the erased rectangle, on values scaled so that black is 0 and white is 1."""
-    low, high = value_range
-    v = (x if x.dtype == torch.float32 else _float(x.numpy())).sub(low).div_(high - low)
+    # numpy, not torch: where torch cuts an array among its threads decides which values meet the vector
+    # or the scalar code of pow and fused sums, and their last bits differ. Workers have one thread.
+    low, high = np.float32(value_range[0]), np.float32(value_range[1])
+    v = (x if x.dtype == torch.float32 else _float(x.numpy())).numpy() - low
+    v /= high - low
     if drawn.contrast != 1:
-        mean = v.mean()
-        v = v.sub_(mean).mul_(drawn.contrast).add_(mean)
+        mean = v.mean(dtype=np.float64).astype(np.float32)
+        v -= mean
+        v *= np.float32(drawn.contrast)
+        v += mean
     if drawn.brightness:
-        v = v.add_(drawn.brightness)
+        v += np.float32(drawn.brightness)
     if drawn.gamma != 1:
         # Only what lies between black and white bends; the rest keeps its place.
-        v = torch.where((v > 0) & (v < 1), v.clamp(0, 1).pow(drawn.gamma), v)
+        np.power(v, np.float32(drawn.gamma), out=v, where=(v > 0) & (v < 1))
     rng = np.random.Generator(np.random.Philox(key=drawn.key))
     if drawn.noise:
-        v = v.add_(torch.from_numpy(rng.standard_normal(tuple(v.shape), np.float32)), alpha=drawn.noise)
+        v += rng.standard_normal(v.shape, np.float32) * np.float32(drawn.noise)
     if drawn.erase is not None:
         height, width = v.shape[2:]
         t, m = int(drawn.erase[0] * height), int(drawn.erase[1] * width)
         tall, wide = max(1, round(drawn.erase[2] * height)), max(1, round(drawn.erase[3] * width))
         patch = v[:, :, t : t + tall, m : m + wide]
-        patch[:] = torch.from_numpy(rng.random((v.shape[0], 1, *patch.shape[2:]), np.float32))
-    return v.mul_(high - low).add_(low)
+        patch[:] = rng.random((v.shape[0], 1, *patch.shape[2:]), np.float32)
+    v *= high - low
+    v += low
+    return torch.from_numpy(v)
 
 
 def _clip_to_type(value: float, dtype: np.dtype[Any]) -> float | int:
