@@ -28,7 +28,6 @@ _MONAI: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "densenet201": ("DenseNet201", "features", 1, {}),
     "basicunet": ("BasicUNet", "dense", 16, {}),
     "segresnet": ("SegResNet", "dense", 8, {}),
-    "swinunetr": ("SwinUNETR", "dense", 32, {}),
 }
 
 
@@ -79,7 +78,13 @@ def _torchvision_names() -> list[str]:
 def library_info(name: str) -> BackboneInfo:
     """Facts of ``library:name``, found on the meta device."""
     library, _, bare = name.partition(":")
-    facts = {"torchvision": _torchvision_facts, "timm": _timm_facts, "monai": _monai_facts, "smp": _smp_facts}[library](bare)
+    finders: dict[str, Callable[[str], dict[str, Any]]] = {
+        "torchvision": _torchvision_facts,
+        "timm": _timm_facts,
+        "monai": _monai_facts,
+        "smp": _smp_facts,
+    }
+    facts = finders[library](bare)
     dense = facts["output"] == "dense"
 
     def count() -> int:
@@ -93,7 +98,7 @@ def library_info(name: str) -> BackboneInfo:
         try:
             with torch.device("meta"):
                 features = count()
-        except (NotImplementedError, RuntimeError):  # a few builders compute with tensors (RegNet, SwinUNETR)
+        except (NotImplementedError, RuntimeError):  # a few builders compute with tensors (RegNet)
             features = count()
     return BackboneInfo(name=name, family=library, features=features, **facts)
 
@@ -101,7 +106,13 @@ def library_info(name: str) -> BackboneInfo:
 def builder(name: str) -> Callable[..., nn.Module]:
     """The builder of ``library:name``: takes channels, size, options (and structures for dense networks)."""
     library, _, bare = name.partition(":")
-    build = {"torchvision": _build_torchvision, "timm": _build_timm, "monai": _build_monai, "smp": _build_smp}[library]
+    builders: dict[str, Callable[..., nn.Module]] = {
+        "torchvision": _build_torchvision,
+        "timm": _build_timm,
+        "monai": _build_monai,
+        "smp": _build_smp,
+    }
+    build = builders[library]
     return lambda **arguments: build(bare, **arguments)
 
 

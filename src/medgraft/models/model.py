@@ -83,7 +83,7 @@ class Model(nn.Module):
     def train(self, mode: bool = True) -> Model:
         super().train(mode)
         for module in self._held:
-            module.training = False  # of itself only: its children are held or not on their own
+            module.eval()
         return self
 
     @property

@@ -75,7 +75,7 @@ def _open(model: Model, number: int) -> None:
     body_closed = number == 1 and not model.info.dense
     still = []
     for module in model.body.modules():
-        own = [p for p in module.parameters()]
+        own = list(module.parameters())
         if body_closed or (own and all(id(p) in closed for p in own)):
             still.append(module)
     model.hold(still)
