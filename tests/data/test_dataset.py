@@ -68,6 +68,12 @@ def test_batches_are_full_and_every_epoch_sees_every_case(video: Dataset) -> Non
     assert all(sorted(seen[i : i + 7]) == list(range(7)) for i in range(0, 42, 7))
 
 
+def test_the_same_case_looks_different_in_every_sample(video: Dataset) -> None:
+    still = CaseDataset(video, [1], window=WindowSpec("centre", 4, 24), augment="ultrasound")
+    views = [x.numpy().tobytes() for _, batch in train_batches(still, seed=0, steps=3, batch_size=3) for x in batch["x"]]
+    assert len(set(views)) == 9
+
+
 def test_balanced_batches_hold_both_classes_equally(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, "image", cases=9, classes=2)
     rare = CaseDataset(dataset, [0, 2, 4, 6, 8, 1], window=WindowSpec("uniform", 1, 16), targets=[FINDING])
@@ -243,6 +249,24 @@ def test_collating_keeps_types_and_refuses_different_shapes(video: Dataset) -> N
     batch = collate([sample])
     assert to_device(batch, "cpu") is batch
     assert to_device(batch, "meta")["x"].shape == batch["x"].shape
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's memory maps")
+def test_pages_that_were_read_are_handed_back(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, "video", cases=3, shape=(1, 60, 64, 64))
+
+    def resident() -> int:
+        total, counting = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split(" ")[0]:
+                counting = str(tmp_path) in line
+            total += int(line.split()[1]) if counting and line.startswith("Rss:") else 0
+        return total
+
+    store.open_array(tmp_path, dataset.manifest["array_id"][0]).sum()
+    assert resident() > 0
+    CaseDataset(dataset, range(3), window=WindowSpec("uniform", 30, 64)).train_batch(0, 0, 3)
+    assert resident() == 0
 
 
 def test_time_spent_waiting_is_told(video: Dataset) -> None:

@@ -304,7 +304,7 @@ def _rotate(
     blocks = tuple(max(1, int(s // 2)) for s in shrink)
     fine = tuple(max(1, math.ceil(s / f - 1e-6)) for s, f in zip(shrink, blocks))
     if blocks != (1, 1):
-        stack = F.avg_pool2d(stack, blocks, ceil_mode=True, count_include_pad=False)
+        stack = F.avg_pool2d(stack, blocks, ceil_mode=True)
     extent = stack.shape[2] * blocks[0], stack.shape[3] * blocks[1]
     y, x = _places(height * fine[0], width * fine[1], (tall, wide), (cy - t, cx - m), (cos, sin), drawn.flips)
     grid = torch.empty(1, height * fine[0], width * fine[1], 2)
