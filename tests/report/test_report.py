@@ -357,6 +357,16 @@ def test_warnings_stand_at_every_section(tmp_path: Path) -> None:
     assert section(html, "made").count("Patients were not identified") == 1 and "20 patients" not in _Page(html).said
 
 
+def test_numbers_that_stand_together_share_their_decimals() -> None:
+    view = View(made(), Text())
+    assert view.interval(-0.0004, -0.18, 0.17, "case.bias") == "0.000 (−0.180 to 0.170)"
+    assert view.interval(0.03, -0.001, 0.07, "case.auc") == "0.030 (−0.001 to 0.070)"  # a bound below zero never prints as zero
+    assert view.interval(0.9, 0.85, 0.94, "case.auc") == "0.90 (0.85 to 0.94)"
+    assert view.interval(1234.5, 99.0, 4000.0, "case.mae") == "1234 (99 to 4000)"
+    assert view.interval(0.9, None, 0.94, "case.auc") == "0.90 (interval not defined)"
+    assert [Text().p(v) for v in (0.0001, 0.0498, 0.0123, 0.35, None)] == ["<\u00a00.001", "0.0498", "0.012", "0.35", "not defined"]
+
+
 def test_limits_come_from_the_facts() -> None:
     few = View(made(), Text()).limitations()
     assert any("Only 20 patients" in s for s in few) and any("rarest label has 20 cases" in s for s in few) and any("3 seeds" in s for s in few)

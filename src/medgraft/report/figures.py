@@ -117,7 +117,7 @@ def _panels(ids: Sequence[str], draw: Draw, *, width: float, height: float, colu
     columns = max(1, min(columns, len(ids)))
     rows = -(-len(ids) // columns)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width * columns, height * rows))
+        figure = _grid(width, height, rows, columns, several=len(ids) > 1)
         axes = figure.subplots(rows, columns, squeeze=False)
         for number, axis in enumerate(axes.flat):
             if number < len(ids):
@@ -125,6 +125,22 @@ def _panels(ids: Sequence[str], draw: Draw, *, width: float, height: float, colu
             else:
                 axis.set_visible(False)
         return _svg(figure)
+
+
+def _grid(width: float, height: float, rows: int, columns: int, *, several: bool) -> Figure:
+    """An empty figure for ``rows`` x ``columns`` panels of the given inches, with fixed margins (fitting them costs as much as drawing)."""
+    left, right, bottom, top = 0.62, 0.1, 0.46, 0.42 if several else 0.1
+    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        figure = Figure(figsize=(width * columns, height * rows))
+    figure.subplots_adjust(
+        left=left / (width * columns),
+        right=1 - right / (width * columns),
+        bottom=bottom / (height * rows),
+        top=1 - top / (height * rows),
+        wspace=(left + right) / (width - left - right),
+        hspace=(bottom + top) / (height - bottom - top),
+    )
+    return figure
 
 
 def _title(axis: Axes, name: str, several: bool) -> None:
@@ -169,8 +185,8 @@ def roc(curves: dict[str, dict[str, Any]], ids: Sequence[str], names: dict[str, 
         x = _array(curve.get("fpr"))
         low, high = _array(curve.get("low")), _array(curve.get("high"))
         if len(low) == len(high) == len(x):
-            axis.fill_between(x, low, high, color=BLUE, alpha=0.18, linewidth=0)
-        axis.plot(x, _array(curve.get("tpr")), color=BLUE, linewidth=1.6)
+            axis.fill_between(x, low, high, color=BLUE, alpha=0.25, linewidth=0, zorder=2.5)
+        axis.plot(x, _array(curve.get("tpr")), color=BLUE, linewidth=1.6, zorder=3)
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=text("axis_fpr"), ylabel=text("axis_tpr"))
         _square(axis)
         _title(axis, names[model], len(ids) > 1)
@@ -310,10 +326,12 @@ def learning(curves: dict[str, list[dict[str, Any]]], ids: Sequence[str], names:
     columns = max(1, min(columns, len(ids)))
     rows = -(-len(ids) // columns)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(2.75 * columns, 3.3 * rows))
-        axes = figure.subplots(2 * rows, columns, squeeze=False)
+        figure = _grid(2.75, 3.3, rows, columns, several=len(ids) > 1)
+        holders = figure.subplots(rows, columns, squeeze=False)
         for number in range(rows * columns):
-            upper, lower = axes[2 * (number // columns), number % columns], axes[2 * (number // columns) + 1, number % columns]
+            holder = holders.flat[number]
+            holder.set_axis_off()
+            upper, lower = holder.inset_axes((0, 0.55, 1, 0.45)), holder.inset_axes((0, 0, 1, 0.45))
             if number >= len(ids):
                 upper.set_visible(False)
                 lower.set_visible(False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from medgraft.errors import UserError
@@ -81,11 +82,11 @@ STRINGS: dict[str, tuple[str, str]] = {
     # --- the first screen ---
     "answer_best": (
         "{model} ranks first: {metric} {estimate}.",
-        "{model} 排名第一：{metric} {estimate}。",
+        "{model}排名第一：{metric} {estimate}。",
     ),
     "answer_only": (
         "{model} is the only model judged: {metric} {estimate}. Nothing stands beside it, so this says how good, not how much better.",
-        "{model} 是唯一受评的模型：{metric} {estimate}。没有可比对象，因此只能说明好到什么程度，不能说明优于谁。",
+        "{model}是唯一受评的模型：{metric} {estimate}。没有可比对象，因此只能说明好到什么程度，不能说明优于谁。",
     ),
     "answer_none": ("No model was judged, so there is no ranking.", "没有模型受评，因此没有排名。"),
     "answer_undefined": (
@@ -119,11 +120,11 @@ STRINGS: dict[str, tuple[str, str]] = {
     "verdict_not_shown": ("not shown", "未能证明有差异"),
     "answer_fail_binary": (
         "At the report's threshold it finds {sensitivity} of the {positive} cases (sensitivity) and clears {specificity} of the others (specificity).",
-        "按报告所用阈值，它能检出{positive}病例中的 {sensitivity}（灵敏度），并正确排除其余病例中的 {specificity}（特异度）。",
+        "按报告所用阈值，它能检出 {positive} 病例中的 {sensitivity}（灵敏度），并正确排除其余病例中的 {specificity}（特异度）。",
     ),
     "answer_fail_class": (
         "It is least sure on {label}: the true class gets a mean probability of {estimate}.",
-        "它对{label}最没有把握：真实类别的平均预测概率为 {estimate}。",
+        "它对 {label} 最没有把握：真实类别的平均预测概率为 {estimate}。",
     ),
     "answer_fail_error": (
         "In the worst tenth of the cases it is off by more than {estimate}.",
@@ -135,7 +136,7 @@ STRINGS: dict[str, tuple[str, str]] = {
     ),
     "answer_missed": (
         "Every model misses {count} of {cases} ({share}){by_label}.",
-        "所有模型都漏判的有 {cases} 中的 {count} 个（{share}）{by_label}。",
+        "{cases}中有 {count} 个被所有模型漏判（{share}）{by_label}。",
     ),
     "answer_missed_labels": (": {parts}", "：{parts}"),
     "answer_missed_label": ("{count} of {n} {label}", "{label} {n} 例中 {count} 例"),
@@ -659,21 +660,28 @@ class Text:
             return self("unknown")
         return self(f"count_{what}_one") if n == 1 else self(f"count_{what}", n=f"{int(n):,}".replace(",", "\u202f"))
 
-    def number(self, value: float, metric: str = "", *, sign: bool = False) -> str:
-        """A number with the decimals its measure is printed with and a true minus sign."""
+    def decimals(self, values: Sequence[float], metric: str = "") -> int:
+        """Decimals that numbers shown together share: by their measure, else by the largest; one more where a bound would print as zero."""
         base = split_metric(metric)[1]
-        if any(base == b or base.endswith(f"_{b}") or base.startswith(f"{b}_") for b in _THREE_DECIMALS):
-            text = f"{value:.3f}"
-        elif any(base == b or base.endswith(f"_{b}") or base.startswith(f"{b}_") for b in _TWO_DECIMALS):
-            text = f"{value:.2f}"
+
+        def among(names: set[str]) -> bool:
+            return any(base == n or base.endswith(f"_{n}") or base.startswith(f"{n}_") for n in names)
+
+        size = max(abs(v) for v in values)
+        if among(_THREE_DECIMALS):
+            found = 3
+        elif among(_TWO_DECIMALS):
+            found = 2
         else:
-            size = abs(value)
-            text = (
-                f"{value:.0f}" if size >= 1000 else f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 0.1 or size == 0 else f"{value:.3g}"
-            )
+            found = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 0.1 or size == 0 else min(8, 2 - math.floor(math.log10(size)))
+        return found + (found == 2 and any(0 < abs(v) < 0.005 for v in values))
+
+    def number(self, value: float, metric: str = "", decimals: int | None = None) -> str:
+        """A number with the decimals its measure is printed with and a true minus sign."""
+        text = f"{value:.{self.decimals([value], metric) if decimals is None else decimals}f}"
         if float(text) == 0:
             text = text.lstrip("-")
-        return ("+" if sign and float(text) > 0 else "") + text.replace("-", "\u2212")
+        return text.replace("-", "\u2212")
 
     def percent(self, value: float, decimals: int = 0) -> str:
         text = f"{100 * value:.{decimals}f}".replace("-", "\u2212")

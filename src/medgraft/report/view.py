@@ -221,10 +221,11 @@ class View:
         unit = self.measure_unit(metric)
         if not finite(value):
             return self.text("undefined")
-        shown = self.text.number(value, metric)
         if not (finite(low) and finite(high)):
-            return self.text("interval_absent", value=shown + unit)
-        bounds = {"low": self.text.number(low, metric), "high": self.text.number(high, metric) + unit}
+            return self.text("interval_absent", value=self.text.number(value, metric) + unit)
+        decimals = self.text.decimals([value, low, high], metric)
+        shown = self.text.number(value, metric, decimals)
+        bounds = {"low": self.text.number(low, metric, decimals), "high": self.text.number(high, metric, decimals) + unit}
         if form == "interval_full" and not n:
             form = "interval_plain"
         return self.text(form, value=shown + unit, confidence=self.confidence_text, n=n, **bounds)
