@@ -44,9 +44,14 @@ def apply(model: Model, strategy: str, *, steps: int | None = None, first: int =
             return 1
         return gradual_stages(step, steps or 1, count, first)
 
+    now = 0
+
     def set_step(step: int) -> int:
+        nonlocal now
         number = opened(step)
-        _open(model, number)
+        if number != now:  # walking over the modules at every step would cost milliseconds
+            _open(model, number)
+            now = number
         return number
 
     set_step(0)
