@@ -162,7 +162,7 @@ def match(
     boxed = all(name in table.columns for name in BOX_COLUMNS)
     rows: dict[str, CaseLabels] = {}
     rejects: list[Reject] = []
-    clash: dict[str, set[str]] = {}
+    clash: dict[str, tuple[str, set[str]]] = {}
     twice = 0
     matched = 0
     for number, row in enumerate(table.iter_rows(named=True), start=2):
@@ -189,14 +189,16 @@ def match(
             continue
         differing = [c for c in targets if rows[key].values.get(c) != values.get(c)]
         if differing:
-            clash.setdefault(key, {rows[key].values.get(differing[0]) or "empty"}).add(values.get(differing[0]) or "empty")
+            first = differing[0]
+            clash.setdefault(key, (first, {rows[key].values.get(first) or "empty"}))[1].add(values.get(first) or "empty")
         elif boxed and box:
             rows[key].boxes.append(box)
         else:
             twice += 1
-    for key, found_labels in clash.items():
+    for key, (differs, found_values) in clash.items():
         del rows[key]
-        rejects.append(Reject(key, f"has two labels: {', '.join(sorted(found_labels))}", "keep one row for it in the labels table"))
+        what = f"has {len(found_values)} labels" if differs in targets[:1] else f"has {len(found_values)} values of {differs}"
+        rejects.append(Reject(key, f"{what}: {', '.join(sorted(found_values))}", "keep one row for it in the labels table"))
     notes = [f"{twice} label rows repeat another and were merged"] if twice else []
     examples = table[column].drop_nulls().head(3).to_list()
     mapping = [{"column": column, "role": "file", "matched by": how, "matched": matched, "rows": table.height, "examples": examples}]

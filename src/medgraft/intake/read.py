@@ -102,8 +102,10 @@ def _metaimage(head: bytes) -> bool:
 def _dicom(head: bytes) -> bool:
     if head[128:132] == b"DICM":
         return True
-    # A bare data set begins with group 0008 (implicit or explicit little endian).
-    return head[:2] == b"\x08\x00" and head[2:4] in (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00", b"\x12\x00")
+    # Files without the preamble begin with group 0002, bare data sets with group 0008 (little endian).
+    return head[:4] in (b"\2\0\0\0", b"\2\0\1\0", b"\2\0\2\0") or (
+        head[:2] == b"\x08\0" and head[2:4] in (b"\0\0", b"\1\0", b"\5\0", b"\x08\0", b"\x16\0")
+    )
 
 
 def plain_head(head: bytes) -> bytes:
@@ -194,6 +196,7 @@ def guarded(study: Study, limits: Limits) -> Iterator[np.ndarray]:
             raise Unreadable(
                 f"frame {index} cannot be decoded ({_brief(error)}): damaged or truncated", fix="copy the file again from its source or leave it out"
             ) from error
+        frame = frame.astype(frame.dtype.newbyteorder("="), copy=False)
         if frame.dtype.kind == "f" and not np.isfinite(frame).all():
             raise Unreadable(
                 f"holds {int((~np.isfinite(frame)).sum())} NaN or infinite values in frame {index}",

@@ -108,6 +108,7 @@ class ScanReport:
     classes: dict[str, dict[str, int]]
     mapping: list[dict[str, Any]]
     warnings: list[str]
+    notes: list[str]
     seconds: float
     reasons: dict[str, int] = field(default_factory=dict)
 
@@ -123,7 +124,7 @@ class ScanReport:
             lines.append(f"  {entry['role']:<8} <- column {entry['column']}{how}: {entry['matched']} of {entry['rows']} ({shown}, ...)")
         for target, counts in self.classes.items():
             lines.append(f"  {target}: " + ", ".join(f"{c} {n}" for c, n in counts.items()))
-        lines += [f"warning: {w}" for w in self.warnings]
+        lines += [f"warning: {w}" for w in self.warnings] + [f"note: {n}" for n in self.notes]
         if self.ignored:
             lines.append(f"{self.ignored} other files are no studies and were left alone")
         if self.rejected:
@@ -205,6 +206,7 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
         classes={t: facts["counts"] for t, facts in info["targets"].items() if facts["counts"]},
         mapping=info["mapping"],
         warnings=info["warnings"],
+        notes=info["notes"],
         seconds=time.monotonic() - began,
         reasons=dict(reasons.most_common()),
     )
@@ -671,18 +673,21 @@ class _Composer:
             "patient_source": self.wanted.patient,
             "mapping": matched.mapping if matched is not None else [],
             "coordinates": "to_source: (d, h, w, 1) -> patient x, y, z in mm (LPS) for volumes; frame, row, column for images and videos",
-            "warnings": self._warnings(cases, described, manifest),
+            "warnings": self._warnings(bool(cases), described),
+            "notes": self._notes(cases, described, manifest),
         }
 
-    def _warnings(self, cases: list[tuple[Item, dict[str, Any]]], described: dict[str, Any], manifest: pl.DataFrame) -> list[str]:
+    def _warnings(self, any_case: bool, described: dict[str, Any]) -> list[str]:
+        """What every page of a report must carry."""
         found = list(self.found.warnings)
-        if self.wanted.patient == "none" and cases:
+        if self.wanted.patient == "none" and any_case:
             found.append("patient=none: one person may stand in training and test, and intervals are by case")
-        if self.wanted.matched is not None:
-            found += self.wanted.matched.notes
+        return found + [f"{facts['missing']} cases have no value of {name}" for name, facts in described.items() if facts["missing"]]
+
+    def _notes(self, cases: list[tuple[Item, dict[str, Any]]], described: dict[str, Any], manifest: pl.DataFrame) -> list[str]:
+        """What whoever scans should know: choices made for them, and what readers noticed."""
+        found = list(self.wanted.matched.notes) if self.wanted.matched is not None else []
         for name, facts in described.items():
-            if facts["missing"]:
-                found.append(f"{facts['missing']} cases have no value of {name}")
             if self.options.positive is None and facts["positive"] is not None:
                 found.append(f"positive class of {name} is {facts['positive']} (the last in order); another with positive=CLASS")
         shared = manifest.height - manifest["array_id"].n_unique()

@@ -12,13 +12,16 @@ import math
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from medgraft.intake.read import Limits, Study, Unreadable, plain_head, sniff, suffix_of
+from medgraft.intake.read import Limits, Study, Unreadable, sniff, suffix_of
 
 _IO = {"nifti": "NiftiImageIO", "metaimage": "MetaImageIO", "nrrd": "NrrdImageIO"}
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # faults are raised; ITK's console chatter holds paths
@@ -39,7 +42,7 @@ def load_image(path: Path, limits: Limits) -> tuple[sitk.Image, bool, list[str]]
     reader_line = sniff(path)
     assert reader_line is not None
     notes: list[str] = []
-    known = _inspect_header(path, reader_line.name, notes)
+    known = _inspect_header(path, reader_line.name, limits, notes)
     with tempfile.TemporaryDirectory(prefix="medgraft-") as folder:
         named = _with_right_suffix(path, reader_line.name, reader_line.suffixes, Path(folder))
         reader = sitk.ImageFileReader()
@@ -116,10 +119,10 @@ def _with_right_suffix(path: Path, kind: str, suffixes: tuple[str, ...], folder:
     return link
 
 
-def _inspect_header(path: Path, kind: str, notes: list[str]) -> bool:
+def _inspect_header(path: Path, kind: str, limits: Limits, notes: list[str]) -> bool:
     """Refuse detached headers; say whether the file states its spacing (ITK would invent 1 mm)."""
     if kind == "nifti":
-        return _inspect_nifti(path, notes)
+        return _inspect_nifti(path, limits, notes)
     with open(path, "rb") as stream:
         text = stream.read(65536)
     if kind == "metaimage":
@@ -133,24 +136,68 @@ def _inspect_header(path: Path, kind: str, notes: list[str]) -> bool:
     return re.search(rb"^(spacings|space directions):", header, re.MULTILINE) is not None
 
 
-def _inspect_nifti(path: Path, notes: list[str]) -> bool:
-    with open(path, "rb") as stream:
-        head = stream.read(2)
+def _inspect_nifti(path: Path, limits: Limits, notes: list[str]) -> bool:
+    """Whether the spacing is stated. ITK fills a truncated file with zeros and turns NaN into 0, both without
+    a word, so bytes and non-finite values are counted here, in a stream."""
+    with open(path, "rb") as plain:
+        zipped = plain.read(2) == b"\x1f\x8b"
     try:
-        with gzip.open(path, "rb") if head == b"\x1f\x8b" else open(path, "rb") as stream:
-            header = stream.read(540)
-    except (OSError, EOFError) as error:
+        with gzip.open(path, "rb") if zipped else open(path, "rb") as stream:
+            header = _NiftiHeader.parse(stream.read(540))
+            if header.size > limits.bytes:
+                sides = "x".join(map(str, header.extent))
+                raise Unreadable(f"declares {sides} voxels, more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N or crop it")
+            stream.seek(header.start)
+            left, bad = header.size, 0
+            while left and (block := stream.read(min(left, 1 << 20))):
+                left -= len(block)
+                if header.floats is not None:
+                    whole = len(block) - len(block) % header.floats.itemsize
+                    bad += int((~np.isfinite(np.frombuffer(block[:whole], header.floats))).sum())
+    except (OSError, EOFError, zlib.error) as error:
         raise Unreadable("the compressed stream is damaged or truncated", fix="copy the file again from its source") from error
-    if header[344:348] == b"ni1\0" or header[4:8] == b"ni2\0":
-        raise Unreadable("its voxels lie in another file (detached header)", fix="convert it to .nii, one file")
-    if plain_head(header)[4:8] == b"n+2\0":
-        order = "<" if int.from_bytes(header[:4], "little") == 540 else ">"
-        pixdim = np.frombuffer(header, f"{order}f8", 8, 104)
-        codes = np.frombuffer(header, f"{order}i4", 2, 344)
-    else:
-        order = "<" if int.from_bytes(header[:4], "little") == 348 else ">"
-        pixdim = np.frombuffer(header, f"{order}f4", 8, 76)
-        codes = np.frombuffer(header, f"{order}i2", 2, 252)
-    if not codes.any():
+    if left:
+        raise Unreadable(f"truncated: {left} of {header.size} bytes of voxels are missing", fix="copy the file again from its source")
+    if bad:
+        raise Unreadable(f"holds {bad} NaN or infinite values", fix="replace them by the background value and scan again")
+    if not header.oriented:
         notes.append("no orientation in the header; axes taken as stored")
-    return bool(np.isfinite(pixdim[1:4]).all() and (pixdim[1:4] > 0).all())
+    return header.spaced
+
+
+@dataclass(frozen=True)
+class _NiftiHeader:
+    """What of a NIfTI-1 or -2 header is checked before ITK sees the file; ``size`` is the bytes of its voxels."""
+
+    extent: list[int]
+    start: int
+    size: int
+    floats: np.dtype[Any] | None
+    spaced: bool
+    oriented: bool
+
+    @classmethod
+    def parse(cls, head: bytes) -> _NiftiHeader:
+        if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
+            raise Unreadable("its voxels lie in another file (detached header)", fix="convert it to .nii, one file")
+        second = head[4:8] == b"n+2\0"
+        if len(head) < (540 if second else 348):
+            raise Unreadable("not a whole nifti header: truncated", fix="copy the file again from its source")
+        order = "<" if int.from_bytes(head[:4], "little") in (348, 540) else ">"
+
+        def field(kind: str, count: int, first: int, later: tuple[str, int]) -> np.ndarray:
+            kind, at = later if second else (kind, first)
+            return np.frombuffer(head, np.dtype(f"{order}{kind}"), count, at)
+
+        sides = field("i2", 8, 40, ("i8", 16))
+        extent = [int(v) for v in sides[1 : 1 + min(7, max(0, int(sides[0])))]]
+        kind, bits = int(field("i2", 1, 70, ("i2", 12))[0]), int(field("i2", 1, 72, ("i2", 14))[0])
+        pixdim = field("f4", 8, 76, ("f8", 104))
+        return cls(
+            extent=extent,
+            start=max(0, int(field("f4", 1, 108, ("i8", 168))[0])),
+            size=math.prod(extent) * bits // 8,
+            floats={16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}.get(kind),
+            spaced=bool(np.isfinite(pixdim[1:4]).all() and (pixdim[1:4] > 0).all()),
+            oriented=bool(field("i2", 2, 252, ("i4", 344)).any()),
+        )

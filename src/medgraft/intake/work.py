@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medgraft import store
+from medgraft.errors import UserError
 from medgraft.intake.keys import code
 from medgraft.intake.plan import Item
 from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_with, reader_named, sniff
@@ -102,6 +103,14 @@ def _store(task: Task) -> dict[str, Any]:
         for frame in guarded(study, task.limits):
             writer.append(frame)
         stored = writer.close()
+    except Unreadable:
+        writer.abort()
+        raise
+    except UserError as error:
+        writer.abort()
+        if isinstance(error.__cause__, OSError):
+            raise  # the disk: it concerns every study
+        raise Unreadable(error.cause, fix=error.fix or "convert it to 8 or 16 bit grey") from error
     except BaseException:
         writer.abort()
         raise

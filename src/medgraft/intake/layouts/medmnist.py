@@ -15,7 +15,7 @@ from medgraft.errors import UserError
 from medgraft.intake import npz
 from medgraft.intake.labels import Reject
 from medgraft.intake.plan import Item, Plan
-from medgraft.intake.read import Unreadable
+from medgraft.intake.read import SUFFIXES, Unreadable, suffix_of
 
 if TYPE_CHECKING:
     from medgraft.intake.scan import ScanOptions
@@ -33,7 +33,8 @@ def detect(source: Path) -> bool:
     """An ``.npz`` file, or a folder whose only studies are ``.npz`` files."""
     if source.is_file():
         return source.suffix.lower() == ".npz"
-    return bool(archives(source)) and not any(p.is_dir() and not p.name.startswith(".") for p in source.iterdir())
+    others = (p for p in source.iterdir() if not p.name.startswith("."))
+    return bool(archives(source)) and not any(p.is_dir() or (suffix_of(p) in SUFFIXES and suffix_of(p) != ".npz") for p in others)
 
 
 def plan(source: Path, options: ScanOptions) -> Plan:

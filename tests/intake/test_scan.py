@@ -1,0 +1,397 @@
+"""The scan as a whole: real sets, matching, masks, resume after a kill, and one clear line for each kind of bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from medgraft import store, tables
+from medgraft.errors import UserError
+from medgraft.intake.scan import JOURNAL, ScanOptions, ScanReport, scan
+
+
+def picture(path: Path, seed: int = 0, shape: tuple[int, int] = (12, 16)) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pl.DataFrame(rows, infer_schema_length=None).write_csv(path)
+    return path
+
+
+def run(source: Path, out: Path, **options: Any) -> tuple[ScanReport, tables.Dataset, dict[str, str]]:
+    """Report, data set, and reason by rejected source."""
+    report = scan(source, ScanOptions(out=out, **options))
+    with open(out / "rejects.csv", encoding="utf-8", newline="") as stream:
+        rejects = {row["source"]: row["reason"] for row in csv.DictReader(stream)}
+    assert report.rejected >= len(rejects)
+    return report, tables.load_dataset(out), rejects
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Six pictures of three patients, in a folder with a space and Chinese characters."""
+    source = tmp_path / "胸片 set"
+    rows = []
+    for n in range(6):
+        picture(source / "图 像" / f"片 {n}.png", n)
+        rows.append({"path": f"图 像/片 {n}.png", "label": "病" if n % 2 else "健康", "patient": f"p{n // 2}"})
+    table(source / "labels.csv", rows)
+    return source
+
+
+# ------------------------------------------------------------------------------------------ real studies
+
+
+def test_real_chest_xrays(shared_data: Path, tmp_path: Path) -> None:
+    options = {"labels": "labels.csv", "patient": "patient", "target": "label", "positive": "pneumonia"}
+    report, dataset, rejects = run(shared_data / "nih_cxr_pneumonia", tmp_path / "cxr", **options)
+    assert (report.cases, report.patients, rejects) == (400, 325, {})
+    assert report.classes == {"label": {"normal": 200, "pneumonia": 200}}
+    assert dataset.info["targets"]["label"]["positive"] == "pneumonia" and dataset.info["channels"] == 1
+    assert set(map(tuple, dataset.manifest["shape"].to_list())) == {(1, 1, 256, 256)}
+    row = dataset.manifest.row(17, named=True)
+    with Image.open(shared_data / "nih_cxr_pneumonia" / "images" / f"{row['case_id']}.jpg") as original:
+        assert (store.open_array(dataset.root, row["array_id"])[0, 0] == np.asarray(original.convert("L"))).all()
+
+
+def test_real_ultrasound_videos(shared_data: Path, tmp_path: Path) -> None:
+    report, dataset, rejects = run(shared_data / "lung_pocus_video", tmp_path / "pocus", labels="labels.csv", patient="patient")
+    assert (report.cases, rejects, report.kinds) == (76, {}, {"video": 76})
+    facts = pl.read_csv(shared_data / "lung_pocus_video" / "labels.csv")
+    expected = {Path(p).stem: (1, n, h, w) for p, n, h, w in facts.select("path", "frames", "height", "width").iter_rows()}
+    assert {c: tuple(s) for c, s in dataset.manifest.select("case_id", "shape").iter_rows()} == expected
+    assert dataset.frames.height == facts["frames"].sum()
+    rate = dict(zip((Path(p).stem for p in facts["path"]), facts["fps"]))
+    steps = {c: s[0] for c, s in dataset.manifest.select("case_id", "spacing").iter_rows()}
+    assert all(steps[c] == pytest.approx(1 / rate[c], rel=0.15) for c in rate)
+
+
+def test_real_volumes_with_an_official_split(shared_data: Path, tmp_path: Path) -> None:
+    options = {"labels": "labels.csv", "patient": "none", "split": "official_split"}
+    report, dataset, rejects = run(shared_data / "medmnist_adrenal3d", tmp_path / "adrenal", **options)
+    assert (report.cases, rejects, report.kinds) == (340, {}, {"volume": 340})
+    assert set(map(tuple, dataset.manifest["shape"].to_list())) == {(1, 64, 64, 64)}
+    assert set(map(tuple, dataset.manifest["spacing"].to_list())) == {(1.0, 1.0, 1.0)}
+    assert dict(dataset.manifest["split.official_split"].value_counts().iter_rows()) == {"train": 300, "val": 40}
+    assert not dataset.patients_known and any("patient=none" in w for w in dataset.warnings)
+
+
+def test_real_masks_lie_on_their_images(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "msd_hippocampus"
+    names = {1: "anterior", 2: "posterior"}
+    report, dataset, rejects = run(source, tmp_path / "msd", labels="cases.csv", masks="label", patient="none", structures=names)
+    assert (report.cases, rejects, dataset.info["structures"], dataset.targets) == (80, {}, ["anterior", "posterior"], [])
+    facts = {r["case"]: r for r in pl.read_csv(source / "cases.csv").iter_rows(named=True)}
+    for case in dataset.manifest.iter_rows(named=True):
+        mask = store.open_mask(dataset.root, case["mask_id"])
+        fact = facts[case["case_id"]]
+        assert mask.shape == (case["shape"][1], 2, *case["shape"][2:])
+        assert sorted(case["shape"][1:]) == sorted(map(int, fact["shape"].split("x")))
+        assert mask.sum((0, 2, 3)).tolist() == [fact["voxels_anterior_1"], fact["voxels_posterior_2"]]
+    traced = dataset.frames.filter(pl.col("array_id") == case["array_id"])
+    assert traced["mask_index"].to_list() == list(range(case["shape"][1]))
+
+
+# ------------------------------------------------------------------------------------------ labels
+
+
+def test_odd_names_are_matched_and_stay_out_of_the_tables(study: Path, tmp_path: Path) -> None:
+    report, dataset, rejects = run(study, tmp_path / "出 out", labels="labels.csv", patient="patient")
+    assert (report.cases, report.patients, rejects) == (6, 3, {})
+    assert report.mapping[0] | {"examples": []} == {"column": "path", "role": "file", "matched by": "path", "matched": 6, "rows": 6, "examples": []}
+    for name in ("manifest", "frames", "annotations"):
+        assert "图 像" not in str(tables.read(dataset.root / f"{name}.parquet", name).to_dicts())
+    assert "图 像" not in (dataset.root / JOURNAL).read_text(encoding="utf-8")
+    for private in (tmp_path / ".medgraft-key", tmp_path / ".medgraft-sources-出 out.json"):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("how", ["name", "stem", "excel", "semicolon"])
+def test_files_are_found_by_name_or_stem_in_csv_or_excel(study: Path, tmp_path: Path, how: str) -> None:
+    rows = [{"comment": f"c{n}", "id": f"片 {n}" + (".png" if how == "name" else ""), "who": n // 2, "label": n % 2} for n in range(6)]
+    path = study / ("labels.xlsx" if how == "excel" else "labels.csv")
+    if how == "excel":
+        import openpyxl
+
+        book = openpyxl.Workbook()
+        book.active.append(list(rows[0]))
+        for row in rows:
+            book.active.append(list(row.values()))
+        book.save(path)
+        (study / "labels.csv").unlink()
+    else:
+        pl.DataFrame(rows).write_csv(path, separator=";" if how == "semicolon" else ",")
+    report, dataset, rejects = run(study, tmp_path / "out", labels=path.name, patient="who", workers=1)
+    assert (report.cases, report.patients, rejects) == (6, 3, {})
+    assert report.mapping[0]["column"] == "id" and report.mapping[0]["matched by"] == ("name" if how == "name" else "stem")
+    assert dataset.manifest["label.label"].to_list() == ["0", "1"] * 3 and dataset.info["targets"]["label"]["positive"] == "1"
+    assert set(dataset.manifest["patient_id"]) == {"0", "1", "2"}
+
+
+def test_quantities_and_several_targets(study: Path, tmp_path: Path) -> None:
+    rows = [{"path": f"图 像/片 {n}.png", "p": n // 2, "ef": 50.5 + n, "a": n % 2, "b": 1 - n % 2 if n else None} for n in range(6)]
+    table(study / "labels.csv", rows)
+    _, dataset, _ = run(study, tmp_path / "out", labels="labels.csv", patient="p", target=["ef", "a", "b"])
+    assert dataset.manifest["label.ef"].to_list() == [50.5 + n for n in range(6)]
+    assert dataset.manifest["label.b"].to_list() == [None, "0", "1", "0", "1", "0"]
+    assert dataset.info["targets"]["ef"]["type"] == "regress" and any("1 cases have no value of b" in w for w in dataset.warnings)
+    _, dataset, _ = run(study, tmp_path / "out", labels="labels.csv", patient="p", target="a", type="regress")
+    assert dataset.manifest["label.a"].to_list() == [0.0, 1.0] * 3
+
+
+def test_classes_from_folder_names(tmp_path: Path) -> None:
+    for n in range(4):
+        picture(tmp_path / "in" / ("sick" if n % 2 else "well") / f"p{n // 2}" / "image.png", n)
+    report, dataset, _ = run(tmp_path / "in", tmp_path / "out", labels="folders", patient="folder")
+    assert report.classes == {"label": {"sick": 2, "well": 2}} and report.patients == 2
+    assert dataset.manifest["case_id"].to_list() == ["sick_p0_image", "sick_p1_image", "well_p0_image", "well_p1_image"]
+
+
+def test_what_the_labels_get_wrong_has_a_line_each(study: Path, tmp_path: Path) -> None:
+    picture(study / "extra.png", 77)
+    picture(tmp_path / "outside.png", 78)
+    rows = pl.read_csv(study / "labels.csv").to_dicts()
+    rows[0]["label"] = "健康"
+    rows += [
+        {"path": "图 像/片 0.png", "label": "病", "patient": "p0"},
+        {"path": "图 像/absent.png", "label": "病", "patient": "p9"},
+        {"path": "../outside.png", "label": "病", "patient": "p9"},
+        {"path": "=HYPERLINK(1)", "label": "病", "patient": "p9"},
+        {"path": "图 像/片 1.png", "label": "病", "patient": "p0"},
+    ]
+    table(study / "labels.csv", rows)
+    report, dataset, rejects = run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    assert "片 0" not in dataset.manifest["case_id"].to_list() and dataset.manifest.height == 5
+    assert rejects == {
+        "extra.png": "no label",
+        "图 像/片 0.png": "has 2 labels: 健康, 病",
+        "图 像/absent.png": "labelled, but the file is absent",
+        "labels row 10": "the path leaves the source folder",
+        "'=HYPERLINK(1)": "labelled, but the file is absent",
+    }
+    assert any("repeat another" in n for n in report.notes)
+
+
+def test_patients_must_be_said(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="patient=patient"):
+        scan(study, ScanOptions(out=tmp_path / "out", labels="labels.csv"))
+    rows = pl.read_csv(study / "labels.csv").with_columns(patient=pl.Series(["p0", None, "p1", "p1", None, "p2"])).to_dicts()
+    table(study / "labels.csv", rows)
+    with pytest.raises(UserError, match=r"no patient for 2 cases: 片 1, 片 4\. .*patient=none"):
+        scan(study, ScanOptions(out=tmp_path / "out", labels="labels.csv", patient="patient"))
+    with pytest.raises(UserError, match="no column subject"):
+        scan(study, ScanOptions(out=tmp_path / "out", labels="labels.csv", patient="subject"))
+    _, dataset, _ = run(study, tmp_path / "out", labels="labels.csv", patient="none")
+    assert dataset.manifest["patient_id"].to_list() == dataset.manifest["case_id"].to_list() and dataset.warnings
+
+
+def test_links_that_leave_the_folder_are_not_followed(study: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "secret.png", 9)
+    (study / "link.png").symlink_to(tmp_path / "secret.png")
+    _, dataset, rejects = run(study, tmp_path / "out", patient="none")
+    assert rejects == {"link.png": "a link that leaves the source folder"} and dataset.manifest.height == 6
+
+
+# ------------------------------------------------------------------------------------------ layouts
+
+
+def test_rsna_rows_are_collapsed_to_images(tmp_path: Path) -> None:
+    from medgraft.simulate import chest_xray
+
+    made = chest_xray.simulate(tmp_path / "rsna", patients=8, images_per_patient=2, size=64, prevalence=0.5, seed=3)
+    report, dataset, rejects = run(tmp_path / "rsna", tmp_path / "out")
+    assert (report.cases, report.patients, rejects) == (16, 8, {})
+    assert report.classes["pneumonia"] == {"no pneumonia": 8, "pneumonia": 8}
+    assert report.classes["class_info"] == {k: v for k, v in sorted(made.counts.items()) if v}
+    boxes = tables.read(dataset.root / "annotations.parquet", "annotations")
+    truth = pl.read_csv(tmp_path / "rsna" / "stage_2_train_labels.csv").drop_nulls("x")
+    assert boxes.height == made.boxes == truth.height
+    found = {(c, *json.loads(g).values()) for c, g in boxes.select("case_id", "geometry").iter_rows()}
+    assert found == set(truth.select("patientId", "x", "y", "width", "height").iter_rows())
+    (tmp_path / "rsna" / "patient_mapping.csv").unlink()
+    with pytest.raises(UserError, match="patient"):
+        scan(tmp_path / "rsna", ScanOptions(out=tmp_path / "out2"))
+    _, dataset, _ = run(tmp_path / "rsna", tmp_path / "out2", patient="none")
+    assert any("names an image" in w for w in dataset.warnings)
+
+
+def test_medmnist_archives(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"{p}_images": rng.integers(0, 256, (n, 6, 7, 8), dtype=np.uint8) for p, n in (("train", 5), ("val", 2), ("test", 3))}
+    labels = {f"{p}_labels": np.arange(n)[:, None] % 2 for p, n in (("train", 5), ("val", 2), ("test", 3))}
+    (tmp_path / "in").mkdir()
+    np.savez_compressed(tmp_path / "in" / "x.npz", **arrays, **labels)
+    report, dataset, rejects = run(tmp_path / "in" / "x.npz", tmp_path / "out")
+    assert (report.cases, report.kinds, rejects) == (10, {"volume": 10}, {})
+    case = dataset.manifest.filter(pl.col("case_id") == "test_00001").row(0, named=True)
+    assert (store.open_array(dataset.root, case["array_id"])[0] == arrays["test_images"][1]).all()
+    assert case["label.label"] == "1" and case["split.official_split"] == "test"
+    np.savez(tmp_path / "in" / "y.npz", train_images=np.array([{}], dtype=object))
+    _, dataset, rejects = run(tmp_path / "in", tmp_path / "out2")
+    assert dataset.manifest.height == 10 and "pickled" in rejects["y.npz"]
+
+
+# ------------------------------------------------------------------------------------------ masks and bad studies
+
+
+def test_masks_must_fit(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for n in range(4):
+        picture(source / "images" / f"{n}.png", n, (8, 9))
+    masks = {0: np.full((8, 9), 7), 1: np.zeros((8, 8)), 2: np.eye(8, 9) * 3, 3: np.zeros((8, 9))}
+    masks[3][0, :3] = 3, 7, 255
+    for n, mask in masks.items():
+        (source / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask.astype(np.uint8)).save(source / "masks" / f"{n}.png")
+    _, dataset, rejects = run(source, tmp_path / "out", masks="masks", patient="none")
+    assert rejects == {"images/1.png": "the image is 1x8x9, its mask 1x8x8"}
+    assert dataset.info["structures"] == ["structure_3", "structure_7"] and dataset.manifest.height == 3
+    mask = store.open_mask(dataset.root, dataset.manifest.row(-1, named=True)["mask_id"])
+    assert mask.shape == (1, 2, 8, 9) and mask[0, :, 0, :4].tolist() == [[1, 0, 255, 0], [0, 1, 255, 0]]
+    _, dataset, rejects = run(source, tmp_path / "out", masks="masks", patient="none", structures={3: "wall"})
+    assert rejects["images/0.png"] == "the mask holds value 7, which is no structure" and dataset.info["structures"] == ["wall"]
+
+
+def test_bad_studies_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    picture(source / "good.png")
+    picture(source / "wrong_suffix.png")
+    (source / "wrong_suffix.png").rename(source / "wrong_suffix.dcm")
+    (source / "zero.png").write_bytes(b"")
+    (source / "short.png").write_bytes((source / "good.png").read_bytes()[:60])
+    (source / "list.mp4").write_text("#EXTM3U\nfile:///etc/passwd\n")
+    hole = np.zeros((3, 4, 5), np.float32)
+    hole[1, 1, 1] = np.inf
+    sitk.WriteImage(sitk.GetImageFromArray(hole), str(source / "hole.nii.gz"))
+    (source / "notes.txt").write_text("bystander")
+    report, dataset, rejects = run(source, tmp_path / "out", patient="none", workers=2)
+    assert dataset.manifest["case_id"].to_list() == ["good", "wrong_suffix"] and report.ignored == 1
+    assert set(rejects) == {"zero.png", "short.png", "list.mp4", "hole.nii.gz"} and "infinite" in rejects["hole.nii.gz"]
+    again, _, same = run(source, tmp_path / "out", patient="none")
+    assert (again.new, same) == (0, rejects)
+    shutil.copy(source / "good.png", source / "zero.png")  # mended: read again
+    again, dataset, rejects = run(source, tmp_path / "out", patient="none")
+    assert again.new == 1 and "zero.png" not in rejects and dataset.manifest.height == 3
+
+
+# ------------------------------------------------------------------------------------------ disk and resume
+
+
+def content(out: Path) -> dict[str, Any]:
+    """All that matters of a data set: tables and arrays."""
+    info = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+    names = {p.name for p in (out / "arrays").rglob("*.npy")}
+    manifest, frames = tables.read(out / "manifest.parquet", "manifest"), tables.read(out / "frames.parquet", "frames")
+    return {"info": info, "arrays": names, "manifest": manifest.to_dicts(), "frames": frames.to_dicts()}
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from medgraft.intake.scan import ScanOptions, scan
+if __name__ == "__main__":
+    scan(Path(sys.argv[1]), ScanOptions(out=Path(sys.argv[2]), patient="none", name="x", workers=int(sys.argv[3])))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_scan_goes_on_where_it_stopped(tmp_path: Path, workers: int) -> None:
+    source = tmp_path / "in"
+    for n in range(160):
+        picture(source / f"{n:03d}.png", n, (200, 200))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(source), str(tmp_path / "killed"), str(workers)]
+    process = subprocess.Popen(command, start_new_session=True)
+    journal = tmp_path / "killed" / JOURNAL
+    deadline = time.monotonic() + 60
+    while (not journal.is_file() or journal.read_bytes().count(b"\n") < 20) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = journal.read_bytes().count(b"\n")
+    assert 20 <= done < 160 and not (tmp_path / "killed" / "manifest.parquet").exists()
+    with open(journal, "ab") as stream:
+        stream.write(b'{"key":"torn')  # as a power cut would leave it
+    deadline = time.monotonic() + 20
+    while True:  # orphaned workers end with their parent and let go of the lock
+        try:
+            report, _, _ = run(source, tmp_path / "killed", patient="none", name="x", workers=1)
+            break
+        except UserError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert (report.new, report.known) == (160 - done, done)
+    run(source, tmp_path / "whole", patient="none", name="x", workers=1)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_a_second_scan_does_only_what_is_new(study: Path, tmp_path: Path) -> None:
+    run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    rows = pl.read_csv(study / "labels.csv").to_dicts()
+    picture(study / "new.png", 50)
+    table(study / "labels.csv", [*rows, {"path": "new.png", "label": "病", "patient": "p7"}])
+    report, dataset, _ = run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    assert (report.new, report.known, dataset.manifest.height) == (1, 6, 7)
+    gone = dataset.manifest["array_id"][0]
+    store.close_all()
+    store.path_of(dataset.root, gone).unlink()
+    report, dataset, _ = run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    assert report.new == 1 and store.path_of(dataset.root, gone).is_file()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Any:
+    """A 1 MiB file system of its own; where that is not allowed, the test skips."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True) if os.name == "posix" else None
+    if made is None or made.returncode:
+        pytest.skip("this user may not mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing_done(tmp_path: Path, mounted: Path) -> None:
+    source = tmp_path / "in"
+    for n in range(12):
+        picture(source / f"{n}.png", n, (400, 400))
+    with pytest.raises(UserError, match="disk is full"):
+        scan(source, ScanOptions(out=mounted / "out", patient="none"))
+    done = (mounted / "out" / JOURNAL).read_bytes().count(b"\n")
+    assert 0 < done < 12 and not (mounted / "out" / "dataset.json").exists()
+    subprocess.run(["mount", "-o", "remount,size=20m", str(mounted)], check=True)
+    report, dataset, _ = run(source, mounted / "out", patient="none")
+    assert (report.new, report.known, dataset.manifest.height) == (12 - done, done, 12)
+
+
+def test_a_read_only_folder_is_named(study: Path, mounted: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
+    with pytest.raises(UserError, match="read-only"):
+        scan(study, ScanOptions(out=mounted / "out", patient="none"))
+
+
+def test_two_scans_at_once_are_refused(study: Path, tmp_path: Path) -> None:
+    from medgraft.intake.scan import Journal
+
+    (tmp_path / "out").mkdir()
+    with Journal(tmp_path / "out" / JOURNAL), pytest.raises(UserError, match="another scan"):
+        scan(study, ScanOptions(out=tmp_path / "out", patient="none"))
