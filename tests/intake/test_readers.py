@@ -339,3 +339,42 @@ def test_archives_are_read_row_by_row_and_pickles_refused(tmp_path: Path, rng: n
         archive.writestr("train_images.npy", b"\x93NUMPY\x01\x00\x04\x00junk")
     with pytest.raises(Unreadable, match="damaged"):
         npz.members(tmp_path / "odd.npz")
+
+
+@pytest.mark.filterwarnings("ignore")  # the files are odd on purpose; a scan notes such warnings
+def test_pydicoms_own_files(tmp_path: Path) -> None:
+    """Every compression that pydicom's wheel has a file for, against its in-memory decoder; 12 bit is refused with a word."""
+    from pydicom.data import get_testdata_file
+
+    same = {
+        "CT_small.dcm": "HU",
+        "MR_small_RLE.dcm": "raw",
+        "MR_small_jp2klossless.dcm": "raw",
+        "MR_small_jpeg_ls_lossless.dcm": "raw",
+        "MR_small_bigendian.dcm": "raw",
+        "image_dfl.dcm": "display",
+        "J2K_pixelrep_mismatch.dcm": "HU",
+    }
+    for name, unit in same.items():
+        path = Path(str(get_testdata_file(name, download=False)))
+        data = pydicom.dcmread(path)
+        expected = data.pixel_array.astype(np.int64)
+        if unit == "HU":
+            expected = expected * int(data.RescaleSlope) + int(data.RescaleIntercept)
+        array, study = load(path)
+        assert study.value_unit == unit and (array[0, 0] == expected).all(), name
+    colour = load(Path(str(get_testdata_file("examples_ybr_color.dcm", download=False))), Limits(colour=True))
+    assert colour[0].shape == (3, 30, 240, 320) and colour[1].spacing[0] == pytest.approx(0.033, abs=1e-3)
+    assert "12-bit" in refused(Path(str(get_testdata_file("JPGExtended.dcm", download=False))))
+
+
+def test_a_localiser_in_the_series_is_a_study_of_its_own(tmp_path: Path, rng: np.random.Generator) -> None:
+    from medgraft.intake.plan import discover
+
+    uid = generate_uid()
+    for z in range(4):
+        turn = [1, 0, 0, 0, 1, 0] if z else [1, 0, 0, 0, 0, -1]
+        pixels = rng.integers(0, 256, (6, 6), dtype=np.uint8)
+        write_dicom(tmp_path / f"{z}.dcm", pixels, SeriesInstanceUID=uid, ImagePositionPatient=[0, 0, z], ImageOrientationPatient=turn)
+    items, rejects, _ = discover(tmp_path, [f"{z}.dcm" for z in range(4)])
+    assert [(i.reader, len(i.files)) for i in items] == [("dicom", 1), ("series", 3)] and not rejects

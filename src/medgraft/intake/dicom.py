@@ -8,6 +8,7 @@ RecommendedDisplayFrameRate (PS3.3 C.7.6.5, C.7.6.6); positions and spacing from
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, iter_pixels
+from pydicom.pixels import apply_color_lut, iter_pixels, pixel_array
 
 from medgraft.intake.picture import channels_first
 from medgraft.intake.read import Limits, Study, Unreadable
 from medgraft.intake.volume import oriented
 
-GROUP_TAGS = ["SOPClassUID", "SeriesInstanceUID", "NumberOfFrames", "ImagePositionPatient", "Rows", "Columns", "Modality"]
+GROUP_TAGS = ["SOPClassUID", "SeriesInstanceUID", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "Modality"]
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # odd header values are the norm, not a fault to print
 
 
@@ -35,7 +36,7 @@ def read_dicom(path: Path, limits: Limits) -> Study:
     positions = _frame_positions(header, frames)
     if positions is not None:
         values = _Values(header, limits, notes)
-        stack = [values(frame) for frame in iter_pixels(path)]
+        stack = [values(frame) for frame in _decoded(path)]
         return _volume(stack, positions, header, values.unit, notes, facts)
     values = _Values(header, limits, notes)
     spacing = _pixel_spacing(header, notes)
@@ -43,7 +44,7 @@ def read_dicom(path: Path, limits: Limits) -> Study:
         return Study("image", _single(path, values), [None, *spacing], values.unit, time_source=["none"], facts=facts, notes=notes)
     times, source = _times(header, frames)
     step = float(np.median(np.diff(times))) if len(times) > 1 else None
-    return Study("video", map(values, iter_pixels(path)), [step, *spacing], values.unit, times=times, time_source=[source], facts=facts, notes=notes)
+    return Study("video", map(values, _decoded(path)), [step, *spacing], values.unit, times=times, time_source=[source], facts=facts, notes=notes)
 
 
 def read_series(paths: list[Path], limits: Limits) -> Study:
@@ -62,18 +63,24 @@ def read_series(paths: list[Path], limits: Limits) -> Study:
     unit = "raw"
     for path, header in zip(paths, headers):
         values = _Values(header, limits, [])
-        stack.extend(values(frame) for frame in iter_pixels(path))
+        stack.extend(values(frame) for frame in _decoded(path))
         unit = values.unit
     positions = [(_vector(h.ImagePositionPatient), _vector(h.get("ImageOrientationPatient", (1, 0, 0, 0, 1, 0)))) for h in headers]
     return _volume(stack, positions, first, unit, notes, facts)
 
 
-def group_key(path: Path) -> tuple[str, bool]:
-    """Series of a file, and whether the file is one slice that may belong to a stack."""
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=GROUP_TAGS, force=True)
-    series = str(header.get("SeriesInstanceUID") or "")
-    slice_like = bool(series) and int(header.get("NumberOfFrames") or 1) == 1 and header.get("ImagePositionPatient") is not None
-    return series, slice_like
+def group_key(path: Path) -> tuple[str, str, bool]:
+    """Series of a file, its part of the series (slices of one orientation and size), and whether it may belong to a stack.
+
+    A localiser that shares a series with other slices is thus a part of its own.
+    """
+    with warnings.catch_warnings():  # the header is read again, with its warnings noted, when the study is stored
+        warnings.simplefilter("ignore")
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=GROUP_TAGS, force=True)
+        series = str(header.get("SeriesInstanceUID") or "")
+        slice_like = bool(series) and int(header.get("NumberOfFrames") or 1) == 1 and header.get("ImagePositionPatient") is not None
+        turn = [round(float(v), 2) + 0.0 for v in header.get("ImageOrientationPatient") or ()]
+        return series, f"{series} {turn} {header.get('Rows')}x{header.get('Columns')}", slice_like
 
 
 def _header(path: Path) -> Dataset:
@@ -142,8 +149,34 @@ class _Values:
         return pixels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
 
 
+def _decoded(path: Path) -> Iterator[np.ndarray]:
+    """Frames as pydicom decodes them, one by one; a compression that cannot be read is named.
+
+    pydicom's streaming fails on some whole files (deflated, mixed value representations, signed JPEG 2000 in
+    unsigned headers) that it can read from memory: those are then read from memory.
+    """
+    count = 0
+    try:
+        try:
+            for frame in iter_pixels(path):
+                yield frame
+                count += 1
+        except (ValueError, AttributeError):
+            if count:
+                raise
+            data = pydicom.dcmread(path, force=True)
+            pixels = pixel_array(data)
+            yield from pixels if int(data.get("NumberOfFrames") or 1) > 1 else [pixels]
+    except RuntimeError as error:
+        syntax = pydicom.dcmread(path, stop_before_pixels=True, force=True).file_meta.get("TransferSyntaxUID")
+        kind = getattr(syntax, "name", "unknown")
+        if "12-bit" in str(error):
+            raise Unreadable(f"12-bit pixels in {kind} cannot be decoded", fix="decompress the file with the archive's own software") from error
+        raise Unreadable(f"its pixels ({kind}) cannot be decoded: damaged or truncated", fix="copy the file again from its source") from error
+
+
 def _single(path: Path, values: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
-    yield from map(values, iter_pixels(path))
+    yield from map(values, _decoded(path))
 
 
 def _vector(value: Any) -> np.ndarray:

@@ -80,7 +80,8 @@ def discover(source: Path, files: list[str]) -> tuple[list[Item], list[Reject], 
     items: list[Item] = []
     rejects: list[Reject] = []
     ignored: list[str] = []
-    series: dict[str, list[str]] = defaultdict(list)
+    series: dict[str, list[str]] = defaultdict(list)  # by series, orientation and size
+    uid_of: dict[str, str] = {}
     for relative in files:
         path = source / relative
         try:
@@ -96,20 +97,22 @@ def discover(source: Path, files: list[str]) -> tuple[list[Item], list[Reject], 
             continue
         if reader.name == "dicom":
             try:
-                uid, slice_like = group_key(path)
+                uid, part, slice_like = group_key(path)
             except Exception as error:
                 rejects.append(Reject(relative, f"not a whole DICOM header ({type(error).__name__})", "copy the file again from its source"))
                 continue
             if slice_like:
-                series[uid].append(relative)
+                series[part].append(relative)
+                uid_of[part] = uid
                 continue
         items.append(Item(relative, (str(path),), reader.name, stem_of(path.name), (relative,)))
-    for uid, members in series.items():
+    for part, members in series.items():
+        uid = uid_of[part]
         if len(members) == 1:
             items.append(Item(members[0], (str(source / members[0]),), "dicom", stem_of(Path(members[0]).name), (members[0],), (uid,)))
             continue
         folder = Path(os.path.commonpath([str(Path(m).parent) for m in members])).as_posix() if len(members) > 1 else ""
-        alone = all(set(others).isdisjoint({folder}) for key, others in _folders(series).items() if key != uid)
+        alone = all(set(others).isdisjoint({folder}) for key, others in _folders(series).items() if key != part)
         name = folder if folder not in ("", ".") and alone else members[0]
         ids = (uid, Path(name).name)
         files_of = tuple(str(source / m) for m in sorted(members))
@@ -119,7 +122,7 @@ def discover(source: Path, files: list[str]) -> tuple[list[Item], list[Reject], 
 
 
 def _folders(series: dict[str, list[str]]) -> dict[str, set[str]]:
-    return {uid: {Path(m).parent.as_posix() for m in members} for uid, members in series.items()}
+    return {part: {Path(m).parent.as_posix() for m in members} for part, members in series.items()}
 
 
 def unique_names(items: list[Item]) -> dict[str, str]:
