@@ -408,6 +408,8 @@ def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
     quantity = text("heatmap_error" if view.task == "regress" else "heatmap_dice" if view.task == "segment" else "heatmap_probability")
     return {
         "rows": items,
+        "title": text("missed_title" if view.task == "classify" else "worst_title"),  # only classes can be missed
+        "none": text("missed_none" if view.task == "classify" else "worst_none"),
         "bars": view.task != "regress",
         "note": text("missed_note", quantity=quantity[0].lower() + quantity[1:] if view.task != "segment" else quantity),
         "more": text("missed_shown", n=len(items), total=len(rows)) if len(rows) > len(items) else "",

@@ -306,6 +306,8 @@ STRINGS: dict[str, tuple[str, str]] = {
         "The cases to look at first: a wrong label, a poor image or a hard disease. Numbers are each model's {quantity}.",
         "最值得先看的病例：可能是标签有误、图像质量差或病情疑难。数字为各模型的{quantity}。",
     ),
+    "worst_title": ("Cases on which the models do worst", "各模型表现最差的病例"),
+    "worst_none": ("No case was judged.", "没有受评病例。"),
     "missed_none": ("No case was missed by every model.", "没有病例被所有模型漏判。"),
     "missed_shown": ("The first {n} of {total} are shown; summary.json lists all.", "此处显示 {total} 例中的前 {n} 例；summary.json 列出全部。"),
     "missed_alt_image": ("Image of case {case}, label {label}.", "病例 {case} 的图像，标签 {label}。"),

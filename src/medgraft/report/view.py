@@ -367,7 +367,7 @@ class View:
     def missed_sentence(self) -> str:
         """How many cases every model misses, with the interval of the share, and of which label."""
         text = self.text
-        if "missed" not in self.summary or not self.cases or len(self.judged) < 2:
+        if self.task != "classify" or "missed" not in self.summary or not self.cases or len(self.judged) < 2:
             return ""
         missed = {str(m.get("case_id")) for m in self.summary["missed"] or []}
         flags = np.array([str(c.get("case_id")) in missed for c in self.cases], dtype=float)
@@ -379,7 +379,7 @@ class View:
         values = {"value": text.percent(share.value, 1), "low": text.percent(share.low, 1), "high": text.percent(share.high, 1)}
         by_label = ""
         labels = Counter(str(c.get("label")) for c in self.cases)
-        if self.task == "classify" and 1 < len(labels) <= 4:
+        if 1 < len(labels) <= 4:
             counts = Counter(str(c.get("label")) for c, flag in zip(self.cases, flags) if flag)
             parts = [text("answer_missed_label", count=counts[k], n=n, label=clean(k, 40)) for k, n in sorted(labels.items())]
             by_label = text("answer_missed_labels", parts=self.join(parts))
