@@ -86,6 +86,8 @@ def test_point_values_agree_with_independent_definitions(task: str, seed: int) -
     assert set(wanted) == set(metrics.for_task(task))  # no metric goes unchecked
     for name, value in wanted.items():
         assert metrics.point(name, y, p, 0.45) == pytest.approx(value, abs=1e-12), name
+    for name, value in expected(task, y, p, 0.5).items():  # scores that lie on the threshold are called positive
+        assert metrics.point(name, y, p, 0.5) == pytest.approx(value, abs=1e-12), name
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -140,6 +140,16 @@ def test_pairs_test_and_rank_the_models(study: Study) -> None:
     assert s["models"][0]["rank"] == {"best": 1, "low": 1, "high": 1} and s["models"][1]["rank"]["best"] == 2
 
 
+def test_holm_covers_all_pairs() -> None:
+    made = Study(per_patient=1, seeds=1)
+    for model, strength in (("a", 0.2), ("bb", 0.4), ("ccc", 0.6)):
+        made.add(model, strength)
+    pairs = sorted(made.summary()["pairs"], key=lambda pair: pair["p"])
+    p = [pair["p"] for pair in pairs]
+    wanted = np.minimum(1, np.maximum.accumulate([3 * p[0], 2 * p[1], p[2]]))
+    assert [pair["p_holm"] for pair in pairs] == pytest.approx(wanted) and pairs[0]["p_holm"] > p[0]
+
+
 def test_order_of_the_rows_changes_nothing(study: Study) -> None:
     p, m, c = study.tables()
     first = summarise(p, m, c, study.run, **OPTIONS)
@@ -153,7 +163,9 @@ def test_window_rows_inner_cells_and_unfinished_cells_are_not_judged(study: Stud
     running = c.head(1).with_columns(pl.lit("x").alias("hash"), pl.lit("running").alias("state"), pl.lit("late").alias("model"))
     inner = c.head(1).with_columns(pl.lit("y").alias("hash"), pl.lit(0, dtype=pl.Int64).alias("inner"))
     extra = [p.filter(pl.col("cell") == c["hash"][0]).with_columns(pl.lit(h).alias("cell"), pl.lit(0.5).alias("y_pred")) for h in ("x", "y")]
-    s = summarise(pl.concat([p, noise, *extra]), m, pl.concat([c, running, inner]), study.run, **OPTIONS)
+    select = p.with_columns(pl.lit("select").alias("split"), pl.lit(0.5).alias("y_pred"))  # a refit's rows of its own training part
+    s = summarise(pl.concat([p, noise, select, *extra]), m, pl.concat([c, running, inner]), study.run, **OPTIONS)
+    assert s["run"]["warnings"] == []
     plain = study.summary()
     assert json.dumps([s["models"][:2], s["pairs"]]) == json.dumps([plain["models"], plain["pairs"]])
     assert s["models"][2]["state"] == "running" and s["models"][2]["metrics"] == {}

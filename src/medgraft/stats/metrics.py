@@ -140,7 +140,7 @@ def _auc(y: np.ndarray, p: np.ndarray, w: Weights) -> np.ndarray:
     # Climb the scores in as few steps as possible: a run of negatives and the run of positives above it
     # make one step, for nothing depends on the order within a run; scores that both classes share make their own.
     kind = np.where(ones_in == 0, 0, np.where(ones_in == size, 1, 2))
-    new = (kind[1:] == 2) | (kind[:-1] == 2) | (kind[1:] < kind[:-1])
+    new = (kind[1:] == 2) | (kind[1:] < kind[:-1])
     step_of_group = np.r_[0, np.cumsum(new)]
     step, steps = step_of_group[group], int(step_of_group[-1]) + 1
     tied = step_of_group[kind == 2]
