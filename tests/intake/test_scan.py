@@ -395,3 +395,38 @@ def test_two_scans_at_once_are_refused(study: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with Journal(tmp_path / "out" / JOURNAL), pytest.raises(UserError, match="another scan"):
         scan(study, ScanOptions(out=tmp_path / "out", patient="none"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes, to hold a decoder at a known place")
+def test_a_study_that_kills_its_decoder_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    import multiprocessing
+    import threading
+    from multiprocessing import connection
+
+    from medgraft.intake import work
+    from medgraft.intake.plan import Item
+    from medgraft.intake.read import Limits
+    from medgraft.intake.scan import _results
+
+    os.mkfifo(tmp_path / "3.png")
+    for n in (0, 1, 2, 4, 5, 6):
+        picture(tmp_path / f"{n}.png", n)
+    tasks = [work.Task(str(n), Item(f"{n}.png", (str(tmp_path / f"{n}.png"),), "png", str(n)), tmp_path / "out", Limits(), b"k") for n in range(7)]
+
+    def kill_twice() -> None:
+        for _ in range(2):
+            pipe = os.open(tmp_path / "3.png", os.O_WRONLY)  # returns when a worker has opened the other end
+            workers = multiprocessing.active_children()
+            for worker in workers:
+                worker.kill()
+            for worker in workers:
+                connection.wait([worker.sentinel], timeout=5)
+            time.sleep(0.1)  # the dead reader's end must be closed before the pipe is opened again
+            os.close(pipe)
+
+    killer = threading.Thread(target=kill_twice, daemon=True)
+    killer.start()
+    records = {r["key"]: r for records in _results(tasks, 2) for r in records}
+    killer.join(timeout=10)
+    assert records.pop("3")["reject"]["reason"] == "its decoder crashed"
+    assert sorted(records) == ["0", "1", "2", "4", "5", "6"] and all("study" in r for r in records.values())
