@@ -42,9 +42,9 @@ def _values(words: list[str] | None) -> dict[str, Any]:
 @app.command(epilog="Example: medgraft demo out=demo")
 def demo(words: Words = None) -> None:
     """Simulate chest X-rays, scan them, compare three ways of transfer, and write the report (a few minutes)."""
-    from medgraft.engine import demo as act
+    from medgraft import flow
 
-    typer.echo(f"open {act.demo(**_checked(_values(words), out='demo', patients=90, size=128, difficulty=0.35))}")
+    typer.echo(f"open {flow.demo(**_checked(_values(words), out='demo', patients=90, size=128, difficulty=0.35))}")
 
 
 def _checked(values: dict[str, Any], **defaults: Any) -> dict[str, Any]:
@@ -81,12 +81,12 @@ def run(
     ] = None,
 ) -> None:
     """Compare models, starts and strategies on a data set, and write the report. Killed? Run it again: it goes on."""
-    from medgraft import config
+    from medgraft import config, flow
     from medgraft.engine import compare
 
     words = list(words or [])
     recipe = Path(words.pop(0)) if words and "=" not in words[0] else None
-    root = compare.run(config.load_recipe(recipe, words), say=_say)
+    root = flow.run(config.load_recipe(recipe, words), say=_say)
     states = compare.status(root)["cells"]
     if any(state.startswith("failed") for state in states):
         raise typer.Exit(3)
@@ -173,11 +173,14 @@ def simulate(
     """Write studies with known answers in a public on-disk format."""
     if what != "chest_xray":
         raise UserError(f"no simulator {what!r}", fix="there is chest_xray")
+    from medgraft import flow
     from medgraft.simulate import chest_xray as act
 
     values = _checked(_values(words), out="simulated", patients=200, images_per_patient=2, size=256, difficulty=0.5, prevalence=0.4, seed=0)
     out = Path(values.pop("out"))
-    typer.echo(act.simulate(out, **values).text())
+    made = act.simulate(out, **values)
+    typer.echo(made.text())
+    typer.echo(flow.baseline_text(made))
 
 
 @app.command(epilog="Example: medgraft bench models=[efficientnet_lite0, r3d_18]")

@@ -119,6 +119,7 @@ class Recipe(Section):
     out: Path = Field(Path("runs"), description="folder that holds runs")
     task: Literal["auto", "classify", "regress", "segment"] = "auto"
     target: str | list[str] | None = Field(None, description="label column or columns; default: the only one, or the masks")
+    classes: list[str] | None = Field(None, description="classes that take part; cases of other classes are left out and counted")
     split: SplitConfig = SplitConfig()
     window: WindowConfig = WindowConfig()
     train: TrainConfig = TrainConfig()
@@ -137,6 +138,7 @@ class Recipe(Section):
     checkpoint_seconds: float = Field(60.0, ge=0)
     keep_windows: bool = Field(False, description="keep window rows of the predictions too")
     compat: list[str] = Field(default_factory=list, description="faults of a source to reproduce, by name (docs/compat.md)")
+    report: bool = Field(True, description="write report.html at the end; `medgraft report RUN` does it later")
     lang: Literal["en", "zh"] = "en"
 
     @field_validator("precision", mode="before")

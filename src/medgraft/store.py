@@ -90,7 +90,7 @@ class ArrayWriter:
         else:
             flat = frame.reshape(-1)
             self._samples.append(flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64))
-        data = memoryview(frame.astype(self._dtype, copy=False)).cast("B")
+        data = frame.astype(self._dtype, copy=False).data.cast("B")
         self._hash.update(data)
         try:
             self._file.write(data)

@@ -1,4 +1,4 @@
-"""The main act: every arm of a recipe, trained where it may learn and judged where it was never seen."""
+"""Every arm of a recipe, trained where it may learn and judged where it was never seen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +20,7 @@ from medgraft.engine.context import Context, infer_task, make_fabric, stage_arra
 from medgraft.engine.search import inner_cells, search
 from medgraft.errors import UserError, WeightsAbsent
 from medgraft.intake import split
-from medgraft.stats.thresholds import youden_threshold
-from medgraft.tables import Dataset, load_dataset
-
-
-def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
-    """Run a recipe and return its folder with ``report.html``. Only missing cells are trained.
-
-    Raises ``UserError`` when nothing could be judged. A failed cell is isolated, named and kept for the
-    report; the other cells go on.
-    """
-    dataset = load_dataset(recipe.data)
-    if recipe.split.kind == "external":
-        dataset = external.join(dataset, recipe.split.test, recipe.out / recipe.name / "data")
-    recipe = with_defaults(recipe, dataset, say)
-    context, the_run = prepare(recipe, dataset)
-    say(f"run folder {the_run.root}")
-    report = Progress(context, say)
-    for arm in recipe.models:
-        try:
-            run_arm(context, the_run, arm, report)
-        except WeightsAbsent as error:
-            say(f"{arm.id}: not run: weights absent. {error}")
-            mark_absent(context, the_run, arm, str(error))
-    return gather(context, the_run, say)
+from medgraft.tables import Dataset
 
 
 def run_arm(context: Context, the_run: runs.Run, arm: ArmConfig, report: Progress) -> None:
@@ -115,7 +93,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
     digests = runs.case_digests(dataset, [t.name for t in targets])
     context.data_hash = runs.digest(digests)
     root = recipe.out / recipe.name
-    rows = split_rows(context, root)
+    rows = split_rows(context)
     context.split_hash = runs.digest(rows)
     for row in rows:
         part = context.outer.setdefault(row["outer"], {}) if row["inner"] < 0 else context.inner.setdefault((row["outer"], row["inner"]), {})
@@ -138,7 +116,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
             "classes": {t.name: list(t.classes) for t in targets},
             "positive": {t.name: t.positive for t in targets},
             "structures": structures,
-            "level": dataset.info.get("level", "case"),
+            "level": dataset.info.get("label_level", "case"),
             "patient": dataset.info.get("patient", "column"),
             "unit": "patient" if dataset.patients_known else "case",
             "patients": dict(zip(manifest["case_id"].to_list(), manifest["patient_id"].to_list())),
@@ -158,11 +136,11 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
     return context, the_run
 
 
-def split_rows(context: Context, root: Path) -> list[dict[str, Any]]:
+def split_rows(context: Context) -> list[dict[str, Any]]:
     """Rows of ``splits.json``: made once for a run; asked for anew they come out the same."""
-    recipe = context.recipe
+    recipe, dataset = context.recipe, context.dataset
     return split.make_splits(
-        context.dataset,
+        replace(dataset, manifest=dataset.manifest[context.rows_of(None)]),
         kind="column" if recipe.split.kind == "external" else recipe.split.kind,
         folds=recipe.split.folds,
         inner=recipe.split.inner,
@@ -216,83 +194,6 @@ def planned(context: Context, the_run: runs.Run) -> list[str]:
         if fresh.hash == record["hash"] and record["setting"] in [s.model_dump(mode="json") for s in context.recipe.arm_settings(arm)]:
             refits.append(record["hash"])
     return sorted(wanted | set(refits))
-
-
-def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> Path:
-    """Join the cells, compute the statistics, write the tables and the report."""
-    hashes = planned(context, the_run)
-    cells = the_run.cells(hashes)
-    if not len(cells.filter((pl.col("state") == "done") & (pl.col("inner") == -1))):
-        states = "; ".join(sorted(set(cells["state"].to_list()))[:3]) if len(cells) else "no cell was run"
-        raise UserError(f"no model could be judged ({states})", case=str(the_run.root), fix="see errors.log in the run folder")
-    tables.write(cells, the_run.root / "cells.parquet", "cells")
-    predictions, measures = the_run.gather("predictions", hashes), the_run.gather("measures", hashes)
-    tables.write(predictions, the_run.root / "predictions.parquet", "predictions")
-    tables.write(measures, the_run.root / "measures.parquet", "measures")
-    records = the_run.records(hashes)
-    the_run.info["thresholds"] = thresholds(cells, predictions) if context.task_name == "classify" else {}
-    facts = ("seconds", "parameters", "load", "score", "best_step", "horizon", "reason", "logistic_c", "wait_share")
-    the_run.info["cell_facts"] = {r["hash"]: {k: r.get(k) for k in facts} for r in records}
-    the_run.info["curves"] = {r["hash"]: fit.read_log(the_run.root / "cells" / r["hash"] / "log.csv") for r in records}
-    the_run.info["baseline"] = baseline(context)
-    the_run.save()
-    stats = context.recipe.stats
-    from medgraft.stats import summary
-
-    found = summary.summarise(predictions, measures, cells, the_run.info, resamples=stats.resamples, confidence=stats.confidence, seed=stats.seed)
-    summary.write_tables(found, the_run.root)
-    for model in found["models"]:
-        primary, confidence = found["run"]["primary_metric"], found["run"]["confidence"]
-        metric = model.get("metrics", {}).get(primary)
-        say(f"{model['id']}: " + (model["state"] if not metric else summary.sentence(primary, metric, confidence)))
-    from medgraft.report import html
-
-    path = html.build(the_run.root, lang=context.recipe.lang)
-    say(f"report {path}")
-    return the_run.root
-
-
-def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, float]:
-    """For each arm with one yes/no target the Youden threshold of its inner select predictions."""
-    found: dict[str, float] = {}
-    arms = cells.select(pl.col("hash").alias("cell"), pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id"))
-    joined = predictions.filter((pl.col("split") == "select") & pl.col("y_true").is_not_null()).join(arms, on="cell")
-    for (name,), part in joined.group_by(["id"], maintain_order=True):
-        if part.select("target", "class").n_unique() == 1 and part["y_true"].n_unique() == 2:
-            found[str(name)] = youden_threshold(part["y_true"].to_numpy(), part["y_pred"].to_numpy())
-    return found
-
-
-def baseline(context: Context) -> dict[str, Any] | None:
-    """What size, brightness and length alone can tell: AUC of a logistic regression on these facts, by grouped cross-validation."""
-    if context.task_name != "classify" or len(context.targets) != 1 or context.targets[0].kind != "binary":
-        return None
-    import numpy as np
-
-    from medgraft.stats.baseline import trivial_auc
-
-    samples = context.samples(context.rows_of(None), context.window(context.recipe.models[0]), "none", (-1000.0, 1000.0))
-    manifest = context.dataset.manifest[context.rows_of(None)]
-    shape = np.array(manifest["shape"].to_list(), float)
-    facts = np.column_stack([shape[:, 1:], manifest["p005"].to_numpy(), manifest["p995"].to_numpy(), mean_intensity(context, manifest)])
-    patients = manifest["patient_id"].to_list()
-    codes = {p: k for k, p in enumerate(sorted(set(patients)))}
-    result = trivial_auc(facts, samples.labels()[:, 0], np.array([codes[p] for p in patients]))
-    return {"facts": ["frames", "height", "width", "darkest", "brightest", "mean"], "auc": result.value, "low": result.low, "high": result.high}
-
-
-def mean_intensity(context: Context, manifest: pl.DataFrame) -> Any:
-    """Mean stored value of each case (of at most 16 frames, evenly spread)."""
-    import numpy as np
-
-    from medgraft import store
-
-    means = []
-    for array_id in manifest["array_id"]:
-        array = store.open_array(context.store_root or context.dataset.root, array_id)
-        step = max(1, array.shape[1] // 16)
-        means.append(float(array[:, ::step].mean()))
-    return np.array(means)
 
 
 class Progress:

@@ -69,6 +69,8 @@ class Context:
             frame = frame.filter(pl.col("mask_id").is_not_null())
         else:
             frame = frame.filter(pl.any_horizontal([pl.col(f"label.{t.name}").is_not_null() for t in self.targets]))
+            if self.recipe.classes:
+                frame = frame.filter(pl.col(f"label.{self.targets[0].name}").cast(pl.String).is_in(self.recipe.classes))
         return [int(r) for r in frame["row"]]
 
     def window(self, arm: ArmConfig) -> WindowSpec:
@@ -174,7 +176,9 @@ def infer_task(dataset: Dataset, recipe: Recipe) -> tuple[str, list[TargetSpec],
     missing = [n for n in names if n not in dataset.targets]
     if missing:
         raise UserError(f"no label column {missing[0]!r}; there are {', '.join(dataset.targets)}", fix="choose with target=NAME")
-    specs = [target_spec(dataset, name, regress=task == "regress", several=len(names) > 1) for name in names]
+    if recipe.classes and len(names) > 1:
+        raise UserError("classes= goes with one target", fix="leave it out, or choose one target")
+    specs = [target_spec(dataset, name, regress=task == "regress", several=len(names) > 1, keep=recipe.classes) for name in names]
     kinds = {s.kind for s in specs}
     if task == "auto":
         task = "regress" if kinds == {"regress"} else "classify"
@@ -183,7 +187,7 @@ def infer_task(dataset: Dataset, recipe: Recipe) -> tuple[str, list[TargetSpec],
     return task, specs, []
 
 
-def target_spec(dataset: Dataset, name: str, *, regress: bool, several: bool) -> TargetSpec:
+def target_spec(dataset: Dataset, name: str, *, regress: bool, several: bool, keep: Sequence[str] | None = None) -> TargetSpec:
     """How a label column is learned: its kind, classes and positive class."""
     column = dataset.manifest[f"label.{name}"]
     values = column.drop_nulls()
@@ -197,13 +201,18 @@ def target_spec(dataset: Dataset, name: str, *, regress: bool, several: bool) ->
         return TargetSpec(name, "regress", (), None)
     facts = dataset.info.get("targets", {}).get(name, {})
     classes = tuple(str(c) for c in (facts.get("classes") or sorted({_text(v) for v in values.to_list()})))
+    if keep:
+        unknown = [c for c in keep if c not in classes]
+        if unknown:
+            raise UserError(f"has no class {unknown[0]!r}; there are {', '.join(classes)}", case=f"label {name}")
+        classes = tuple(c for c in classes if c in keep)
     if len(classes) < 2:
         raise UserError(f"has one class only ({classes[0]})", case=f"label {name}", fix="a comparison needs at least two")
     if len(classes) > 2:
         if several:
             raise UserError("has more than two classes; several targets at once must each be yes/no", case=f"label {name}")
         return TargetSpec(name, "classes", classes, None)
-    positive = str(facts.get("positive") or classes[-1])
+    positive = str(facts.get("positive") if facts.get("positive") in classes else classes[-1])
     return TargetSpec(name, "binary", classes, positive)
 
 

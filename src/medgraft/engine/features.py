@@ -21,6 +21,7 @@ from medgraft.data.dataset import CaseDataset
 from medgraft.data.random import balanced_index, generator, stream_index
 from medgraft.data.windows import Window
 from medgraft.errors import UserError
+from medgraft.models.heads import LinearHead
 from medgraft.models.model import Model
 from medgraft.tasks.task import Task
 
@@ -28,7 +29,7 @@ from medgraft.tasks.task import Task
 @torch.inference_mode()
 def compute(fabric: Fabric, model: Model, samples: CaseDataset, *, batch_size: int, workers: int) -> dict[str, np.ndarray]:
     """Features of every evaluation window: ``features (N, F)`` float32, ``case (N,)`` manifest rows, ``start (N, 3)``."""
-    model = fabric.to_device(model)
+    fabric.to_device(model)
     model.eval()
     found: dict[str, list[np.ndarray]] = {"features": [], "case": [], "start": []}
     for _, batch in loader.eval_batches(samples, batch_size, workers):
@@ -148,9 +149,11 @@ def fit_logistic(model: Model, task: Task, samples: FeatureSamples, setting: Tra
             weight[j], bias[j] = coefficients[0], offset[0]
     weight /= spread
     bias -= weight @ mean
+    head = model.head
+    assert isinstance(head, LinearHead)
     with torch.no_grad():
-        model.head.linear.weight.copy_(torch.from_numpy(weight))
-        model.head.linear.bias.copy_(torch.from_numpy(bias))
+        head.linear.weight.copy_(torch.from_numpy(weight))
+        head.linear.bias.copy_(torch.from_numpy(bias))
     return float(used)
 
 

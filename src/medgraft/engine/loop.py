@@ -103,7 +103,7 @@ def train(
     began, saved, spent, finished = time.perf_counter(), time.perf_counter(), history.seconds, first
     running = fabric.to_device(running)
     batches = loader.train_batches(
-        samples,
+        samples,  # type: ignore[arg-type]
         seed=seed,
         first_step=first,
         steps=stop - first,
@@ -169,6 +169,8 @@ def train(
                 },
             )
             saved = time.perf_counter()
+
+    batches.close()
 
     # -- leave the best weights, and a log -----------------------------------------------------------
     if best_weights is not None:

@@ -113,7 +113,7 @@ def read(files: Sequence[Path], scratch: Path, *, colour: bool) -> tuple[Dataset
             import shutil
 
             (shutil.copytree if file.is_dir() else shutil.copyfile)(file, target)
-    options = config.build(scan.ScanOptions, {"out": scratch / "data", "patient": "none", "colour": colour, "workers": 1})
+    options = config.build(scan.ScanOptions, {"out": scratch / "data", "patient": "none", "colour": colour, "workers": 1, "follow_links": True})
     report = scan.scan(source, options)
     rejects = list(csv.DictReader((scratch / "data" / "rejects.csv").open(encoding="utf-8"))) if (scratch / "data" / "rejects.csv").is_file() else []
     if not report.cases:
@@ -170,14 +170,16 @@ def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, reje
 
             joined.predict_cases(fabric, network, task, samples, facts, batch_size=4, on_case=add)
         else:
-            found = joined.predict_cases(fabric, network, task, samples, facts, batch_size=16)
-            total = found.scores / len(members) if total is None else total + found.scores / len(members)
+            answer = joined.predict_cases(fabric, network, task, samples, facts, batch_size=16)
+            total = answer.scores / len(members) if total is None else total + answer.scores / len(members)
     path = Path(out) if out else None
     if fields:
         rows = _write_masks(fields, facts, structures, dataset, path or Path("predictions.csv"))
         path = path or Path("predictions.csv")
     else:
-        rows = [_row(facts.ids[row], scores, targets, run.info.get("thresholds", {}).get(arm.id)) for row, scores in zip(keep, total)]
+        found = list(run.info.get("thresholds", {}).get(arm.id, {}).values())
+        threshold = float(np.mean(found)) if found else None  # one network for all folds: the mean of the folds' inner thresholds
+        rows = [_row(facts.ids[row], scores, targets, threshold) for row, scores in zip(keep, total)]
     for row in rows:
         row["flag"] = flags[row["study"]]
     if path is not None:
@@ -199,7 +201,7 @@ def _row(study: str, scores: np.ndarray, targets: Sequence[Any], threshold: floa
         row[f"p({target.positive})"] = round(float(score), 4)
         if threshold is not None and len(targets) == 1:
             other = next((c for c in target.classes if c != target.positive), f"not {target.positive}")
-            row[target.name] = target.positive if score > threshold else other
+            row[target.name] = target.positive if score >= threshold else other
             row["threshold"] = round(threshold, 4)
     return row
 
@@ -219,7 +221,7 @@ def _write_masks(fields: dict[int, np.ndarray], facts: joined.Cases, structures:
         path = folder / f"{facts.ids[row]}_mask.nii.gz"
         SimpleITK.WriteImage(image, str(path))
         spacing = dataset.manifest["spacing"][row]
-        voxel = float(np.prod([s for s in spacing])) if spacing is not None and all(s is not None for s in spacing) else None
+        voxel = float(np.prod(list(spacing))) if spacing is not None and all(s is not None for s in spacing) else None
         entry: dict[str, Any] = {"study": facts.ids[row], "mask": path.name}
         for k, name in enumerate(structures):
             entry[f"{name} voxels"] = int(said[k].sum())

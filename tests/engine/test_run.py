@@ -1,0 +1,360 @@
+"""The main act: honest, resumable, the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from conftest import MODEL, predictions
+from medgraft import config, flow, runs, store, tables
+from medgraft.engine import compare, fit, loop, search
+from medgraft.errors import UserError
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def test_a_run_ends_in_tables_and_a_report(recipe) -> None:
+    root = flow.run(recipe("report=true"), say=quiet)
+    for name in ("recipe.yaml", "run.json", "splits.json", "cells.parquet", "predictions.parquet", "leaderboard.csv", "summary.json", "report.html"):
+        assert (root / name).is_file(), name
+    cells = tables.read(root / "cells.parquet", "cells")
+    assert set(cells["state"]) == {"done"} and len(cells) == 2 * (1 + 1)
+    found = tables.read(root / "predictions.parquet", "predictions")
+    test = found.filter(pl.col("split") == "test")
+    assert sorted(test["case_id"].to_list()) == sorted(f"c{k:03d}" for k in range(24))  # each case judged exactly once
+    looks = json.loads((root / "run.json").read_text())["looks"]
+    assert len(looks) == 2 and {entry["cell"] for entry in looks} == set(cells.filter(pl.col("inner") == -1)["hash"])
+    for cell in cells.iter_rows(named=True):
+        folder = root / "cells" / cell["hash"]
+        assert (folder / "DONE").is_file() and not (folder / "last.ckpt").exists()
+        assert (folder / "best.ckpt").is_file() == (cell["inner"] == -1)  # weights of chosen settings only
+
+
+def test_two_runs_agree_to_the_bit(recipe) -> None:
+    first = predictions(flow.run(recipe("name=a", "train.dropout=0.3"), say=quiet))
+    again = predictions(flow.run(recipe("name=b", "train.dropout=0.3"), say=quiet))
+    other = predictions(flow.run(recipe("name=c", "train.dropout=0.3", "seeds=[5]"), say=quiet))
+    assert first == again and [r[-1] for r in first] != [r[-1] for r in other]
+
+
+def test_loader_processes_change_no_number(recipe) -> None:
+    alone = predictions(flow.run(recipe("name=a", "train.augment=light"), say=quiet))
+    helped = predictions(flow.run(recipe("name=b", "train.augment=light", "workers=2"), say=quiet))
+    assert alone == helped
+
+
+def test_only_missing_cells_are_trained(recipe, monkeypatch) -> None:
+    flow.run(recipe(), say=quiet)
+    trained: list[str] = []
+    original = loop.train
+
+    def spy(*args, **kwargs):
+        trained.append("x")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train", spy)
+    flow.run(recipe(), say=quiet)
+    assert not trained
+    flow.run(recipe("seeds=[0, 1]"), say=quiet)
+    assert len(trained) == 2  # the new seed in both folds; the search is known
+    flow.run(
+        recipe(
+            "seeds=[0, 1]",
+            f"models=[{{model: '{MODEL}', start: random}}, {{model: '{MODEL}', start: random, label: slow, train: {{learning_rate: 1e-5}}}}]",
+        ),
+        say=quiet,
+    )
+    assert len(trained) == 2 + 2 * 3
+
+
+def test_a_changed_data_set_is_refused_and_the_difference_named(recipe, tmp_path) -> None:
+    flow.run(recipe(), say=quiet)
+    path = tmp_path / "data" / "manifest.parquet"
+    manifest = tables.read(path, "manifest")
+    flipped = pl.when(pl.col("case_id") == "c003").then(pl.lit("class0")).otherwise(pl.col("label.finding")).alias("label.finding")
+    tables.write(manifest.with_columns(flipped), path, "manifest")
+    with pytest.raises(UserError, match=r"1 changed \(first c003\)"):
+        flow.run(recipe(), say=quiet)
+    tables.write(manifest.head(23), path, "manifest")
+    with pytest.raises(UserError, match=r"1 gone \(first c023\)"):
+        flow.run(recipe(), say=quiet)
+
+
+def test_search_never_sees_the_test_part(recipe, tmp_path) -> None:
+    """Spoil the labels of the first test part: the search of that fold must come out the same, the test score must not."""
+    words = ["grid={learning_rate: [1e-3, 1e-5]}", "split.folds=2"]
+    one = recipe("name=a", *words)
+    flow.run(one, say=quiet)
+    splits = json.loads((tmp_path / "runs" / "a" / "splits.json").read_text())["rows"]
+    tested = {r["patient_id"] for r in splits if r["outer"] == 0 and r["role"] == "test"}
+    path = tmp_path / "data" / "manifest.parquet"
+    manifest = tables.read(path, "manifest")
+    swap = pl.when(pl.col("label.finding") == "class0").then(pl.lit("class1")).otherwise(pl.lit("class0"))
+    spoiled = pl.when(pl.col("patient_id").is_in(sorted(tested))).then(swap).otherwise(pl.col("label.finding")).alias("label.finding")
+    tables.write(manifest.with_columns(spoiled), path, "manifest")
+
+    def inner(run: str) -> dict:
+        records = runs.Run.open(tmp_path / "runs" / run).records()
+        return {json.dumps(r["setting"], sort_keys=True): r["score"] for r in records if r["outer"] == 0 and r["inner"] == 0}
+
+    dataset = tables.load_dataset(one.data)
+    context, the_run = compare.prepare(recipe("name=b", *words), dataset)
+    # The new labels would stratify anew: put the old split back.
+    first = [r for r in splits if r["outer"] == 0]
+    context.outer = {0: {"train": {r["patient_id"] for r in first if r["role"] != "test"}, "test": tested}}
+    context.inner = {(0, 0): {role: {r["patient_id"] for r in first if r["inner"] == 0 and r["role"] == role} for role in ("train", "select")}}
+    compare.run_arm(context, the_run, context.recipe.models[0], compare.Progress(context, quiet))
+    assert inner("b") == inner("a") and len(inner("a")) == 2
+    scores = {}
+    for name in "ab":
+        records = runs.Run.open(tmp_path / "runs" / name).records()
+        scores[name] = next(r["score"] for r in records if r["outer"] == 0 and r["inner"] == -1)
+    assert scores["a"] == pytest.approx(1 - scores["b"])
+
+
+def test_the_refit_trains_on_all_patients_that_are_not_tested(recipe, monkeypatch) -> None:
+    seen: list[tuple[int, set[int], set[int]]] = []
+    original = fit.run_cell
+
+    def spy(context, run, arm, cell, setting, *, train, judge, **rest):
+        seen.append((cell.inner, set(train), set(judge)))
+        return original(context, run, arm, cell, setting, train=train, judge=judge, **rest)
+
+    monkeypatch.setattr(fit, "run_cell", spy)
+    flow.run(recipe(), say=quiet)
+    refits = [(t, j) for inner, t, j in seen if inner == -1]
+    searches = [(t, j) for inner, t, j in seen if inner == 0]
+    assert all(t | j == set(range(24)) and not t & j for t, j in refits)
+    assert all(not t & j and (t | j) == refits[k][0] for k, (t, j) in enumerate(searches))
+
+
+def test_absent_weights_are_a_row_and_not_a_random_body(recipe) -> None:
+    said: list[str] = []
+    words = f"models=[{{model: '{MODEL}', start: random}}, {{model: mobilenet_v2_folded, start: imagenet}}]"
+    root = flow.run(recipe(words, "report=true"), say=said.append)
+    cells = tables.read(root / "cells.parquet", "cells")
+    absent = cells.filter(pl.col("model") == "mobilenet_v2_folded")
+    assert absent["state"].to_list() == ["not run: weights absent"]
+    assert not len(tables.read(root / "predictions.parquet", "predictions").filter(pl.col("cell") == absent["hash"][0]))
+    assert any("mobilenet_v2_imagenet_fp16.pth" in line for line in said)
+    assert "weights absent" in (root / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_failed_cell_is_named_and_the_rest_goes_on(recipe, tmp_path) -> None:
+    made = recipe()
+    dataset = tables.load_dataset(made.data)
+    compare.prepare(made, dataset)
+    victim = dataset.manifest["array_id"][5]
+    store.close_all()
+    path = store.path_of(made.data, victim)
+    kept = path.read_bytes()
+    path.write_bytes(kept[: len(kept) // 2])
+    said: list[str] = []
+    with pytest.raises(UserError, match="no model could be judged"):
+        flow.run(made, say=said.append)
+    assert any("c005" in line and "cannot be read" in line for line in said)
+    assert "Traceback" in (tmp_path / "runs" / "run" / "errors.log").read_text()
+    store.close_all()
+    path.write_bytes(kept)
+    assert (flow.run(made, say=quiet) / "summary.json").is_file()  # a failed cell is tried again
+
+
+def _killed(root: Path, words: list[str], after: str) -> None:
+    """Start a run in another process and kill it once a file of the given kind has appeared."""
+    process = subprocess.Popen([sys.executable, "-m", "medgraft", "run", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None and not list(root.glob(after)):
+        time.sleep(0.02)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX kill")
+def test_a_killed_run_resumes_to_the_same_numbers(recipe, tmp_path) -> None:
+    words = ["train={epochs: 60, batch_size: 8, learning_rate: 1e-3, evaluations: 3, dropout: 0.2}", "checkpoint_seconds=0"]
+    whole = flow.run(recipe("name=whole", *words), say=quiet)
+    flags = [f"{k}={v}" for k, v in [("data", tmp_path / "data"), ("out", tmp_path / "runs"), ("name", "killed")]]
+    (tmp_path / "r.yaml").write_text(config.dump_recipe(recipe("name=killed", *words)), encoding="utf-8")
+    _killed(tmp_path / "runs" / "killed", [str(tmp_path / "r.yaml"), *flags], "cells/*/last.ckpt")
+    root = tmp_path / "runs" / "killed"
+    interrupted = [p.parent.name for p in root.glob("cells/*/last.ckpt")]
+    assert interrupted and not (root / "summary.json").exists()
+    flow.run(recipe("name=killed", *words), say=quiet)
+    assert predictions(root) == predictions(whole)
+    assert any(r["resumed_from"] > 0 for r in runs.Run.open(root).records() if r["hash"] in interrupted)
+    for name in interrupted:
+        assert (root / "cells" / name / "log.csv").read_text() == (whole / "cells" / name / "log.csv").read_text()
+
+
+def test_a_torn_checkpoint_is_not_taken_for_a_whole_one(tmp_path) -> None:
+    loop.save_checkpoint(tmp_path / "last.ckpt", {"step": 3})
+    assert loop.load_checkpoint(tmp_path / "last.ckpt") == {"step": 3}
+    data = (tmp_path / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(data[: len(data) // 2])
+    assert loop.load_checkpoint(tmp_path / "last.ckpt") is None and not (tmp_path / "last.ckpt").exists()
+    assert os.listdir(tmp_path) == []
+
+
+def test_early_stopping_keeps_the_best_step_and_the_refit_follows_it(recipe) -> None:
+    words = ["train={epochs: 40, batch_size: 8, learning_rate: 0.5, evaluations: 10, patience: 2, schedule: constant}"]
+    root = flow.run(recipe(*words), say=quiet)
+    records = runs.Run.open(root).records()
+    inner = {r["outer"]: r for r in records if r["inner"] == 0}
+    for refit in (r for r in records if r["inner"] == -1):
+        found = inner[refit["outer"]]
+        rows = fit.read_log(root / "cells" / found["hash"] / "log.csv")
+        assert rows[-1]["step"] < found["horizon"] or found["best_step"] <= rows[-1]["step"]
+        assert found["score"] == pytest.approx(max(r["select_score"] for r in rows))
+        share = found["best_step"] / found["horizon"]
+        assert refit["best_step"] == pytest.approx(max(1, round(share * refit["horizon"])), abs=1) or refit["context"]["steps"] == round(share * 1000)
+
+
+def test_frozen_features_from_the_cache_are_those_of_the_network(recipe) -> None:
+    words = "models=[{model: efficientnet_lite0, strategy: frozen, train: {augment: none, epochs: 8, learning_rate: 1e-2}}]"
+    made = recipe(words)
+    root = flow.run(made, say=quiet)
+    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    record = next(r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0)
+    model, task = fit.load_model(context, the_run, made.models[0], record)  # the head alone was stored
+    samples = context.samples(context.rows_of(context.outer[0]["test"]), context.window(made.models[0]), "none", (-1000.0, 1000.0))
+    from medgraft.engine.predict import predict_cases
+
+    fresh = predict_cases(context.fabric, model, task, samples, context.cases, batch_size=5).columns
+    stored = tables.read(root / "cells" / record["hash"] / "predictions.parquet", "predictions")
+    both = dict(zip(fresh["case_id"], fresh["y_pred"]))
+    np.testing.assert_allclose([both[c] for c in stored["case_id"]], stored["y_pred"], rtol=1e-4, atol=1e-5)
+    assert list((root / "features").glob("*.npz"))
+
+
+def test_a_logistic_head_is_the_regression_it_claims_to_be(recipe) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    from medgraft.engine.features import FeatureSamples
+
+    made = recipe("models=[{model: efficientnet_lite0, strategy: frozen_logistic, train: {logistic_c: 0.1}}]")
+    root = flow.run(made, say=quiet)
+    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    cache = dict(np.load(next((root / "features").glob("*.npz"))))
+    fold = context.outer[0]
+    parts = {}
+    for role in ("train", "test"):
+        rows = context.rows_of(fold[role])
+        samples = FeatureSamples(context.samples(rows, context.window(made.models[0]), "none", (-1e3, 1e3)), cache)
+        parts[role] = (samples.case_features().astype(float), samples.labels()[:, 0], [context.cases.ids[r] for r in rows])
+    mean, spread = parts["train"][0].mean(0), parts["train"][0].std(0)
+    oracle = LogisticRegression(C=0.1, max_iter=2000).fit((parts["train"][0] - mean) / spread, parts["train"][1])
+    want = dict(zip(parts["test"][2], oracle.predict_proba((parts["test"][0] - mean) / spread)[:, 1]))
+    record = next(r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0)
+    stored = tables.read(root / "cells" / record["hash"] / "predictions.parquet", "predictions")
+    np.testing.assert_allclose(stored["y_pred"].to_list(), [want[c] for c in stored["case_id"]], rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "words"),
+    [
+        ("image", {"multilabel": True, "missing": 0.2}, ["target=[a, b]"]),
+        ("image", {"classes": 3, "cases": 36, "patients": 24}, []),
+        ("image", {"regress": True}, ["target=size"]),
+        ("video", {}, ["models=[{model: r3d_18, start: random}]", "window={size: 32, length: 4}", "train.epochs=1"]),
+        ("video", {"vary_length": True}, ["models=[{model: efficientnet_lite0, strategy: frozen_logistic}]"]),
+        (
+            "volume",
+            {"unit": "raw"},
+            ["models=[{model: resnet3d_10, start: random, strategy: gradual}]", "window={size: 16, length: 16}", "train.epochs=1"],
+        ),
+    ],
+    ids=["multi-label", "three classes", "regression", "video network", "lifted clips", "volume"],
+)
+def test_one_flow_for_every_kind(recipe, kind, facts, words) -> None:
+    root = flow.run(recipe(*words, kind=kind, **facts), say=quiet)
+    summary = json.loads((root / "summary.json").read_text())
+    entry = summary["models"][0]["metrics"][summary["run"]["primary_metric"]]
+    assert entry["low"] <= entry["value"] <= entry["high"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "words"),
+    [
+        ("volume", "unet3d", ["window={size: 16, length: 8}"]),
+        ("image", "unet2d", []),
+        ("video", "unet2d", []),
+    ],
+)
+def test_segmentation_learns_and_counts(recipe, kind, model, words) -> None:
+    size = [] if words else ["window.size=32"]
+    made = recipe(
+        "task=segment",
+        "target=null",
+        f"models=[{{model: {model}, start: random}}]",
+        "train={epochs: 25, batch_size: 8, learning_rate: 1e-2, evaluations: 1, augment: none}",
+        *words,
+        *size,
+        kind=kind,
+        masks=True,
+        traced="ends" if kind == "video" else "all",
+    )
+    root = flow.run(made, say=quiet)
+    summary = json.loads((root / "summary.json").read_text())
+    assert summary["models"][0]["metrics"]["case.dice"]["value"] > 0.75
+    measures = tables.read(root / "measures.parquet", "measures")
+    dataset = tables.load_dataset(made.data)
+    mask = store.open_mask(dataset.root, dataset.manifest["mask_id"][0])
+    refits = tables.read(root / "cells.parquet", "cells").filter(pl.col("inner") == -1)["hash"].to_list()
+    mine = measures.filter((pl.col("case_id") == "c000") & (pl.col("frame") == -1) & pl.col("cell").is_in(refits))
+    counts = dict(mine.select("name", "value").iter_rows())
+    assert counts["tp.structure0"] + counts["fn.structure0"] == int((mask == 1).sum())  # untraced frames count nowhere
+
+
+def test_settings_are_chosen_by_the_mean_of_inner_scores(recipe) -> None:
+    made = recipe("grid={learning_rate: [1e-6, 3e-3]}", "split.inner=2", "train.epochs=8")
+    flow.run(made, say=quiet)
+    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    for outer in (0, 1):
+        choice = search.search(context, the_run, made.models[0], outer, progress=None, seen=lambda cell: None)
+        means = {
+            s.learning_rate: np.mean([fit.outcome(the_run, c).score for c in cells])
+            for s, cells in search.inner_cells(context, made.models[0], outer)
+        }
+        assert choice.score == pytest.approx(max(means.values())) and means[choice.setting.learning_rate] == max(means.values())
+        assert choice.tried == 2
+    refits = [r for r in the_run.records() if r["inner"] == -1]
+    assert len(refits) == 2  # the losing setting was never refitted, so never judged
+
+
+def test_the_deterministic_seed_leaves_the_global_generator_alone(recipe) -> None:
+    torch.manual_seed(1)
+    before = torch.initial_seed()
+    made = recipe()
+    context, _ = compare.prepare(made, tables.load_dataset(made.data))
+    fit.build(context, made.models[0], context.make_task(), made.train, seed=3)
+    assert torch.initial_seed() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["models=[no_such_network]"], "unknown network"),
+        (["target=nothing"], "no label column 'nothing'"),
+        (["split.kind=column", "split.column=fold"], "no split column"),
+        (["split.folds=20"], "cannot make"),
+        (["grid={learning_rate: [1, 2]}", "split.inner=0"], "needs inner parts"),
+        (["device=abacus"], "no device"),
+    ],
+)
+def test_a_wrong_wish_is_refused_before_anything_is_trained(recipe, words, says, tmp_path) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        flow.run(recipe(*words), say=quiet)
+    assert "\n" not in str(error.value) and not list((tmp_path / "runs").glob("*/cells/*"))
