@@ -205,13 +205,12 @@ class Progress:
         inner = len({i for _, i in context.inner})
         self.total = sum(len(context.outer) * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models)
         self.count, self.began, self.shown = 0, time.perf_counter(), 0.0
+        self.since = self.began
         self.live = sys.stderr.isatty()
         self.trained = 0
 
     def step(self, cell: runs.Cell, step: int, steps: int, facts: dict[str, float]) -> None:
         """Called after every optimiser step; writes at most twice a second, to a terminal only."""
-        if step == steps:
-            self.trained += 1
         now = time.perf_counter()
         if not self.live or (now - self.shown < 0.5 and step < steps):
             return
@@ -223,6 +222,9 @@ class Progress:
     def cell(self, cell: runs.Cell) -> None:
         """Called when a cell is over (trained now or found done)."""
         self.count += 1
+        now = time.perf_counter()
+        self.trained += now - self.since > 0.05  # else it was found done
+        self.since = now
         if self.live:
             sys.stderr.write("\r\x1b[K")
         facts_path = Path(self.context.recipe.out) / self.context.recipe.name / "cells" / cell.hash / "cell.json"
@@ -243,10 +245,10 @@ class Progress:
         self.say(f"{arm.id} fold {outer + 1} failed: {reason} (trace in errors.log)")
 
     def _eta(self, share: float) -> str:
-        done = self.count + share
-        if done < 0.5 or not self.trained:
+        """What is left, at the pace of the cells trained in this session (cells found done say nothing about it)."""
+        if self.trained + share < 0.5:
             return "ETA ?"
-        left = (time.perf_counter() - self.began) / done * (self.total - done)
+        left = (time.perf_counter() - self.began) / (self.trained + share) * (self.total - self.count - share)
         return "ETA " + (f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s")
 
 

@@ -115,7 +115,10 @@ def read(files: Sequence[Path], scratch: Path, *, colour: bool) -> tuple[Dataset
             (shutil.copytree if file.is_dir() else shutil.copyfile)(file, target)
     options = config.build(scan.ScanOptions, {"out": scratch / "data", "patient": "none", "colour": colour, "workers": 1, "follow_links": True})
     report = scan.scan(source, options)
-    rejects = list(csv.DictReader((scratch / "data" / "rejects.csv").open(encoding="utf-8"))) if (scratch / "data" / "rejects.csv").is_file() else []
+    rejects: list[dict[str, Any]] = []
+    if (scratch / "data" / "rejects.csv").is_file():
+        with open(scratch / "data" / "rejects.csv", newline="", encoding="utf-8") as stream:
+            rejects = list(csv.DictReader(stream))
     if not report.cases:
         raise UserError(
             rejects[0]["reason"] if rejects else "no study was found", case=str(files[0]), fix="see `medgraft scan --help` for the formats"
