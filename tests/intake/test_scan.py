@@ -234,6 +234,20 @@ def test_rsna_rows_are_collapsed_to_images(tmp_path: Path) -> None:
     assert any("names an image" in w for w in dataset.warnings)
 
 
+def test_labels_given_by_hand_win_over_a_detected_layout(tmp_path: Path) -> None:
+    from medgraft.simulate import chest_xray
+
+    source = tmp_path / "rsna"
+    chest_xray.simulate(source, patients=4, images_per_patient=2, size=64, prevalence=0.5, seed=3)
+    names = sorted(p.stem for p in (source / "stage_2_train_images").iterdir())
+    table(source / "mine.csv", [{"image": n, "person": f"q{i // 4}", "side": "left" if i % 2 else "right"} for i, n in enumerate(names)])
+    options = {"labels": "mine.csv", "patient": "person", "target": "side"}
+    report, dataset, _ = run(source, tmp_path / "out", **options)
+    assert (report.cases, report.patients, dataset.targets) == (8, 2, ["side"])
+    with pytest.raises(UserError, match=r"labels=mine\.csv: the layout rsna brings its own labels"):
+        scan(source, ScanOptions(out=tmp_path / "out2", layout="rsna", **options))
+
+
 def test_medmnist_archives(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {f"{p}_images": rng.integers(0, 256, (n, 6, 7, 8), dtype=np.uint8) for p, n in (("train", 5), ("val", 2), ("test", 3))}
@@ -248,6 +262,8 @@ def test_medmnist_archives(tmp_path: Path) -> None:
     np.savez(tmp_path / "in" / "y.npz", train_images=np.array([{}], dtype=object))
     _, dataset, rejects = run(tmp_path / "in", tmp_path / "out2")
     assert dataset.manifest.height == 10 and "pickled" in rejects["y.npz"]
+    with pytest.raises(UserError, match="medmnist brings its own labels"):
+        scan(tmp_path / "in", ScanOptions(out=tmp_path / "out3", labels="labels.csv", patient="none"))
 
 
 # ------------------------------------------------------------------------------------------ masks and bad studies

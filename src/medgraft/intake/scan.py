@@ -73,7 +73,7 @@ class ScanOptions(BaseModel):
     colour: bool = Field(False, description="keep three channels (only where colour carries information)")
     unit: Literal["display", "HU", "raw"] | None = Field(None, description="value unit, where the files do not say it")
     label_level: Literal["case", "study", "patient"] = Field("case", description="the level at which labels live")
-    layout: str | None = Field(None, description="rsna, medmnist or folder; default: told from the source")
+    layout: str | None = Field(None, description="rsna, medmnist or folder; default: told from the source, folder where labels=FILE is given")
     name: str | None = Field(None, description="name of the data set; default: name of the source")
     workers: int | None = Field(None, ge=1, description="processes; default: the cores, or one for little data")
     max_pixels: int = Field(120_000_000, ge=1, description="most pixels of one frame")
@@ -156,7 +156,7 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
         raise UserError("no such file or folder", case=str(source), fix="give the folder that holds the studies")
     out = options.out or Path("datasets") / (source.stem if source.is_file() else source.resolve().name)
     options = options.model_copy(update={"out": out})
-    layout = find_layout(source, options.layout)
+    layout = find_layout(source, options.layout, options.labels)
     found: Plan = layout.plan(source, options)
     options = options.model_copy(update={k: v for k, v in found.fixed.items() if not getattr(options, k)})
     table = _folder_table(found.items) if options.labels == "folders" else found.table

@@ -15,11 +15,21 @@ from medgraft.errors import UserError
 
 #: In the order in which they are tried; ``folder`` takes whatever the others do not know.
 LAYOUTS = ("rsna", "medmnist", "folder")
+#: Layouts whose studies are plain files: with labels given by hand ``folder`` reads them instead.
+PLAIN = ("rsna",)
 
 
-def find_layout(source: Path, name: str | None) -> ModuleType:
-    """The layout given by name, or the first that knows the source."""
+def find_layout(source: Path, name: str | None, labels: str | None = None) -> ModuleType:
+    """The layout given by name, or the first that knows the source; ``labels`` given by hand win over a layout that was only detected.
+
+    Raises ``UserError`` for an unknown name, and where ``labels`` and the labels of the layout cannot both hold.
+    """
     if name is not None and name not in LAYOUTS:
         raise UserError(f"no layout {name}", fix=f"layouts are: {', '.join(LAYOUTS)}")
-    modules = (importlib.import_module(f"medgraft.intake.layouts.{n}") for n in ([name] if name else LAYOUTS))
-    return next(module for module in modules if name or module.detect(source))
+    by_hand = labels not in (None, "folders")
+    tried = [name] if name else [n for n in LAYOUTS if not (by_hand and n in PLAIN)]
+    modules = {n: importlib.import_module(f"medgraft.intake.layouts.{n}") for n in tried}
+    found = next(n for n in tried if name or modules[n].detect(source))
+    if by_hand and found != "folder":
+        raise UserError(f"the layout {found} brings its own labels", case=f"labels={labels}", fix="leave out labels=, or say layout=folder")
+    return modules[found]
