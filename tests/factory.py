@@ -37,7 +37,7 @@ def make_dataset(
     Every case shows a bright blob on noise. Class c is carried by the blob's size and brightness
     (``signal`` = 0 removes it), so a small network learns it in a few steps. Targets: ``finding``
     (text ``class0`` ..; class ``class1`` is positive when there are two), plus ``size`` (float, blob
-    radius in pixels) with ``regress`` and ``a``, ``b`` (0/1) with ``multilabel``.
+    radius in pixels) with ``regress`` and ``a``, ``b`` (text 0/1) with ``multilabel``.
 
     ``masks`` stores the blob as a mask with ``structures`` channels (a centred core for each further
     one). ``traced`` is ``all`` (every frame) or ``ends`` (first and last frame only, as clinicians trace
@@ -86,7 +86,7 @@ def make_dataset(
                 "device": None,
                 "label.finding": None if rng.random() < missing else f"class{label}",
                 **({"label.size": float(radius)} if regress else {}),
-                **({"label.a": float(label == classes - 1), "label.b": float(index % 3 == 0)} if multilabel else {}),
+                **({"label.a": str(int(label == classes - 1)), "label.b": str(int(index % 3 == 0))} if multilabel else {}),
             }
         )
         where = {frame: row for row, frame in enumerate(traced_frames)}
@@ -102,11 +102,11 @@ def make_dataset(
                 }
             )
     names = [f"class{c}" for c in range(classes)]
-    targets: dict[str, Any] = {"finding": {"type": "class", "classes": names, "positive": "class1" if classes == 2 else None}}
+    targets: dict[str, Any] = {"finding": {"type": "classify", "classes": names, "positive": "class1" if classes == 2 else None, "unit": None}}
     if regress:
-        targets["size"] = {"type": "quantity", "unit": "px"}
+        targets["size"] = {"type": "regress", "classes": [], "positive": None, "unit": "px"}
     if multilabel:
-        targets |= {t: {"type": "binary", "classes": ["0", "1"], "positive": "1"} for t in ("a", "b")}
+        targets |= {t: {"type": "classify", "classes": ["0", "1"], "positive": "1", "unit": None} for t in ("a", "b")}
     info = {
         "name": f"factory-{kind}",
         "channels": base[0],

@@ -96,7 +96,7 @@ def test_labels_become_numbers_and_missing_ones_stay_missing(tmp_path: Path) -> 
     for got, row in zip(labels, dataset.manifest[rows].iter_rows(named=True), strict=True):
         text = row["label.finding"]
         expected = [np.nan, np.nan] if text is None else [("class2", "class0", "class1").index(text), float(text == "class0")]
-        np.testing.assert_array_equal(got, np.array([*expected, row["label.size"], row["label.a"]], np.float32))
+        np.testing.assert_array_equal(got, np.array([*expected, row["label.size"], float(row["label.a"])], np.float32))
     assert np.isnan(labels).any()
     with pytest.raises(UserError, match=r"c00\d.*class2.*not one of"):
         CaseDataset(dataset, range(12), window=WindowSpec(), targets=[FINDING])
