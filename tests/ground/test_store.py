@@ -15,7 +15,6 @@ from hypothesis.extra import numpy as hnp
 from medgraft import store
 from medgraft.errors import UserError
 
-
 SHAPES = hnp.array_shapes(min_dims=4, max_dims=4, max_side=6)
 FLOATS = st.floats(-(2.0**60), 2.0**60, width=32)  # readers refuse what is not finite
 
