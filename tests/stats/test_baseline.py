@@ -29,6 +29,15 @@ def test_a_fact_that_names_the_patient_does_not_help() -> None:
     assert result.low < 0.5 < result.high and result.n_units == 30
 
 
+def test_scores_are_ranked_within_folds_and_not_across() -> None:
+    """A fact that is the same everywhere knows nothing: AUC exactly .5. Across folds it would not be: a fold with fewer of a
+    class leaves more of it to train on, so its score is higher and the pooled order is turned against the truth."""
+    y = np.r_[np.zeros(9), np.ones(11), np.zeros(5), np.ones(3)]
+    patient = np.r_[np.repeat([0, 1, 2], [5, 3, 1]), np.repeat([3, 4, 5, 6], [6, 2, 2, 1]), np.repeat([7, 8], [3, 2]), [9, 10, 11]]
+    result = trivial_auc(np.full((28, 2), 7.0), y, patient, folds=4)
+    assert (result.value, result.n_units) == (0.5, 12)
+
+
 def test_gaps_and_small_sets() -> None:
     g = np.random.default_rng(2)
     y = np.r_[np.zeros(40), np.ones(40), np.full(5, np.nan)]

@@ -489,6 +489,20 @@ def test_segmentation() -> None:
         made.summary()
 
 
+def test_a_case_without_a_score_is_not_among_the_worst() -> None:
+    """Eight cases, fewer than the list holds; one has nothing drawn and nothing predicted, so it has no Dice to be bad at."""
+    made = Study(patients=8, per_patient=1, seeds=1, folds=2)
+    made.run |= {"task": "segment", "targets": [], "structures": ["lesion"], "classes": {}}
+    for outer in range(2):
+        cell = made.cell("unet", outer, 0)
+        for i in np.flatnonzero(made.fold == outer):
+            for kind, value in (("tp", i), ("fp", 1 if i else 0), ("fn", 0)):
+                made.measures.append({"cell": cell, "case_id": made.case[i], "frame": -1, "name": f"{kind}.lesion", "value": float(value)})
+    s = made.summary()
+    assert [m["case_id"] for m in s["missed"]] == made.case[1:]
+    assert all(np.isfinite(value) for m in s["missed"] for value in m["values"].values())
+
+
 def test_repeated_cross_validation_counts_like_further_seeds() -> None:
     made = Study(per_patient=1, seeds=1)
     name = made.add("good", 1.0)
