@@ -230,10 +230,14 @@ def _match(table: pl.DataFrame | None, items: list[Item], options: ScanOptions) 
         for role in ("id", "study", "site", "device"):
             if getattr(options, role):
                 raise UserError(f"{role}={getattr(options, role)} names a column, but there are no labels", fix="give labels=FILE")
-        without = options.patient or "none"
-        if without not in ("none", "header", "folder"):
-            raise UserError(f"patient={without} names a column, but there are no labels", fix="give labels=FILE, or patient=none")
-        return Wanted(without, [], [], None)
+        if options.patient is None:
+            raise UserError(
+                "there are no labels that could name the patients",
+                fix="give labels=FILE patient=COLUMN; or say patient=header (DICOM), patient=folder or patient=none",
+            )
+        if options.patient not in ("none", "header", "folder"):
+            raise UserError(f"patient={options.patient} names a column, but there are no labels", fix="give labels=FILE, or patient=none")
+        return Wanted(options.patient, [], [], None)
     columns = table.columns
     mask_column = options.masks if options.masks in columns else None
     patient = options.patient
