@@ -198,7 +198,7 @@ def test_patients_must_be_said(study: Path, tmp_path: Path) -> None:
     table(study / "labels.csv", rows)
     with pytest.raises(UserError, match=r"no patient for 2 cases: 片 1, 片 4\. .*patient=none"):
         scan(study, ScanOptions(out=tmp_path / "out", labels="labels.csv", patient="patient"))
-    with pytest.raises(UserError, match="no labels that could name the patients.*patient=none"):
+    with pytest.raises(UserError, match=r"no labels that could name the patients.*patient=none"):
         scan(study, ScanOptions(out=tmp_path / "out"))
     with pytest.raises(UserError, match="no column subject"):
         scan(study, ScanOptions(out=tmp_path / "out", labels="labels.csv", patient="subject"))
