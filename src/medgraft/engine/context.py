@@ -113,6 +113,7 @@ class Context:
                 "threads": self.threads if self.fabric.device.type == "cpu" else 0,
                 "device": self.fabric.device.type,
                 "precision": self.recipe.precision,
+                **({"classes": list(self.recipe.classes)} if self.recipe.classes else {}),
             },
         )
 
