@@ -7,12 +7,14 @@ mend, 3 done but with rejected studies or failed cells.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from medgraft import __version__
 from medgraft.errors import UserError
@@ -30,7 +32,22 @@ app = typer.Typer(
     epilog="First time here? `medgraft demo` runs the whole flow on simulated chest X-rays.",
 )
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options as key=value; nested ones with dots", show_default=False)]
+Words = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="options as key=value; nested ones with dots", show_default=False)]
+
+
+def _with_keys(model: str) -> type[TyperCommand]:
+    """A command whose help lists the keys of a config (``module:class``), imported only when that help is asked for."""
+
+    class Command(TyperCommand):
+        def format_epilog(self, ctx: Any, formatter: Any) -> None:
+            from medgraft import config
+
+            module, name = model.split(":")
+            with formatter.section("Keys"):
+                formatter.write_dl(config.keys(getattr(importlib.import_module(module), name)), col_max=24)
+            super().format_epilog(ctx, formatter)
+
+    return Command
 
 
 def _values(words: list[str] | None) -> dict[str, Any]:
@@ -39,7 +56,7 @@ def _values(words: list[str] | None) -> dict[str, Any]:
     return config.parse_overrides(words or [])
 
 
-@app.command(epilog="Example: medgraft demo out=demo")
+@app.command(short_help="The whole flow on simulated chest X-rays.", epilog="Example: medgraft demo out=demo")
 def demo(words: Words = None) -> None:
     """Simulate chest X-rays, scan them, compare three ways of transfer, and write the report (a few minutes)."""
     from medgraft import flow
@@ -58,7 +75,11 @@ def _checked(values: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     return {**defaults, **values}
 
 
-@app.command(epilog="Example: medgraft scan xrays labels=labels.csv patient=patient_number target=label out=datasets/xrays")
+@app.command(
+    cls=_with_keys("medgraft.intake.scan:ScanOptions"),
+    short_help="Raw studies and a label table become a data set.",
+    epilog="Example: medgraft scan xrays labels=labels.csv patient=patient_number target=label out=datasets/xrays",
+)
 def scan(
     source: Annotated[Path, typer.Argument(help="folder of studies: PNG, JPEG, DICOM, AVI, MP4, NIfTI, NPZ")],
     words: Words = None,
@@ -74,25 +95,29 @@ def scan(
         raise typer.Exit(3)
 
 
-@app.command(epilog="Example: medgraft run recipes/cxr.yaml data=datasets/cxr seeds=[0] train.epochs=5")
+@app.command(
+    cls=_with_keys("medgraft.config:Recipe"),
+    short_help="Compare ways of transfer on a data set, and report.",
+    epilog="Example: medgraft run recipes/cxr.yaml data=datasets/cxr seeds=[0] train.epochs=5",
+)
 def run(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="a recipe file, then key=value", show_default=False)
-    ] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="RECIPE KEY=VALUE", help="a recipe file, then key=value", show_default=False)] = None,
 ) -> None:
     """Compare models, starts and strategies on a data set, and write the report. Killed? Run it again: it goes on."""
-    from medgraft import config, flow
-    from medgraft.engine import compare
+    from medgraft import config
 
     words = list(words or [])
-    recipe = Path(words.pop(0)) if words and "=" not in words[0] else None
-    root = flow.run(config.load_recipe(recipe, words), say=_say)
+    recipe = config.load_recipe(Path(words.pop(0)) if words and "=" not in words[0] else None, words)
+    from medgraft import flow  # after the recipe: a typing error is answered at once
+    from medgraft.engine import compare
+
+    root = flow.run(recipe, say=_say)
     states = compare.status(root)["cells"]
     if any(state.startswith("failed") for state in states):
         raise typer.Exit(3)
 
 
-@app.command(epilog="Example: medgraft status runs/cxr")
+@app.command(short_help="What is done, running or failed in a run.", epilog="Example: medgraft status runs/cxr")
 def status(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
     """What is done, running or failed in a run, and the leaderboard so far (inner scores only)."""
     from medgraft.engine import compare
@@ -100,7 +125,7 @@ def status(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folde
     typer.echo(compare.status_text(compare.status(root)))
 
 
-@app.command(epilog="Example: medgraft report runs/cxr lang=zh")
+@app.command(short_help="Write the report of a finished run again.", epilog="Example: medgraft report runs/cxr lang=zh")
 def report(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")], words: Words = None) -> None:
     """Write the report of a finished run again, in English or Chinese (lang=zh)."""
     from medgraft.report import html
@@ -111,10 +136,13 @@ def report(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folde
     typer.echo(f"open {html.build(root, lang=values['lang'])}")
 
 
-@app.command(epilog="Example: medgraft predict runs/cxr new_xray.dcm more_xrays/ out=predictions.csv")
+@app.command(
+    short_help="Predict new studies with the model a run chose.",
+    epilog="Example: medgraft predict runs/cxr new_xray.dcm more_xrays/ out=predictions.csv",
+)
 def predict(
     root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
-    words: Annotated[list[str], typer.Argument(metavar="FILES... [KEY=VALUE]...", help="studies or folders, then key=value")],
+    words: Annotated[list[str], typer.Argument(metavar="FILES KEY=VALUE", help="studies or folders, then key=value")],
 ) -> None:
     """Predict new studies with the model that the inner scores of a run chose, by the same path."""
     from medgraft.engine import serve
@@ -129,7 +157,9 @@ def predict(
         raise typer.Exit(3)
 
 
-@app.command(epilog="Examples: medgraft models; medgraft models 3d; medgraft models resnet")
+@app.command(
+    short_help="Networks by name, and the starts that are here.", epilog="Examples: medgraft models; medgraft models 3d; medgraft models resnet"
+)
 def models(query: Annotated[str, typer.Argument(help="2d, 3d, dense, a library (torchvision, timm, monai, smp) or part of a name")] = "") -> None:
     """Networks by name, and the starts that are on this machine."""
     from medgraft.models import catalogue
@@ -137,7 +167,11 @@ def models(query: Annotated[str, typer.Argument(help="2d, 3d, dense, a library (
     typer.echo(catalogue.text(query))
 
 
-weights_app = typer.Typer(no_args_is_help=True, help="Weight cards: what they are, where their files lie, whether they are whole.")
+weights_app = typer.Typer(
+    no_args_is_help=True,
+    short_help="Weight files: what they are, where, whether whole.",
+    help="Weight cards: what they are, where their files lie, whether they are whole.",
+)
 app.add_typer(weights_app, name="weights")
 
 
@@ -165,7 +199,7 @@ def _folders(values: dict[str, Any]) -> dict[str, Any]:
     return {"folders": [Path(w) for w in weights]}
 
 
-@app.command(epilog="Example: medgraft simulate chest_xray out=simulated patients=200 difficulty=0.5")
+@app.command(short_help="Write studies with known answers.", epilog="Example: medgraft simulate chest_xray out=simulated patients=200 difficulty=0.5")
 def simulate(
     what: Annotated[str, typer.Argument(help="chest_xray")],
     words: Words = None,
@@ -173,17 +207,17 @@ def simulate(
     """Write studies with known answers in a public on-disk format."""
     if what != "chest_xray":
         raise UserError(f"no simulator {what!r}", fix="there is chest_xray")
-    from medgraft import flow
     from medgraft.simulate import chest_xray as act
+    from medgraft.stats.baseline import facts_alone
 
     values = _checked(_values(words), out="simulated", patients=200, images_per_patient=2, size=256, difficulty=0.5, prevalence=0.4, seed=0)
     out = Path(values.pop("out"))
     made = act.simulate(out, **values)
     typer.echo(made.text())
-    typer.echo(flow.baseline_text(made))
+    typer.echo(facts_alone(made.facts, made.target, made.patient))
 
 
-@app.command(epilog="Example: medgraft bench models=[efficientnet_lite0, r3d_18]")
+@app.command(short_help="Measure a training step on this machine.", epilog="Example: medgraft bench models=[efficientnet_lite0, r3d_18]")
 def bench(words: Words = None) -> None:
     """Measure this machine: a training step of the engine against a bare PyTorch loop on the same batches."""
     from medgraft.engine import bench as act
@@ -192,7 +226,7 @@ def bench(words: Words = None) -> None:
     typer.echo(act.text(act.step_overhead(**values)))
 
 
-@app.command()
+@app.command(short_help="What this machine offers, and what is missing.")
 def checks() -> None:
     """What this machine offers: device, memory, codecs, packages, weights."""
     from medgraft.engine import checks as act

@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -254,7 +254,23 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
-    return value
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
+    """Every knob of a config as (dotted key, description with choices and default), for people to read."""
+    rows: list[tuple[str, str]] = []
+    for name, field in model.model_fields.items():
+        kinds: list[Any] = [field.annotation, *get_args(field.annotation)]
+        section: type[BaseModel] | None = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if section is not None:
+            rows += keys(section, f"{prefix}{name}{'' if field.annotation is section else '[]'}.")
+            continue
+        choices = [str(c) for k in kinds if get_origin(k) is Literal for c in get_args(k)]
+        default = field.get_default(call_default_factory=True)
+        told = "required" if field.is_required() else "" if default is None or default == [] or default == {} else f"default {default}"
+        facts = [field.description or "", f"one of {', '.join(choices)}" if choices else "", told]
+        rows.append((f"{prefix}{name}", "; ".join(f for f in facts if f)))
+    return rows
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""The command line as a newcomer meets it. What start-up costs is seen in fresh processes; the rest shares one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medgraft.cli import main
+
+VERBS = ["demo", "scan", "run", "status", "report", "predict", "models", "simulate", "bench", "checks", "weights"]
+
+
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture
+def medgraft(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """``medgraft(*words, cwd=..., code=0)`` -> the lines that a command printed (stdout, then stderr), its exit status checked."""
+
+    def call(*words: str, cwd: Path, code: int = 0) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["medgraft", *words])
+        monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = "".join(capsys.readouterr())
+        assert (end.value.code or 0) == code, printed
+        return printed.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def one_line(medgraft: Command) -> Callable[..., str]:
+    """The only line of a command that fails with something the user can mend."""
+
+    def call(*words: str, cwd: Path) -> str:
+        lines = medgraft(*words, cwd=cwd, code=2)
+        assert len(lines) == 1 and lines[0].startswith("medgraft: ") and not (cwd / "medgraft-error.log").exists(), lines
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a study folder in it: four pictures of two patients and a label table."""
+    root = tmp_path_factory.mktemp("cli")
+    source = root / "my studies"
+    source.mkdir()
+    for n in range(4):
+        Image.fromarray(np.random.default_rng(n).integers(0, 256, (9, 8), np.uint8)).save(source / f"{n}.png")
+    rows = [f"{n}.png,p{n // 2},{'ill' if n % 2 else 'well'}" for n in range(4)]
+    (source / "labels.csv").write_text("\n".join(["file,patient,label", *rows]), encoding="utf-8")
+    return root
+
+
+def test_help_names_every_verb_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = "import sys\nfrom medgraft.cli import main\ntry: main()\nexcept SystemExit as e: print('exit', e.code)\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    *text, status, modules = done.stdout.splitlines()
+    assert status == "exit 0"
+    listed = [line.split()[0] for line in text[text.index("Commands:") + 1 :] if line.startswith("  ") and line.strip()]
+    assert listed[: len(VERBS)] == VERBS
+    assert not any(line.endswith("...") for line in text[text.index("Commands:") :])  # no description is cut off
+    assert {"torch", "polars", "numpy", "pydantic"} & set(modules.split()) == set()
+    assert "medgraft.cli" in modules.split()
+
+
+def test_help_of_a_verb_lists_its_keys(medgraft: Command, tmp_path: Path) -> None:
+    text = "\n".join(medgraft("run", "--help", cwd=tmp_path))
+    for key in ("data ", "split.folds", "train.learning_rate", "models[].strategy", "frozen_logistic", "default 0.0001"):
+        assert key in text, key
+
+
+def test_scan_asks_for_the_patient_and_then_works(medgraft: Command, one_line: Callable[..., str], here: Path) -> None:
+    assert "patient=patient" in one_line("scan", "my studies", "labels=labels.csv", "out=data", cwd=here)
+    answer = one_line("scan", "my studies", "out=data", cwd=here)
+    assert "patient=COLUMN" in answer and "patient=none" in answer
+    assert "did you mean 'patient'" in one_line("scan", "my studies", "patiant=none", cwd=here)
+    assert not (here / "data").exists()
+    text = medgraft("scan", "my studies", "labels=labels.csv", "patient=patient", "out=data", cwd=here)
+    assert "4 cases (4 images) of 2 patients" in text[0] and text[-1] == f"data set {Path('data')}"
+    (here / "my studies" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    text = medgraft("scan", "my studies", "labels=labels.csv", "patient=patient", "out=data", cwd=here, code=3)
+    assert any("1 rejected" in line for line in text)
+
+
+def test_run_says_what_is_wrong_in_one_line(one_line: Callable[..., str], here: Path) -> None:
+    assert "did you mean 'seeds'" in one_line("run", "data=data", "seedz=[1]", cwd=here)
+    assert "did you mean 'learning_rate'" in one_line("run", "data=data", "train.learning_rat=1", cwd=here)
+    assert "no such recipe" in one_line("run", "absent.yaml", cwd=here)
+    assert "nowhere: not a medgraft data set" in one_line("run", "data=nowhere", cwd=here)
+    assert "not a run folder" in one_line("status", "nowhere", cwd=here)
+    assert "no such file" in one_line("scan", "nowhere", cwd=here)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="mounts a file system")
+def test_a_read_only_folder_is_named(medgraft: Command, one_line: Callable[..., str], here: Path) -> None:
+    medgraft(
+        "scan",
+        "my studies",
+        "labels=labels.csv",
+        "patient=patient",
+        "out=two",
+        cwd=here,
+        code=3 if (here / "my studies" / "torn.png").exists() else 0,
+    )
+    (here / "fixed").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(here / "fixed")], capture_output=True).returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        assert "read-only" in one_line("simulate", "chest_xray", "out=fixed/x", "patients=6", cwd=here)
+        assert "read-only" in one_line("run", "data=two", "models=[efficientnet_lite0]", "split={folds: 2, inner: 0}", "out=fixed", cwd=here)
+    finally:
+        subprocess.run(["umount", "-l", str(here / "fixed")], check=True)
+
+
+def test_models_and_weights_can_be_looked_up(medgraft: Command, one_line: Callable[..., str], tmp_path: Path) -> None:
+    text = medgraft("models", "resnet3d", cwd=tmp_path)
+    assert [line.split()[0] for line in text[1:]] == [f"resnet3d_{n}" for n in (10, 18, 34, 50)] and "random*" in text[1]
+    assert "no network has this in its name" in one_line("models", "no_such_network", cwd=tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mobilenet_v2_imagenet_fp16.pth").write_bytes(b"half a file")
+    text = medgraft("weights", "list", cwd=tmp_path)
+    lite = next(line for line in text if line.startswith("efficientnet_lite0.imagenet"))
+    assert "efficientnet-lite0" in lite and "absent" not in lite and "Apache-2.0" in lite
+    assert any("mobilenet_v2_imagenet_fp16.pth" in line and "absent" in line for line in text)
+    text = medgraft("weights", "verify", "weights=[mine]", cwd=tmp_path, code=2)
+    assert any(line.startswith("efficientnet_lite0.imagenet") and line.endswith("whole") for line in text)
+    assert any("mobilenet_v2_imagenet_fp16.pth" in line and "whole" not in line for line in text)
+
+
+def test_checks_say_what_the_machine_offers(medgraft: Command, tmp_path: Path) -> None:
+    text = medgraft("checks", cwd=tmp_path)
+    assert [line.split(":")[0].split()[-1] for line in text] == ["device", "memory", "disk", "video", "DICOM", "volumes", "weights", "versions"]
+    assert all(line.startswith("ok ") for line in text)
+
+
+def test_simulating_prints_what_brightness_alone_can_tell(medgraft: Command, tmp_path: Path) -> None:
+    text = medgraft("simulate", "chest_xray", "out=sim", "patients=6", "size=64", cwd=tmp_path)
+    assert any("alone give AUC" in line and "limit is .65" in line for line in text)
+    assert (tmp_path / "sim" / "stage_2_train_labels.csv").is_file()
+
+
+def test_a_fault_of_medgraft_leaves_a_trace_and_status_1(tmp_path: Path) -> None:
+    code = "import medgraft.cli as c\nfrom medgraft import config\ndef broken(*a): raise ZeroDivisionError('planted')\n"
+    code += "config.parse_overrides = broken\nc.main()"
+    done = subprocess.run([sys.executable, "-c", code, "simulate", "chest_xray"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "ZeroDivisionError: planted" in done.stderr
+    assert "Traceback" in (tmp_path / "medgraft-error.log").read_text(encoding="utf-8")
