@@ -19,7 +19,7 @@ from medgraft.engine import compare, external, fit
 from medgraft.engine.context import Context
 from medgraft.errors import UserError, WeightsAbsent
 from medgraft.stats import summary
-from medgraft.stats.baseline import trivial_auc
+from medgraft.stats.baseline import facts_alone, trivial_auc
 from medgraft.stats.thresholds import youden_threshold
 from medgraft.tables import load_dataset
 
@@ -38,6 +38,7 @@ def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
     say(f"run folder {the_run.root}")
     report = compare.Progress(context, say)
     for arm in recipe.models:
+        say(f"{arm.id}: {compare.loading_text(context, arm)}")
         try:
             compare.run_arm(context, the_run, arm, report)
         except WeightsAbsent as error:
@@ -131,7 +132,7 @@ def demo(*, out: str = "demo", patients: int = 90, size: int = 128, difficulty: 
     print("1/3 simulating chest X-rays in the RSNA format")
     made = chest_xray.simulate(root / "studies", patients=patients, images_per_patient=2, size=256, difficulty=difficulty, prevalence=0.45, seed=1)
     print(made.text())
-    print(baseline_text(made))
+    print(facts_alone(made.facts, made.target, made.patient))
     print("2/3 scanning them")
     options = config.build(act.ScanOptions, {"out": root / "data", "layout": "rsna", "target": "pneumonia", "patient": "patient_id"})
     print(act.scan(root / "studies", options).text())
@@ -154,9 +155,3 @@ def demo(*, out: str = "demo", patients: int = 90, size: int = 128, difficulty: 
         },
     )
     return run(recipe) / "report.html"
-
-
-def baseline_text(made: Any) -> str:
-    """What size and brightness alone can tell on a simulated set: it must be next to nothing."""
-    found = trivial_auc(made.facts, made.target, made.patient)
-    return f"size, mean and spread of brightness alone give AUC {found.value:.2f} ({found.low:.2f} to {found.high:.2f}); the limit is .65"

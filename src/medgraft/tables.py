@@ -6,6 +6,7 @@ dtypes; ``write`` goes through a temporary file, so a table on disk is always wh
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import dataclass, field
@@ -124,16 +125,9 @@ def validate(frame: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def write(frame: pl.DataFrame, path: str | os.PathLike[str], name: str) -> Path:
     """Check and write a table; the file appears whole or not at all."""
-    path = Path(path)
-    frame = validate(frame, name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        frame.write_parquet(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
-    return path
+    buffer = io.BytesIO()  # the library hides a full disk in an error of its own
+    validate(frame, name).write_parquet(buffer)
+    return write_bytes(path, buffer.getbuffer())
 
 
 def read(path: str | os.PathLike[str], name: str) -> pl.DataFrame:
@@ -148,13 +142,13 @@ def read(path: str | os.PathLike[str], name: str) -> pl.DataFrame:
     return validate(frame, name)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a text file so that it appears whole or not at all."""
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> Path:
+    """Write a file so that it appears whole or not at all."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with open(temporary, "wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -162,6 +156,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
         temporary.unlink(missing_ok=True)
         raise disk_error(error, path) from error
     return path
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a text file (UTF-8, line feeds) so that it appears whole or not at all."""
+    return write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:

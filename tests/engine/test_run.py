@@ -171,6 +171,27 @@ def test_a_failed_cell_is_named_and_the_rest_goes_on(recipe, tmp_path) -> None:
     assert (flow.run(made, say=quiet) / "summary.json").is_file()  # a failed cell is tried again
 
 
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a full disk is made with a tiny tmpfs, which needs root on Linux")
+def test_a_disk_that_fills_up_while_training_loses_nothing(recipe, tmp_path) -> None:
+    (tmp_path / "small").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "small")], capture_output=True).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        said: list[str] = []
+        try:
+            flow.run(recipe(f"out={tmp_path / 'small'}", "seeds=[0, 1, 2]"), say=said.append)
+        except UserError as error:  # no room even for the tables
+            said.append(str(error))
+        assert any("the disk is full" in line for line in said), said
+        done = {p.parent.name for p in (tmp_path / "small").glob("run/cells/*/DONE")}
+        assert done and not list((tmp_path / "small").glob("run/cells/*/*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=64m", str(tmp_path / "small")], check=True)
+        root = flow.run(recipe(f"out={tmp_path / 'small'}", "seeds=[0, 1, 2]"), say=quiet)
+        assert predictions(root) == predictions(flow.run(recipe("name=roomy", "seeds=[0, 1, 2]"), say=quiet))
+    finally:
+        subprocess.run(["umount", str(tmp_path / "small")], check=True)
+
+
 def _killed(root: Path, words: list[str], after: str) -> None:
     """Start a run in another process and kill it once a file of the given kind has appeared."""
     process = subprocess.Popen([sys.executable, "-m", "medgraft", "run", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -354,6 +375,7 @@ def test_the_deterministic_seed_leaves_the_global_generator_alone(recipe) -> Non
         (["split.folds=20"], "cannot make"),
         (["grid={learning_rate: [1, 2]}", "split.inner=0"], "needs inner parts"),
         (["device=abacus"], "no device"),
+        (["memory_gb=0.00001"], "the budget is 1e-05 GB"),
     ],
 )
 def test_a_wrong_wish_is_refused_before_anything_is_trained(recipe, words, says, tmp_path) -> None:

@@ -54,6 +54,15 @@ def run_arm(context: Context, the_run: runs.Run, arm: ArmConfig, report: Progres
             report.cell(cell)
 
 
+def loading_text(context: Context, arm: ArmConfig) -> str:
+    """How an arm's batches will be fetched, in one line. Raises ``UserError`` where one batch exceeds the memory budget."""
+    setting = context.recipe.arm_train(arm)
+    if fit.on_features(arm, setting, context.make_task()):
+        return "data: frozen features, computed once and kept in the run folder"
+    samples = context.samples(context.rows_of(None), context.window(arm), setting.augment, context.recipe.arm_window(arm).hu_window)
+    return fit.memory_plan(context, samples, setting).text
+
+
 def with_defaults(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) -> Recipe:
     """A recipe without models gets a sensible set by kind of data, and says so."""
     if recipe.models:

@@ -13,6 +13,7 @@ import torch
 from medgraft import runs, tables
 from medgraft.config import ArmConfig, TrainConfig
 from medgraft.data import loader
+from medgraft.data.dataset import CaseDataset
 from medgraft.engine import features, loop, optim, predict
 from medgraft.engine.context import Context
 from medgraft.errors import UserError
@@ -91,13 +92,12 @@ def run_cell(
     # -- data, or its cached features -------------------------------------------------------------
     training: Any = context.samples(train, window, setting.augment, hu_window)
     judged: Any = context.samples(judge, window, "none", hu_window)
-    still = arm.strategy in ("frozen", "frozen_logistic") and not task.dense
-    if arm.strategy == "frozen_logistic" or (still and setting.augment in ("none", "auto")):
+    if on_features(arm, setting, task):
         cache = feature_cache(context, run, arm, model, report)
         training, judged = features.FeatureSamples(training, cache), features.FeatureSamples(judged, cache)
         plan_workers, prefetch = 0, 2
     else:
-        plan = loader.plan_memory(training, setting.batch_size, context.recipe.memory_gb, context.threads)
+        plan = memory_plan(context, training, setting)
         plan_workers, prefetch = plan.workers if context.recipe.workers is None else context.recipe.workers, plan.prefetch
     if task.name == "regress":
         task.fit_scale(training.labels())  # type: ignore[attr-defined]
@@ -170,6 +170,18 @@ def run_cell(
         **extra,
     )
     return result
+
+
+def on_features(arm: ArmConfig, setting: TrainConfig, task: Task) -> bool:
+    """Whether a cell trains on cached features: a still body, and no augmentation asked for."""
+    if task.dense or arm.strategy not in ("frozen", "frozen_logistic"):
+        return False
+    return arm.strategy == "frozen_logistic" or setting.augment in ("none", "auto")
+
+
+def memory_plan(context: Context, samples: CaseDataset, setting: TrainConfig) -> loader.Plan:
+    """Workers and prefetch within the recipe's memory budget. Raises ``UserError`` when not even one batch fits."""
+    return loader.plan_memory(samples, setting.batch_size, context.recipe.memory_gb, context.threads)
 
 
 def feature_cache(context: Context, run: runs.Run, arm: ArmConfig, model: Model, report: LoadReport | None) -> dict[str, np.ndarray]:
