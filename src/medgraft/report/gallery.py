@@ -50,7 +50,7 @@ class Gallery:
             mask = store.open_mask(self.dataset.root, row["mask_id"]) if self.contours and row["mask_id"] else None
         except UserError:
             return None
-        chosen = self._frames(array.shape[1], row)
+        chosen = self._frames(array, row)
         tiles = [self._tile(array, mask, frame, index, row, STRIP_SIDE if len(chosen) > 1 else SIDE) for frame, index in chosen]
         gap = np.full((tiles[0].shape[0], 2, 3), 0, np.uint8)
         parts = [part for tile in tiles for part in (gap, tile)][1:]
@@ -60,8 +60,9 @@ class Gallery:
         data = base64.b64encode(stream.getvalue()).decode("ascii")
         return {"data": data, "width": picture.width, "height": picture.height, "strip": len(tiles) > 1}
 
-    def _frames(self, depth: int, row: dict[str, Any]) -> list[tuple[int, int]]:
+    def _frames(self, array: np.ndarray, row: dict[str, Any]) -> list[tuple[int, int]]:
         """(frame, mask index or -1) of the frames shown: traced ones first where contours are asked for, else evenly spread."""
+        depth = array.shape[1]
         traced = [(f, m) for f, m in self.traced.get(row["array_id"], []) if f < depth]
         if traced:
             return [traced[i] for i in sorted({round(v) for v in np.linspace(0, len(traced) - 1, min(FRAMES, len(traced)))})]
@@ -69,8 +70,8 @@ class Gallery:
         if row["view_center"] and row["view_size"]:
             low = max(low, row["view_center"][0] - row["view_size"][0] / 2)
             high = min(high, row["view_center"][0] + row["view_size"][0] / 2)
-        if row["kind"] == "volume":  # the outermost slices are mostly empty
-            low, high = low + 0.15 * (high - low), high - 0.15 * (high - low)
+        if row["kind"] == "volume":
+            low, high = _filled(array, int(low), int(high))
         return [(i, -1) for i in sorted({round(v) for v in np.linspace(low, high, min(FRAMES, depth))})]
 
     def _tile(self, array: np.ndarray, mask: np.ndarray | None, frame: int, index: int, row: dict[str, Any], side: int) -> np.ndarray:
@@ -94,6 +95,19 @@ class Gallery:
                 grown = np.asarray(Image.fromarray(layer.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR)) > 127
                 tile[_edge(grown)] = CONTOURS[number % len(CONTOURS)]
         return tile
+
+
+def _filled(array: np.ndarray, first: int, last: int) -> tuple[float, float]:
+    """Slices between which something is to be seen: those that hold at least a tenth of what the fullest slice holds above the darkest value.
+
+    The outer tenth on either side is left out, where an organ begins and ends.
+    """
+    planes = np.asarray(array[:, first : last + 1, ::2, ::2], dtype=np.float32)
+    planes = np.nan_to_num(planes, nan=0.0)
+    filled = (planes - planes.min()).sum(axis=(0, 2, 3))
+    kept = np.flatnonzero(filled >= 0.1 * filled.max())
+    low, high = first + float(kept[0]), first + float(kept[-1])
+    return low + 0.1 * (high - low), high - 0.1 * (high - low)
 
 
 def _bounds(centre: float, size: float, most: int) -> tuple[int, int]:

@@ -49,8 +49,11 @@ def build(run_dir: Path | str, *, lang: str = "en") -> Path:
         raise UserError("summary.json holds no list of models", case=str(run_dir), fix="run `medgraft report` again after the statistics are made")
     run = {**facts, **(summary.get("run") or {})}
     run["warnings"] = list(dict.fromkeys([*listed(facts.get("warnings")), *listed((summary.get("run") or {}).get("warnings"))]))
-    view = View({**summary, "run": run}, text)
     dataset = _dataset(run_dir, facts)
+    if dataset is not None and not run.get("units"):
+        described = dataset.info.get("targets") or {}
+        run["units"] = {t: (described.get(t) or {}).get("unit") for t in listed(run.get("targets")) if isinstance(described, dict)}
+    view = View({**summary, "run": run}, text)
     drawn = Drawn(run_dir, view)
     page = _page(view, drawn, dataset, _splits(run_dir, facts))
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -114,9 +117,9 @@ class Drawn:
         self._number += 1
         return Markup(figures.inline(svg, f"f{self._number}", escaping.escape(alt, quote=True)))
 
-    def panels(self, name: str, title: str, ids: list[str], draw: Callable[[list[str]], str]) -> dict[str, Any]:
+    def panels(self, name: str, title: str, ids: list[str], draw: Callable[[list[str]], str], names: dict[str, str] | None = None) -> dict[str, Any]:
         """Save all panels as one figure; for the page draw the first few one by one, so that they flow on a phone."""
-        text, names = self.view.text, self.view.names
+        text, names = self.view.text, names or self.view.names
         if not ids:
             return {"panels": [], "shown": ""}
         self.keep(name, draw(ids))
@@ -132,12 +135,13 @@ class Drawn:
 def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list[dict[str, int]]) -> dict[str, Any]:
     """Everything the template shows."""
     text, summary, run, names = view.text, view.summary, view.run, view.names
-    warnings = [text.say(w) for w in run["warnings"]]
+    warnings = [text.say(w, names) for w in run["warnings"]]
     pairs_first, pairs_rest = view.pairs()
-    title = clean(run.get("name") or "medgraft", 80)
+    pairs_note = {"unit": text(f"unit_{view.unit}"), "confidence": view.confidence_text}
+    number = len(pairs_first) + len(pairs_rest)
     page: dict[str, Any] = {
         "version": __version__,
-        "title": text("title", name=title),
+        "title": view.title,
         "created": text("created", time=clean(run.get("created"), 40)) if run.get("created") else "",
         "facts_line": view.facts_line(),
         "answers": view.answers(),
@@ -149,7 +153,8 @@ def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list
         "pairs": {
             "first": pairs_first,
             "rest": pairs_rest,
-            "note": text("pairs_note", unit=text(f"unit_{view.unit}"), confidence=view.confidence_text, n=len(pairs_first) + len(pairs_rest)),
+            "note": text("pairs_note_one", **pairs_note) if number == 1 else text("pairs_note", n=number, **pairs_note),
+            "holm": number > 1,
             "metric": text.metric(view.primary),
         },
         "heatmap": _heatmap(view, drawn),
@@ -168,7 +173,8 @@ def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list
 
     curves = summary.get("roc") or {}
     made = drawn.panels("roc", text("roc_title"), view.order(curves), lambda ids: figures.roc(curves, ids, names, text))
-    page["roc"] = {**made, "note": text("roc_note", confidence=view.confidence_text, shown=made["shown"])}
+    macro = text("roc_macro") if view.several_targets or len(_classes(view)) > 2 else ""
+    page["roc"] = {**made, "note": text("roc_note", confidence=view.confidence_text, shown=macro + made["shown"])}
 
     bins = summary.get("calibration") or {}
     made = drawn.panels("calibration", text("calibration_title"), view.order(bins), lambda ids: figures.calibration(bins, ids, names, text))
@@ -181,6 +187,12 @@ def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list
     made = drawn.panels("learning", text("learning_title"), view.order(lines), lambda ids: figures.learning(lines, ids, names, text))
     page["learning"] = {**made, "note": text("learning_note", shown=made["shown"])}
     return page
+
+
+def _classes(view: View) -> list[Any]:
+    """The classes of a run with one target."""
+    classes = view.run.get("classes")
+    return listed(next(iter(classes.values()), [])) if isinstance(classes, dict) else listed(classes)
 
 
 def _warning_line(warnings: list[str], text: Text) -> str:
@@ -209,6 +221,11 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(float(first + i * step), 10) for i in range(int((high - first) / step + 1e-9) + 1)]
 
 
+def _decimals(value: float) -> int:
+    """Decimals that a round number needs."""
+    return len(f"{value:.10f}".rstrip("0").partition(".")[2])
+
+
 def _board(view: View, drawn: Drawn) -> dict[str, Any]:
     """The leaderboard with its interval bars, placed in per cent of the bar's column."""
     text, rows = view.text, view.leaderboard()
@@ -227,29 +244,44 @@ def _board(view: View, drawn: Drawn) -> dict[str, Any]:
             continue
         start, end = (row["low"], row["high"]) if finite(row["low"]) and finite(row["high"]) else (row["value"], row["value"])
         row["bar"] = {"left": place(start), "width": round(place(end) - place(start), 2), "dot": place(row["value"])}
-    ticks = [{"at": place(v), "text": text.number(v, view.primary)} for v in _ticks(low, high)]
+    marks = _ticks(low, high)
+    decimals = max(text.decimals(known, view.primary) - 1, *(_decimals(v) for v in marks)) if known else 2
+    ticks = [{"at": place(v), "text": text.number(v, view.primary, decimals)} for v in marks]
     label = text("forest_title", metric=view.metric_label(view.primary), confidence=view.confidence_text)
-    drawn_rows = [(view.names[r["id"]], r["value"], r["low"], r["high"]) for r in rows if r.get("value") is not None]
+    drawn_rows = [(view.names.get(r["id"], r["name"]), r["value"], r["low"], r["high"]) for r in rows if r.get("value") is not None]
     if drawn_rows:
         drawn.keep("forest", figures.forest(drawn_rows, label, chance if chance is not None and low <= chance <= high else None))
     note = text(
-        "leaderboard_note",
+        "leaderboard_note_one" if view.one_part else "leaderboard_note",
         metric=text.metric(view.primary),
         level=text.metric_level(view.primary) or text(f"per_{view.level}"),
         confidence=view.confidence_text,
         resamples=view.resamples,
         unit=text(f"unit_{view.unit}"),
     )
+    if view.baseline is not None:
+        note += (" " if text.language == "en" else "") + text("baseline_note", facts=view.baseline_facts)
     return {"rows": rows, "ticks": ticks, "note": note, "metric": view.metric_label(view.primary)}
 
 
 def _metrics(view: View) -> dict[str, Any]:
-    """All measures of all judged models, each with its interval."""
-    columns = view.metric_names()
+    """All measures of all judged models, each with its interval: a row a measure, a column a model."""
+    text = view.text
+    rows = [
+        {"name": text.metric(c), "level": text.metric_level(c), "cells": [view.shown(m, c) if c in m["metrics"] else "–" for m in view.judged]}
+        for c in view.metric_names()
+    ]
+    rules = [view.rule(m) for m in view.judged]
+    thresholds = {}
+    if any(rules) and not view.several_targets:
+        told = rules[0] if len(set(rules)) == 1 and text.has(f"rule_{rules[0]}_short") else ""
+        cells = [view.thresholds(m) or text("unknown") for m in view.judged]
+        thresholds = {"name": text("threshold"), "rule": text(f"rule_{told}_short") if told else "", "cells": cells}
     return {
-        "columns": [(view.text.metric(c), view.text.metric_level(c)) for c in columns],
-        "rows": [{"name": view.names[m["id"]], "cells": [view.shown(m, c) for c in columns]} for m in view.judged],
-        "note": view.text("metrics_note", confidence=view.confidence_text, unit=view.text(f"unit_{view.unit}")),
+        "models": [(text.model_name(m.get("model") or m["id"]), view.detail(m)) for m in view.judged],
+        "rows": rows,
+        "thresholds": thresholds,
+        "note": text("metrics_note", confidence=view.confidence_text, unit=text(f"unit_{view.unit}")),
     }
 
 
@@ -285,18 +317,34 @@ def _looks(view: View) -> dict[str, Any]:
     rows = []
     for look in looks:
         where = f" · {view.text('col_fold')} {int(look['outer']) + 1}" if finite(look.get("outer")) else ""
-        arm = f"{clean(look['arm'], 100)}{where} · " if look.get("arm") else ""
+        seed = f" · {view.text('col_seed_one')} {look['seed']}" if finite(look.get("seed")) else ""
+        arm = f"{view.names.get(str(look['arm']), clean(look['arm'], 100))}{where}{seed} · " if look.get("arm") else ""
         rows.append({"cell": f"{arm}{clean(look.get('cell'), 60)}", "time": clean(look.get("time"), 40)})
-    return {"note": view.text("looks_note", n=view.text.count("times", len(looks))) if looks else view.text("looks_none"), "rows": rows}
+    cells = {str(look.get("cell")) for look in looks}
+    key = "looks_note" if len(cells) == len(looks) else "looks_note_more"
+    return {"note": view.text(key, n=view.text.count("trainings", len(cells))) if looks else view.text("looks_none"), "rows": rows}
 
 
 def _agreement(view: View, drawn: Drawn) -> dict[str, Any]:
     """Scatter and Bland-Altman panels of a regression, with bias and limits and their intervals."""
-    text, names = view.text, view.names
-    points = view.summary.get("scatter") or {}
-    ids = view.order(points) if view.task == "regress" else []
-    if not ids:
+    text = view.text
+    every = view.summary.get("scatter") or {}
+    if view.task != "regress" or not view.order(every):
         return {"panels": [], "note": ""}
+    panels: list[dict[str, Any]] = []
+    shown = ""
+    for number, target in enumerate(listed(view.run.get("targets")) or [None]):
+        points = {k: [r for r in rows if r.get("target") in (None, target)] for k, rows in every.items()} if view.several_targets else every
+        found, shown = _agreement_of(view, drawn, points, str(target or ""), f"_{number + 1}" if number else "")
+        panels += found
+    return {"panels": panels, "note": text("scatter_note", shown=shown)}
+
+
+def _agreement_of(view: View, drawn: Drawn, points: dict[str, Any], target: str, ending: str) -> tuple[list[dict[str, Any]], str]:
+    """The panels of one quantity, and how many of them are shown."""
+    text, ids = view.text, view.order(points)
+    names = {k: view.join([clean(target, 40), v]) if view.several_targets else v for k, v in view.names.items()}
+    unit = view.unit_of(target) if view.several_targets else view.value_unit
     owner = dict(zip((str(c.get("case_id")) for c in view.cases), view.patients))
     found, notes = {}, {}
     for k in ids[: figures.MOST_PANELS]:
@@ -307,13 +355,14 @@ def _agreement(view: View, drawn: Drawn) -> dict[str, Any]:
         patients = [owner.get(str(r.get("case_id")), str(r.get("case_id"))) for r in rows]
         three = patient_interval(agreement, difference, patients, view.confidence)
         found[k] = (three[0].value, three[1].value, three[2].value)
-        lower, bias, upper = (view.interval(e.value, e.low, e.high, "case.bias", form="interval_plain") for e in three)
+        metric = f"case.bias.{target}" if view.several_targets else "case.bias"
+        lower, bias, upper = (view.interval(e.value, e.low, e.high, metric, form="interval_plain") for e in three)
         notes[k] = text("agreement_facts", bias=bias, lower=lower, upper=upper)
-    unit, title = view.value_unit, text("scatter_title")
-    left = drawn.panels("scatter", title, ids, lambda some: figures.scatter(points, some, names, text, unit))
-    right = drawn.panels("bland_altman", title, ids, lambda some: figures.bland_altman(points, found, some, names, text, unit))
+    title = text("scatter_title")
+    left = drawn.panels(f"scatter{ending}", title, ids, lambda some: figures.scatter(points, some, names, text, unit), names)
+    right = drawn.panels(f"bland_altman{ending}", title, ids, lambda some: figures.bland_altman(points, found, some, names, text, unit), names)
     panels = [{**a, "second": b["svg"], "note": notes.get(a["id"], "")} for a, b in zip(left["panels"], right["panels"])]
-    return {"panels": panels, "note": text("scatter_note", shown=left["shown"])}
+    return panels, left["shown"]
 
 
 def _distribution(view: View, drawn: Drawn) -> dict[str, Any] | None:
@@ -342,7 +391,7 @@ def _heatmap(view: View, drawn: Drawn) -> dict[str, Any] | None:
     sums = np.where(known, values, 0).sum(axis=0)
     means = np.where(known.any(axis=0), sums / np.maximum(known.sum(axis=0), 1), np.inf)
     hardest = np.argsort(-means if error else means, kind="stable")
-    labels = [_label(c.get("label"), text) for c in view.cases]
+    labels = ["" if c.get("label") == "" else _label(c.get("label"), text) for c in view.cases]
     shown = [clean(c.get("case_id"), 80) for c in view.cases]
     by_label = sorted(range(len(labels)), key=lambda i: (labels[i], int(np.where(hardest == i)[0][0])))
     by_id = sorted(range(len(labels)), key=lambda i: shown[i])
@@ -350,7 +399,7 @@ def _heatmap(view: View, drawn: Drawn) -> dict[str, Any] | None:
     cells = np.where(known, np.clip(np.round(254 * np.where(known, values, 0) / span), 0, 254), 255).astype(np.uint8)
     quantity = text("heatmap_error" if error else "heatmap_dice" if view.task == "segment" else "heatmap_probability")
     names = [view.names[k] for k in ids]
-    scale = figures.with_unit(quantity, view.value_unit if error else "")
+    scale = figures.with_unit(quantity, view.error_unit if error else "")
     svg = drawn.keep("heatmap", figures.heatmap(values[:, hardest], names, low, high, error, text("axis_cases"), scale))
     title = text("heatmap_canvas", models=text.count("models", len(ids)), cases=text.count("cases", len(shown)))
     return {
@@ -359,8 +408,9 @@ def _heatmap(view: View, drawn: Drawn) -> dict[str, Any] | None:
         "names": names,
         "quantity": quantity,
         "low": text.number(low, "case.mae" if error else view.primary),
-        "high": ("≥\u00a0" if error else "") + text.number(high, "case.mae") + (view.measure_unit("case.mae") if error else ""),
+        "high": ("≥\u00a0" if error else "") + text.number(high, "case.mae") + (f"\u00a0{view.error_unit}" if error and view.error_unit else ""),
         "reverse": error,
+        "labelled": len(set(labels)) > 1 and not error,
         "data": {
             "cells": base64.b64encode(cells.tobytes()).decode("ascii"),
             "models": names,
@@ -372,8 +422,13 @@ def _heatmap(view: View, drawn: Drawn) -> dict[str, Any] | None:
             "high": high,
             "reverse": error,
             "colours": list(figures.HEAT),
-            "unit": view.value_unit if error else "",
-            "words": {"absent": text("heatmap_absent"), "mean": text("heatmap_mean"), "label": text("missed_label"), "quantity": quantity},
+            "unit": view.error_unit if error else "",
+            "words": {
+                "absent": text("heatmap_absent"),
+                "mean": text("heatmap_mean"),
+                "label": text("axis_reference" if error else "missed_label"),
+                "quantity": quantity,
+            },
         },
     }
 
@@ -393,25 +448,33 @@ def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
     often = Counter(ids)
     items = []
     metric = {"regress": "case.mae", "segment": "case.dice"}.get(view.task, "case.auc")
+    unit = f"\u00a0{view.error_unit}" if view.task == "regress" and view.error_unit else ""
     for row, case in zip(rows, ids):
         picture = gallery.picture(case) if often[case] == 1 else None
-        label = _label(row.get("label"), text)
+        label = "" if row.get("label") == "" else _label(row.get("label"), text)
+        wrong = ", ".join(clean(t, 40) for t in listed(row.get("targets")))
         values = row.get("values") or {}
         scores = [
-            {"name": view.names[k], "value": text.number(values[k], metric), "share": round(100 * min(max(values[k], 0), 1), 1)}
+            {"name": view.names[k], "value": text.number(values[k], metric) + unit, "share": round(100 * min(max(values[k], 0), 1), 1)}
             for k in view.order(list(values))
             if finite(values[k])
         ]
-        alt = text("missed_alt_strip" if picture and picture["strip"] else "missed_alt_image", case=clean(case, 80), label=label)
+        alt = text("missed_alt_strip" if picture and picture["strip"] else "missed_alt_image", case=clean(case, 80))
+        alt += f" {text('missed_label')}: {label}" if label else ""
         patient = "" if view.patients_unknown or row.get("patient_id") is None else clean(row["patient_id"], 80)
-        items.append({"case": clean(case, 80), "label": label, "patient": patient, "picture": picture, "alt": alt, "scores": scores})
+        items.append({"case": clean(case, 80), "label": label, "wrong": wrong, "patient": patient, "picture": picture, "alt": alt, "scores": scores})
     quantity = text("heatmap_error" if view.task == "regress" else "heatmap_dice" if view.task == "segment" else "heatmap_probability")
     return {
         "rows": items,
         "title": text("missed_title" if view.task == "classify" else "worst_title"),  # only classes can be missed
         "none": text("missed_none" if view.task == "classify" else "worst_none"),
         "bars": view.task != "regress",
-        "note": text("missed_note", quantity=quantity[0].lower() + quantity[1:] if view.task != "segment" else quantity),
+        "nav": text("nav_missed" if view.task == "classify" else "nav_worst"),
+        "label_word": text("axis_reference" if view.task == "regress" else "missed_label"),
+        "note": text(
+            "missed_note" if view.task == "classify" else "worst_note",
+            quantity=quantity[0].lower() + quantity[1:] if view.task != "segment" else quantity,
+        ),
         "more": text("missed_shown", n=len(items), total=len(rows)) if len(rows) > len(items) else "",
         "contours": bool(gallery.traced),
     }

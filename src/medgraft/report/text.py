@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 from medgraft.errors import UserError
@@ -20,7 +20,9 @@ LANGUAGES = ("en", "zh")
 STRINGS: dict[str, tuple[str, str]] = {
     # --- frame of the page ---
     "language": ("en", "zh-Hans"),
-    "title": ("{name}: which model transfers best", "{name}：哪个模型迁移效果最好"),
+    "title_transfer": ("{name}: which model transfers best", "{name}：哪个模型迁移效果最好"),
+    "title_best": ("{name}: which model does best", "{name}：哪个模型表现最好"),
+    "title_one": ("{name}: how well one model does", "{name}：单个模型的表现"),
     "kicker": ("Model comparison report", "模型比较报告"),
     "skip": ("Skip to the results", "跳到结果"),
     "theme": ("Light or dark", "浅色或深色"),
@@ -33,6 +35,7 @@ STRINGS: dict[str, tuple[str, str]] = {
     "nav_distribution": ("Distribution", "分布"),
     "nav_heatmap": ("Case by case", "逐例结果"),
     "nav_missed": ("Missed cases", "漏判病例"),
+    "nav_worst": ("Worst cases", "最差病例"),
     "nav_learning": ("Learning curves", "学习曲线"),
     "nav_made": ("How it was made", "制作过程"),
     "nav_limits": ("Limits", "局限"),
@@ -119,9 +122,48 @@ STRINGS: dict[str, tuple[str, str]] = {
     "verdict_worse": ("shown, and in favour of the other", "已证明有差异，且另一方更好"),
     "verdict_not_shown": ("not shown", "未能证明有差异"),
     "answer_fail_binary": (
-        "At the report's threshold it finds {sensitivity} of the {positive} cases (sensitivity) and clears {specificity} of the others (specificity).",
-        "按报告所用阈值，它能检出 {positive} 病例中的 {sensitivity}（灵敏度），并正确排除其余病例中的 {specificity}（特异度）。",
+        "With the {rule}, it finds {sensitivity} of the {positive} cases (sensitivity) and clears {specificity} of the others (specificity).",
+        "采用{rule}时，它能检出 {positive} 病例中的 {sensitivity}（灵敏度），并正确排除其余病例中的 {specificity}（特异度）。",
     ),
+    "answer_fail_target": ("It does worst on {target}: {metric} {estimate}.", "它在 {target} 上表现最差：{metric} {estimate}。"),
+    "answer_missed_any": (
+        "On {count} of {cases} every model gets the same target wrong ({share}).",
+        "{cases}中有 {count} 个病例，所有模型都在同一目标上判错（{share}）。",
+    ),
+    "rule_youden": (
+        "threshold chosen on inner folds by Youden's index ({values})",
+        "按约登指数在内层折上选定的阈值（{values}）",
+    ),
+    "rule_youden_short": ("chosen on inner folds by Youden's index, one for each outer fold", "按约登指数在内层折上选定，每个外层折一个"),
+    "rule_fixed": ("threshold fixed at {values}", "固定阈值 {values}"),
+    "rule_fixed_short": ("fixed beforehand", "事先固定"),
+    "rule_other": ("threshold by the rule “{rule}” ({values})", "按规则“{rule}”得到的阈值（{values}）"),
+    "threshold": ("Threshold", "阈值"),
+    "threshold_range": ("{low} to {high}", "{low} 至 {high}"),
+    "q_trivial": ("Beyond the obvious", "是否超越表面信息"),
+    "baseline_name": ("Trivial baseline", "简单基线"),
+    "baseline_image": ("image size and brightness alone", "仅用图像尺寸与亮度"),
+    "baseline_video": ("frame size, brightness and length alone", "仅用帧尺寸、亮度与时长"),
+    "baseline_volume": ("volume size and brightness alone", "仅用体数据尺寸与亮度"),
+    "baseline_any": ("size, brightness and length alone", "仅用尺寸、亮度与时长"),
+    "baseline_fact": ("A model that sees {facts} reaches AUC {estimate}.", "{facts}的模型即可达到 AUC {estimate}。"),
+    "baseline_beaten": (
+        "The best model lies clearly above that: the two intervals do not overlap.",
+        "最佳模型明显高于此值：两个区间不重叠。",
+    ),
+    "baseline_not_beaten": (
+        "The best model does not clearly beat that: the two intervals overlap, so these data do not show that it reads more than that.",
+        "最佳模型并未明显优于此值：两个区间重叠，现有数据未能证明它读出了更多信息。",
+    ),
+    "baseline_alarm": (
+        "That is more than chance: part of any score here may come from how the studies were acquired.",
+        "这已高于随机水平：此处任何得分都可能部分来自检查的采集方式。",
+    ),
+    "baseline_note": (
+        "The trivial baseline takes no part in the ranking: a logistic regression on {facts}, cross-validated over all cases of the data set.",
+        "简单基线不参与排名：{facts}的逻辑回归，在数据集全部病例上交叉验证。",
+    ),
+    "baseline_judged": ("all cases, cross-validated", "全部病例，交叉验证"),
     "answer_fail_class": (
         "It is least sure on {label}: the true class gets a mean probability of {estimate}.",
         "它对 {label} 最没有把握：真实类别的平均预测概率为 {estimate}。",
@@ -145,6 +187,8 @@ STRINGS: dict[str, tuple[str, str]] = {
         "没有病例被所有模型漏判（在 {confidence} 置信水平下，仍可能有至多 {high} 的{unit}如此）。",
     ),
     "share_interval": ("{value}, {confidence} interval {low} to {high}", "{value}，{confidence} 置信区间 {low} 至 {high}"),
+    "patients_unknown": ("patients not known", "患者未知"),
+    "unit_sd": ("SD", "个标准差"),
     "unit_patients": ("patients", "患者"),
     "unit_cases": ("cases", "病例"),
     "q_which": ("Which model", "哪个模型"),
@@ -174,6 +218,13 @@ STRINGS: dict[str, tuple[str, str]] = {
     "short_l2sp": ("L2-SP", "L2-SP"),
     # --- leaderboard ---
     "leaderboard_title": ("Leaderboard", "排行榜"),
+    "leaderboard_note_one": (
+        "Ordered by {metric}, {level}, on the one held-out test part, averaged over the seeds. Brackets are {confidence} intervals from "
+        "{resamples} bootstrap resamples of {unit}. Seed spread is the standard deviation between trainings that differ in the seed alone; "
+        "it is not part of the interval.",
+        "按 {metric}（{level}）排序，取自唯一的留出测试部分并对随机种子取平均。括号内为 {confidence} 置信区间，由对{unit}的 {resamples} 次自助重抽样得到。"
+        "种子离散度是仅随机种子不同的训练之间的标准差，不包含在置信区间内。",
+    ),
     "leaderboard_note": (
         "Ordered by {metric}, {level}, pooled over the outer test folds and averaged over the seeds. Brackets are {confidence} intervals from "
         "{resamples} bootstrap resamples of {unit}. Seed spread is the standard deviation between trainings that differ in the seed alone; "
@@ -184,6 +235,7 @@ STRINGS: dict[str, tuple[str, str]] = {
     "col_rank": ("Rank", "名次"),
     "col_rank_interval": ("{low} to {high}", "{low} 至 {high}"),
     "col_model": ("Model", "模型"),
+    "col_seed_one": ("seed", "种子"),
     "col_interval": ("Interval", "区间"),
     "col_n": ("Judged on", "受评数量"),
     "col_seed": ("Seed spread (SD)", "种子离散度（标准差）"),
@@ -200,6 +252,7 @@ STRINGS: dict[str, tuple[str, str]] = {
         "Each number stands with its {confidence} interval, {unit} resampled.",
         "每个数值均附 {confidence} 置信区间（对{unit}重抽样）。",
     ),
+    "col_measure": ("Measure", "指标"),
     "cost_title": ("Size, weights and time", "规模、权重与耗时"),
     "col_parameters": ("Parameters", "参数量"),
     "col_loaded": ("Weights loaded", "已载入权重"),
@@ -221,6 +274,11 @@ STRINGS: dict[str, tuple[str, str]] = {
         "Differences are first minus second on the same {unit}, with {confidence} intervals. p values are corrected for the {n} comparisons by Holm's "
         "method. “Not shown” means that these data cannot tell; it does not mean that the two perform alike.",
         "差值为同一批{unit}上前者减后者，附 {confidence} 置信区间。p 值按 Holm 方法对 {n} 次比较作校正。“未能证明”表示现有数据无法判断，并不表示二者表现相同。",
+    ),
+    "pairs_note_one": (
+        "The difference is first minus second on the same {unit}, with its {confidence} interval. “Not shown” means that these data cannot tell; "
+        "it does not mean that the two perform alike.",
+        "差值为同一批{unit}上前者减后者，附 {confidence} 置信区间。“未能证明”表示现有数据无法判断，并不表示二者表现相同。",
     ),
     "pairs_none": ("There is one judged model only, so there is nothing to compare.", "只有一个受评模型，无从比较。"),
     "pairs_rest": ("All other comparisons ({n})", "其余全部比较（{n}）"),
@@ -244,6 +302,7 @@ STRINGS: dict[str, tuple[str, str]] = {
         "Each curve with its {confidence} band; the other models in grey. {shown}",
         "每条曲线附 {confidence} 区间带；灰色为其他模型。{shown}",
     ),
+    "roc_macro": ("It is the mean over the classes or targets, each against the rest. ", "曲线为各类别（或目标）对其余之曲线的平均。"),
     "first_shown": (
         "The first {n} by rank are shown; figures/{file}.svg shows up to {most}.",
         "此处显示排名前 {n} 的模型；figures/{file}.svg 最多显示 {most} 个。",
@@ -302,6 +361,11 @@ STRINGS: dict[str, tuple[str, str]] = {
     "forest_alt": ("{metric} of each model with its {confidence} interval.", "各模型的 {metric} 及其 {confidence} 置信区间。"),
     "forest_title": ("{metric} with {confidence} interval", "{metric} 及其 {confidence} 置信区间"),
     "missed_title": ("Cases that every model misses", "所有模型都漏判的病例"),
+    "missed_targets": ("Wrong on", "判错目标"),
+    "worst_note": (
+        "The cases to look at first: a wrong reference, a poor image or unusual anatomy. Numbers are each model's {quantity}.",
+        "最值得先看的病例：可能是参考标注有误、图像质量差或解剖不典型。数字为各模型的{quantity}。",
+    ),
     "missed_note": (
         "The cases to look at first: a wrong label, a poor image or a hard disease. Numbers are each model's {quantity}.",
         "最值得先看的病例：可能是标签有误、图像质量差或病情疑难。数字为各模型的{quantity}。",
@@ -310,16 +374,17 @@ STRINGS: dict[str, tuple[str, str]] = {
     "worst_none": ("No case was judged.", "没有受评病例。"),
     "missed_none": ("No case was missed by every model.", "没有病例被所有模型漏判。"),
     "missed_shown": ("The first {n} of {total} are shown; summary.json lists all.", "此处显示 {total} 例中的前 {n} 例；summary.json 列出全部。"),
-    "missed_alt_image": ("Image of case {case}, label {label}.", "病例 {case} 的图像，标签 {label}。"),
-    "missed_alt_strip": ("Five frames or slices of case {case}, label {label}.", "病例 {case} 的五帧或五层，标签 {label}。"),
+    "missed_alt_image": ("Image of case {case}.", "病例 {case} 的图像。"),
+    "missed_alt_strip": ("Frames or slices of case {case}.", "病例 {case} 的数帧或数层。"),
     "missed_no_image": ("image not at hand", "图像不可用"),
     "missed_label": ("Label", "标签"),
     "missed_patient": ("Patient", "患者"),
     "missed_contour": ("Outlines are the reference contours.", "轮廓线为参考勾画。"),
     "learning_title": ("Learning curves", "学习曲线"),
     "learning_note": (
-        "One line a training (fold and seed). Upper panel: training loss; lower panel: score on the selection part, on which the choice of settings rests. {shown}",
-        "每条线为一次训练（折与种子）。上图：训练损失；下图：选择部分上的得分，设置即据此选定。{shown}",
+        "One line a training (fold and seed); a dot is a training of which one value was kept. Upper panel: training loss; lower panel: score on the "
+        "selection part, on which the choice of settings rests. {shown}",
+        "每条线为一次训练（折与种子）；单个点表示该训练只记录了一个值。上图：训练损失；下图：选择部分上的得分，设置即据此选定。{shown}",
     ),
     "axis_step": ("Training step", "训练步数"),
     "axis_loss": ("Training loss", "训练损失"),
@@ -341,6 +406,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "They were divided by {unit} into {folds}; no {unit_one} stands in two roles.",
         "按{unit}划分为 {folds}；没有任何{unit_one}同时担任两个角色。",
     ),
+    "methods_one_part": (
+        "One part of the {unit} was held out as the test part; no {unit_one} stands in two roles.",
+        "留出一部分{unit}作为测试部分；没有任何{unit_one}同时担任两个角色。",
+    ),
     "methods_selection": (
         "Within each outer training part, settings were chosen on inner parts alone; the chosen setting was trained again on the whole training part and "
         "looked at its test part once. Each training was repeated with {seeds}.",
@@ -351,17 +420,29 @@ STRINGS: dict[str, tuple[str, str]] = {
         "{resamples} bootstrap resamples of {unit}.",
         "主要指标为 {metric}（{level}），合并所有外层测试折并对种子取平均；{confidence} 置信区间由对{unit}的 {resamples} 次自助重抽样得到。",
     ),
+    "methods_metric_one": (
+        "The primary measure was {metric} {level}, averaged over the seeds, with {confidence} intervals from {resamples} bootstrap resamples of {unit}.",
+        "主要指标为 {metric}（{level}），对种子取平均；{confidence} 置信区间由对{unit}的 {resamples} 次自助重抽样得到。",
+    ),
+    "methods_threshold": (
+        "Thresholds were chosen on the inner parts by Youden's index, one for each outer fold.",
+        "阈值按约登指数在内层部分选定，每个外层折一个。",
+    ),
+    "methods_threshold_fixed": ("The threshold was fixed at {values}.", "阈值固定为 {values}。"),
+    "methods_pair": ("Models were compared by {methods}.", "模型间比较采用 {methods}。"),
     "methods_pairs": (
         "Models were compared by {methods}; p values were corrected by Holm's method over {n} comparisons.",
         "模型间比较采用 {methods}；p 值按 Holm 方法对 {n} 次比较作校正。",
     ),
     "methods_software": ("Software: {versions}.", "软件：{versions}。"),
+    "methods_model": ("One model was judged: {models}.", "评估了一个模型：{models}。"),
     "methods_models": ("{n} were compared: {models}.", "比较了 {n}：{models}。"),
     "facts_title": ("Facts of the run", "运行概况"),
     "fact_name": ("Run", "运行"),
     "fact_dataset": ("Data set", "数据集"),
     "fact_task": ("Task", "任务"),
     "fact_targets": ("Targets", "目标"),
+    "fact_structures": ("Structures", "结构"),
     "fact_classes": ("Classes", "类别"),
     "fact_positive": ("Positive class", "阳性类别"),
     "fact_level": ("Level of the labels", "标签层面"),
@@ -381,10 +462,19 @@ STRINGS: dict[str, tuple[str, str]] = {
     "role_test": ("Test", "测试"),
     "role_overlap": ("In both", "同属二者"),
     "looks_title": ("Looks at the test part", "查看测试部分的记录"),
-    "looks_note": ("The test part was looked at {n}. Every look is listed.", "测试部分被查看 {n}。每次查看均列出。"),
+    "looks_note": (
+        "{n} looked at a test part, each once. Every look is listed.",
+        "{n}查看过测试部分，每次训练仅一次。每次查看均列出。",
+    ),
+    "looks_note_more": (
+        "{n} looked at a test part, some more than once. Every look is listed.",
+        "{n}查看过测试部分，其中有的不止一次。每次查看均列出。",
+    ),
+    "looks_open": ("All looks", "全部查看记录"),
+    "recipe_open": ("The whole recipe", "完整配方"),
     "looks_none": ("No look at the test part is on record.", "没有查看测试部分的记录。"),
-    "count_times": ("{n} times", "{n} 次"),
-    "count_times_one": ("once", "1 次"),
+    "count_trainings": ("{n} trainings", "{n} 次训练"),
+    "count_trainings_one": ("1 training", "1 次训练"),
     "col_cell": ("Training", "训练"),
     "col_time": ("Time", "时间"),
     "recipe_title": ("Recipe", "配方"),
@@ -397,6 +487,20 @@ STRINGS: dict[str, tuple[str, str]] = {
     "limit_labels": (
         "Labels are taken as the truth. Where labels are wrong, a right answer counts as a miss; the cases above that every model misses are the place to check.",
         "标签被视为真值。若标签有误，正确的回答也会计为错误；应首先核对上文所有模型都漏判的病例。",
+    ),
+    "limit_labels_regress": (
+        "The reference values are taken as the truth. Where a reference is wrong, a right answer counts as an error; the cases above on which all models "
+        "are far off are the place to check.",
+        "参考值被视为真值。若参考值有误，正确的回答也会计为误差；应首先核对上文所有模型误差都大的病例。",
+    ),
+    "limit_labels_segment": (
+        "The traced contours are taken as the truth. Where a contour is wrong, a right answer counts as an error; the cases above on which the models do "
+        "worst are the place to check. Another reader would have drawn other contours.",
+        "勾画的轮廓被视为真值。若轮廓有误，正确的回答也会计为误差；应首先核对上文模型表现最差的病例。不同阅片者勾画的轮廓也会不同。",
+    ),
+    "limit_acquisition": (
+        "Facts of acquisition alone tell the classes apart better than chance here. A model may use them, and they may not hold elsewhere.",
+        "此处仅凭采集信息即可在高于随机的水平上区分类别。模型可能利用了这些信息，而它们在别处未必成立。",
     ),
     "limit_few": (
         "Only {n}: intervals are wide, and their true coverage may be below {confidence}.",
@@ -432,6 +536,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "For {n} of the {total} comparisons no difference is shown. That is what these data can tell, and no proof that those models perform alike.",
         "{total} 次比较中有 {n} 次未能证明差异。这只是现有数据所能说明的，并不证明这些模型表现相同。",
     ),
+    "limit_not_shown_one": (
+        "The one comparison shows no difference. That is what these data can tell, and no proof that the two models perform alike.",
+        "唯一的一次比较未能证明差异。这只是现有数据所能说明的，并不证明两个模型表现相同。",
+    ),
     "limit_clinic": (
         "A score on stored studies is not a benefit to patients. This page is for research and no basis for care.",
         "在存档检查上的得分不等于对患者的获益。本页仅供研究，不能作为诊疗依据。",
@@ -445,6 +553,14 @@ STRINGS: dict[str, tuple[str, str]] = {
         "在给定置信水平下与数据相容的取值范围，通过反复重抽受评患者得到。",
     ),
     "term_holm": ("Holm", "Holm 校正"),
+    "term_macro": ("Macro", "宏平均"),
+    "about_macro": ("The mean over the classes or targets, each of which counts the same.", "对各类别（或目标）取平均，权重相同。"),
+    "term_threshold": ("Threshold", "阈值"),
+    "about_threshold": (
+        "The score from which a case is called positive. Youden's index takes the one with the largest sum of sensitivity and specificity, here on inner "
+        "parts alone, so that the tested cases have no say in it.",
+        "得分达到该值即判为阳性。约登指数取灵敏度与特异度之和最大的阈值，此处仅在内层部分上选定，与受测病例无关。",
+    ),
     "about_holm": (
         "Comparing many models finds some difference by luck alone. Holm's method raises each p value so that one false finding in the whole family stays unlikely.",
         "比较许多模型时，仅凭运气也会出现差异。Holm 方法提高每个 p 值，使整组比较中出现任何一个假发现的可能性保持很低。",
@@ -473,13 +589,78 @@ STRINGS: dict[str, tuple[str, str]] = {
     "per_window": ("per window", "按窗口"),
     "per_study": ("per study", "按检查"),
     "per_pixel": ("over all pixels", "按全部像素"),
-    # --- sayings of the pipeline that the page repeats ---
-    "say_weights_absent": ("weights absent", "缺少权重文件"),
-    "say_patient_none": (
-        "patient=none: patients are not known, cases are treated as independent",
-        "patient=none：患者身份未知，各病例按独立处理",
-    ),
+    "per_pooled": ("pixels of all cases pooled", "合并全部病例像素"),
+    # --- sayings of the pipeline that have no translation ---
+    "say_original": ("{text}", "程序原文：“{text}”"),
 }
+
+#: Warnings and reasons that the pipeline writes, as patterns, with what the page says (English, Chinese; None = as written).
+#: Groups named ``fold`` are counted from 1 on the page; ``model``, ``metric`` and ``reason`` are put into words.
+SAYINGS: tuple[tuple[str, str | None, str], ...] = (
+    (r"weights absent", None, "缺少权重文件"),
+    (r"patient ?= ?none: one person may stand in training and test, and intervals are by case",
+     None, "patient=none：同一人可能同时出现在训练与测试中，置信区间按病例计算"),
+    (r"patient ?= ?none.*", None, "patient=none：患者身份未知，按病例重抽样；若同一患者有多个病例，置信区间会偏窄"),
+    (r"patientId names an image, not a person: one person may stand in training and test",
+     None, "patientId 标识的是图像而非人：同一人可能同时出现在训练与测试中"),
+    (r"1 cases have the same pixels as another", "1 case has the same pixels as another", "1 个病例与另一病例的像素完全相同"),
+    (r"(?P<n>\d+) cases have the same pixels as another", None, "{n} 个病例与其他病例的像素完全相同"),
+    (r"1 cases have no value of (?P<target>.+)", "1 case has no value of {target}", "1 个病例缺少 {target} 的取值"),
+    (r"(?P<n>\d+) cases have no value of (?P<target>.+)", None, "{n} 个病例缺少 {target} 的取值"),
+    (r"only (?P<n>\d+) patients were judged: too few for any interval or test", None, "仅有 {n} 名患者受评：不足以计算任何区间或检验"),
+    (r"only (?P<n>\d+) cases were judged: too few for any interval or test", None, "仅有 {n} 个病例受评：不足以计算任何区间或检验"),
+    (r"only (?P<n>\d+) patients were judged: intervals and p values are rough below (?P<few>\d+)",
+     None, "仅有 {n} 名患者受评：少于 {few} 时，置信区间与 p 值较粗略"),
+    (r"only (?P<n>\d+) cases were judged: intervals and p values are rough below (?P<few>\d+)",
+     None, "仅有 {n} 个病例受评：少于 {few} 时，置信区间与 p 值较粗略"),
+    (r"labels are said to live on patients but differ within some patient, so the numbers stand at the level of cases",
+     None, "标签标注为患者层面，但有患者的各病例标签不一致，因此数值按病例层面计算"),
+    (r"labels live on studies; every number stands at the level of cases", None, "标签属于检查层面；所有数值按病例层面计算"),
+    (r"no case was judged by every model, so there are no ranks", None, "没有病例被所有模型评估，因此没有名次"),
+    (r"models were judged on different cases, so their own numbers do not compare; pairs and ranks use the cases in common",
+     None, "各模型受评的病例不同，其各自数值不可直接比较；两两比较与名次仅使用共同病例"),
+    (r"(?P<target>.+): all judged cases have one class \((?P<label>.*)\), so nothing can be told apart",
+     None, "{target}：所有受评病例同属一个类别（{label}），无从区分"),
+    (r"(?P<target>.+): no judged case has class (?P<label>.+); means over the classes leave it out",
+     None, "{target}：没有受评病例属于类别 {label}；类别平均中不含该类别"),
+    (r"(?P<target>.+): fold (?P<fold>\d+) lacks a class in its test part, so its own metrics and fold means leave it out",
+     "{target}: outer fold {fold} lacks a class in its test part, so its own metrics and fold means leave it out",
+     "{target}：外层折 {fold} 的测试部分缺少某一类别，其自身指标及折均值不含该折"),
+    (r"(?P<model>.+): fold (?P<fold>\d+) was refitted (?P<n>\d+) times with seed (?P<seed>\S+); the refits are averaged like seeds",
+     "{model}: outer fold {fold} was refitted {n} times with seed {seed}; the refits are averaged like seeds",
+     "{model}：外层折 {fold} 以种子 {seed} 重新训练了 {n} 次；各次结果按种子方式取平均"),
+    (r"(?P<model>.+): seed (?P<seed>\d+)(?: \(repeat (?P<again>\d+)\))? judged (?P<n>\d+) of (?P<all>\d+) cases and is left out",
+     None, "{model}：种子 {seed} 仅评估了 {all} 个病例中的 {n} 个，不予计入"),
+    (r"(?P<model>.+): (?P<n>\d+) cases were not judged by every seed and are left out", None, "{model}：有 {n} 个病例未被所有种子评估，不予计入"),
+    (r"(?P<model>.+): no labelled case was judged", None, "{model}：没有带标签的病例受评"),
+    (r"(?P<model>.+): the score of (?P<n>\d+) cases is not a number \(cells (?P<cells>.*); first case (?P<case>.*)\), so no metric is given",
+     None, "{model}：有 {n} 个病例的得分不是数值（训练 {cells}；首个病例 {case}），因此不给出指标"),
+    (r"(?P<model>.+): (?P<n>\d+) cases have no single true class among (?P<label>.+) and are left out",
+     None, "{model}：有 {n} 个病例在 {label} 中没有唯一的真实类别，不予计入"),
+    (r"(?P<model>.+): (?P<n>\d+) of (?P<all>\d+) refits are done; the others: (?P<reason>.+)",
+     "{model}: {n} of {all} trainings are done; the others: {reason}", "{model}：{all} 次训练中完成 {n} 次；其余：{reason}"),
+    (r"(?P<n>\d+) of (?P<all>\d+) refits are done; the others: (?P<reason>.+)",
+     "{n} of {all} trainings are done; the others: {reason}", "{all} 次训练中完成 {n} 次；其余：{reason}"),
+    (r"(?P<model>.+) was judged on (?P<n>\d+) of (?P<all>\d+) cases", None, "{model}：{all} 个病例中有 {n} 个受评"),
+    (r"(?P<model>.+) was judged on (?P<n>\d+) of (?P<all>\d+) cases \(no result for fold (?P<fold>[\d, ]+)\)",
+     "{model} was judged on {n} of {all} cases (no result for outer fold {fold})", "{model}：{all} 个病例中有 {n} 个受评（外层折 {fold} 无结果）"),
+    (r"(?P<model>.+): every case has the same score \(seed (?P<seed>.*)\), so it tells nothing apart",
+     None, "{model}：所有病例得分相同（种子 {seed}），无从区分"),
+    (r"(?P<model>.+): only (?P<n>\d+) different scores for (?P<all>\d+) cases; tied pairs count half in the AUC",
+     None, "{model}：{all} 个病例仅有 {n} 个不同得分；计算 AUC 时得分相同的病例对按一半计"),
+    (r"(?P<model>.+): (?P<metric>\w+) is not defined on its cases", "{model}: {metric} is not defined on its cases", "{model}：{metric} 在其病例上无定义"),
+    (r"(?P<model>.+): (?P<metric>\w+) is (?P<n>\S+) in every resample, so resampling cannot tell how sure that is",
+     "{model}: {metric} is {n} in every resample, so resampling cannot tell how sure that is",
+     "{model}：{metric} 在每次重抽样中均为 {n}，重抽样无法说明其不确定性"),
+    (r"(?P<model>.+): (?P<metric>\w+) is not defined in (?P<n>\S+) of the resamples \(a class with very few \w+\)",
+     "{model}: {metric} is not defined in {n} of the resamples, because a class is very rare",
+     "{model}：{metric} 在 {n} 的重抽样中无定义，因为某一类别非常少"),
+    (r"no labelled case of its test parts was judged", None, "其测试部分中没有带标签的病例受评"),
+    (r"not run(?:: (?P<reason>.+))?", None, "未运行"),
+    (r"failed(?:: (?P<reason>.+))?", None, "失败"),
+    (r"running", None, "进行中"),
+    (r"planned|waiting", None, "等待中"),
+)  # fmt: skip
 
 #: Short name and plain description of each measure: (English name, Chinese name, English, Chinese).
 METRICS: dict[str, tuple[str, str, str, str]] = {
@@ -520,8 +701,9 @@ METRICS: dict[str, tuple[str, str, str, str]] = {
     "ece": (
         "ECE",
         "ECE",
-        "Expected calibration error: the mean gap between predicted probability and observed share. Smaller is better.",
-        "期望校准误差：预测概率与实际比例之间的平均差距，越小越好。",
+        "Expected calibration error: the mean gap between predicted probability and observed share. Smaller is better. It grows under resampling, so its "
+        "interval may lie above the value.",
+        "期望校准误差：预测概率与实际比例之间的平均差距，越小越好。重抽样会使其偏大，因此区间可能高于该值。",
     ),
     "r2": (
         "R²",
@@ -561,13 +743,13 @@ METRICS: dict[str, tuple[str, str, str, str]] = {
     ),
     "bias": ("Bias", "偏差", "Mean of prediction minus reference.", "预测值减参考值的平均。"),
     "correlation": ("Correlation", "相关系数", "Pearson's correlation of prediction and reference.", "预测值与参考值的 Pearson 相关系数。"),
-    "slope": (
+    "calibration_slope": (
         "Calibration slope",
         "校准斜率",
         "1 when probabilities are neither too bold nor too timid; below 1 they are too bold.",
         "概率既不过激也不保守时为 1；小于 1 表示过激。",
     ),
-    "intercept": (
+    "calibration_intercept": (
         "Calibration intercept",
         "校准截距",
         "0 when the mean predicted probability fits the observed share.",
@@ -592,8 +774,8 @@ _TWO_DECIMALS = {
     "dice",
     "iou",
     "correlation",
-    "slope",
-    "intercept",
+    "calibration_slope",
+    "calibration_intercept",
 }
 _THREE_DECIMALS = {"brier", "ece"}
 
@@ -603,19 +785,39 @@ MODEL_NAMES = {
     "efficientnet_lite1": "EfficientNet-Lite1",
     "efficientnet_lite2": "EfficientNet-Lite2",
     "mobilenet_v2": "MobileNetV2",
-    "resnet18": "ResNet-18",
-    "resnet34": "ResNet-34",
-    "resnet50": "ResNet-50",
-    "densenet121": "DenseNet-121",
+    "mobilenet_v2_folded": "MobileNetV2 without batch norm",
+    "mobilenet_v3_large": "MobileNetV3-Large",
+    "mobilenet_v3_small": "MobileNetV3-Small",
+    "deeplabv3_resnet50": "DeepLabV3 (ResNet-50)",
+    "deeplabv3_resnet101": "DeepLabV3 (ResNet-101)",
+    "fcn_resnet50": "FCN (ResNet-50)",
+    "fcn_resnet101": "FCN (ResNet-101)",
+    "lraspp_mobilenet_v3_large": "LR-ASPP (MobileNetV3-Large)",
     "r2plus1d_18": "R(2+1)D-18",
     "r3d_18": "R3D-18",
     "mc3_18": "MC3-18",
+    "mvit_v1_b": "MViTv1-B",
+    "mvit_v2_s": "MViTv2-S",
+    "swin3d_t": "Video Swin-T",
     "s3d": "S3D",
     "unet": "U-Net",
+    "unet2d": "2D U-Net",
+    "unet3d": "3D U-Net",
 }
+#: Families whose members differ by a number: ``resnet3d_10`` -> '3D ResNet-10'.
+_FAMILIES = (
+    (r"resnet(\d+)", r"ResNet-\1"),
+    (r"resnet3d_(\d+)", r"3D ResNet-\1"),
+    (r"wide_resnet(\d+)_2", r"Wide ResNet-\1"),
+    (r"densenet(\d+)", r"DenseNet-\1"),
+    (r"vgg(\d+)(_bn)?", r"VGG-\1"),
+    (r"efficientnet_b(\d)", r"EfficientNet-B\1"),
+    (r"convnext_(tiny|small|base|large)", r"ConvNeXt (\1)"),
+    (r"vit_(tiny|small|base|large)_patch(\d+).*", r"ViT (\1, patch \2)"),
+)
 _STARTS = {"imagenet": "ImageNet", "imagenet1k": "ImageNet", "kinetics": "Kinetics-400", "kinetics400": "Kinetics-400"}
-_LEVELS = ("window", "case", "patient", "study", "pixel")
-_PATIENT_NONE = re.compile(r"patient\s*=\s*none", re.IGNORECASE)
+_AVERAGES = {"macro": ("Macro", "宏平均"), "micro": ("Micro", "微平均"), "pooled": ("Pooled", "合并")}
+_LEVELS = ("window", "case", "patient", "study", "pixel", "pooled")
 
 
 def clean(value: Any, most: int = 0) -> str:
@@ -675,7 +877,7 @@ class Text:
         elif among(_TWO_DECIMALS):
             found = 2
         else:
-            found = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 0.1 or size == 0 else min(8, 2 - math.floor(math.log10(size)))
+            found = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 0.1 or size == 0 else min(8, 1 - math.floor(math.log10(size)))
         return found + (found == 2 and any(0 < abs(v) < 0.005 for v in values))
 
     def number(self, value: float, metric: str = "", decimals: int | None = None) -> str:
@@ -712,17 +914,14 @@ class Text:
     def metric(self, name: str) -> str:
         """Printed name of a measure: ``case.auc`` -> 'AUC'; parts (structures, classes) follow in brackets."""
         _, base, part = split_metric(name)
-        known = METRICS.get(base)
-        for word in ("pooled", "macro", "micro"):
-            if known is None and (base.startswith(f"{word}_") or base.endswith(f"_{word}")):
-                stem = METRICS.get(base.removeprefix(f"{word}_").removesuffix(f"_{word}"))
-                if stem is not None:
-                    part = f"{word}, {part}" if part else word
-                    if self.language == "zh":
-                        part = part.replace(word, {"pooled": "合并", "macro": "宏平均", "micro": "微平均"}[word])
-                    known = stem
+        known, word = METRICS.get(base), ""
+        if known is None and base.partition("_")[0] in _AVERAGES:
+            word, _, stem = base.partition("_")
+            known = METRICS.get(stem)
         title = known[self._index] if known else clean(base, 40)
-        return f"{title} ({clean(part, 60)})" if part else title
+        if known and word:
+            title = f"{_AVERAGES[word][self._index]} {title}"
+        return title if not part else f"{title} ({clean(part, 60)})" if self.language == "en" else f"{title}（{clean(part, 60)}）"
 
     def metric_level(self, name: str) -> str:
         level = split_metric(name)[0]
@@ -738,7 +937,12 @@ class Text:
         return clean(found) if found and self.language == "en" else self("glossary_own")
 
     def model_name(self, model: Any) -> str:
-        return MODEL_NAMES.get(str(model), clean(model, 60))
+        """'resnet3d_10' -> '3D ResNet-10'; a library in front ('timm:resnet18') is left out, an unknown name stays as it is."""
+        name = str(model).rpartition(":")[2].removesuffix(".")
+        for pattern, written in _FAMILIES:
+            if found := re.fullmatch(pattern, name):
+                return clean(found.expand(written), 60)
+        return MODEL_NAMES.get(name, clean(model, 60))
 
     def start_short(self, start: Any) -> str:
         key = f"start_short_{start}"
@@ -771,16 +975,28 @@ class Text:
         form = "model_phrase_with" if how.startswith("with ") or not self.has(key) else "model_phrase"
         return self(form, model=name, start=begun, strategy=how)
 
-    def say(self, phrase: Any) -> str:
-        """A saying of the pipeline (a reason, a warning) in this language where it is known, else as it came."""
+    def say(self, phrase: Any, models: Mapping[str, str] | None = None) -> str:
+        """A saying of the pipeline (a reason, a warning) in this language; one that is not known is quoted as it came.
+
+        ``models`` (id -> printed name) puts the names of models in place of their ids.
+        """
         text = clean(phrase).removeprefix("not run:").strip()
-        if self.language == "en":
-            return text
-        if text.rstrip(".").lower() == "weights absent":
-            return self("say_weights_absent")
-        if _PATIENT_NONE.search(text):
-            return self("say_patient_none")
-        return text
+        for pattern, *written in SAYINGS:
+            found = re.fullmatch(pattern, text.rstrip("."), re.IGNORECASE)
+            if found is None:
+                continue
+            words = {k: v or "" for k, v in found.groupdict().items()}
+            words["model"] = (models or {}).get(words.get("model", ""), words.get("model", ""))
+            words["metric"] = self.metric(words.get("metric", ""))
+            words["fold"] = re.sub(r"\d+", lambda number: str(int(number.group()) + 1), words.get("fold", ""))
+            words["reason"] = self.join_states(words.get("reason", ""))
+            form = written[self._index]
+            return form.format(**words) if form is not None else text if not words["model"] else text.replace(found["model"], words["model"], 1)
+        return self("say_original", text=text)
+
+    def join_states(self, states: str) -> str:
+        """States of trainings ('failed: out of memory, running') in this language."""
+        return states if self.language == "en" or not states else "；".join(self.say(s) for s in re.split(r", (?=failed|not run|running)", states))
 
 
 def _strategy(name: Any) -> str:

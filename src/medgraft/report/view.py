@@ -125,6 +125,23 @@ class View:
                 return candidate
         return next((name for name in have if wanted and split_metric(name)[1] == wanted), wanted or (have[0] if have else "auc"))
 
+    @cached_property
+    def several_targets(self) -> bool:
+        """Whether a case holds several labels or quantities at once."""
+        return self.task != "segment" and len(listed(self.run.get("targets"))) > 1
+
+    @property
+    def title(self) -> str:
+        """The heading of the page: what was asked of the run."""
+        pretrained = any(m.get("start") not in (None, "random") for m in self.judged)
+        key = "title_one" if len(self.judged) == 1 else "title_transfer" if pretrained or not self.judged else "title_best"
+        return self.text(key, name=clean(self.run.get("name") or "medgraft", 80))
+
+    @property
+    def one_part(self) -> bool:
+        """Whether there is a single test part, so that nothing was pooled over folds."""
+        return count_of(self.run.get("folds")) == 1
+
     @property
     def lower_is_better(self) -> bool:
         base = split_metric(self.primary)[1]
@@ -185,13 +202,24 @@ class View:
     def value_unit(self) -> str:
         """Unit of the quantity, where the run names one (regression)."""
         units = self.run.get("units")
-        if isinstance(units, dict):
-            units = next((units[t] for t in listed(self.run.get("targets")) if units.get(t)), "")
-        return clean(units or "", 20)
+        if self.several_targets:
+            return ""  # each target has its own
+        return self.unit_of(next(iter(listed(self.run.get("targets"))), "")) if isinstance(units, dict) else clean(units or "", 20)
+
+    def unit_of(self, target: Any) -> str:
+        units = self.run.get("units")
+        return clean(units.get(target) or "", 20) if isinstance(units, dict) else ""
 
     def measure_unit(self, name: str) -> str:
         """The unit that numbers of a measure are followed by."""
-        return f"\u00a0{self.value_unit}" if self.value_unit and split_metric(name)[1] in ("mae", "rmse", "bias") else ""
+        _, base, part = split_metric(name)
+        unit = self.unit_of(part) if part else self.value_unit
+        return f"\u00a0{unit}" if unit and base in ("mae", "rmse", "bias") else ""
+
+    @property
+    def error_unit(self) -> str:
+        """The unit of the heat map's errors: several quantities are told in standard deviations of each."""
+        return self.text("unit_sd") if self.several_targets else self.value_unit
 
     def judged_on(self, entry: dict[str, Any]) -> str:
         """'400 cases' or '325 patients': what an estimate rests on."""
@@ -270,6 +298,9 @@ class View:
                 firm = rank["low"] == rank["high"] == 1
                 values = {"n": len(self.judged), "low": rank["low"], "high": rank["high"], "confidence": self.confidence_text}
                 answers.append((text("q_sure"), text("answer_rank_firm" if firm else "answer_rank", **values)))
+        trivial = self.trivial_sentence(best)
+        if trivial:
+            answers.append((text("q_trivial"), trivial))
         fails = [part for part in (self.weakness(best), self.missed_sentence()) if part]
         if fails:
             answers.append((text("q_fail"), (" " if text.language == "en" else "").join(fails)))
@@ -317,9 +348,61 @@ class View:
             other=name,
             difference=difference,
             p=text.p(p),
-            holm=text("after_holm") if holm else "",
+            holm=text("after_holm") if holm and len(self.summary.get("pairs") or []) > 1 else "",
             verdict=text(f"verdict_{self.verdict(row)}"),
         )
+
+    # --- the trivial baseline and thresholds ---
+
+    @cached_property
+    def baseline(self) -> dict[str, Any] | None:
+        """``{facts, auc, low, high}``: what facts of acquisition alone can tell, where the run measured it."""
+        found = self.run.get("baseline")
+        known = isinstance(found, dict) and finite(found.get("auc")) and self.task == "classify" and split_metric(self.primary)[1] == "auc"
+        return found if known else None
+
+    @property
+    def baseline_facts(self) -> str:
+        """'image size and brightness alone'."""
+        key = f"baseline_{self.run.get('kind')}"
+        return self.text(key if self.text.has(key) and self.run.get("kind") in ("image", "video", "volume") else "baseline_any")
+
+    @property
+    def baseline_shown(self) -> str:
+        found = self.baseline or {}
+        return self.interval(found.get("auc"), found.get("low"), found.get("high"), "case.auc")
+
+    def trivial_sentence(self, best: dict[str, Any]) -> str:
+        """What acquisition alone can tell, and whether the best model lies clearly above it (its interval above the other's)."""
+        text, found, entry = self.text, self.baseline, self.estimate(best, self.primary)
+        if found is None:
+            return ""
+        estimate = self.interval(found["auc"], found.get("low"), found.get("high"), "case.auc", form="interval_plain")
+        parts = [text("baseline_fact", facts=self.baseline_facts, estimate=estimate)]
+        if self.baseline_tells:
+            parts.append(text("baseline_alarm"))
+        if finite(entry.get("low")) and finite(found.get("high")):
+            parts.append(text("baseline_beaten" if entry["low"] > found["high"] else "baseline_not_beaten"))
+        return (" " if text.language == "en" else "").join(parts)
+
+    @property
+    def baseline_tells(self) -> bool:
+        """Whether acquisition alone is shown to do better than chance."""
+        return self.baseline is not None and finite(self.baseline.get("low")) and float(self.baseline["low"]) > 0.5
+
+    def thresholds(self, model: dict[str, Any]) -> str:
+        """The thresholds of a model: '0.50', or '0.31 to 0.52' where each outer fold has its own."""
+        given = model.get("threshold")
+        values = [v for v in (given.values() if isinstance(given, dict) else [given]) if finite(v)]
+        if not values:
+            return ""
+        low, high = self.text.number(min(values), "case.auc"), self.text.number(max(values), "case.auc")
+        return low if low == high else self.text("threshold_range", low=low, high=high)
+
+    def rule(self, model: dict[str, Any]) -> str:
+        """How the thresholds were found: 'youden', 'fixed', 'other' or '' (not recorded)."""
+        rule = str(model.get("threshold_rule") or "").lower()
+        return "" if not rule else "youden" if "youden" in rule else "fixed" if "fixed" in rule else "other"
 
     @cached_property
     def cases(self) -> list[dict[str, Any]]:
@@ -340,13 +423,15 @@ class View:
     def weakness(self, best: dict[str, Any]) -> str:
         """Where the best model fails, in one sentence."""
         text, metrics = self.text, best.get("metrics") or {}
+        if self.task == "classify" and self.several_targets:
+            return self.worst_target(best)
         if self.task == "classify":
             named = {split_metric(k)[1]: k for k in reversed(list(metrics)) if split_metric(k)[0] in ("", self.level) and not split_metric(k)[2]}
             if all(name in named and finite(metrics[named[name]].get("value")) for name in ("sensitivity", "specificity")):
                 positive = self.run.get("positive")
                 label = next(iter(positive.values()), "") if isinstance(positive, dict) else positive
                 values = {k: self.shown(best, named[k], "interval_plain") for k in ("sensitivity", "specificity")}
-                return text("answer_fail_binary", positive=clean(label or text("fact_positive"), 40), **values)
+                return text("answer_fail_binary", rule=self.rule_told(best), positive=clean(label or text("fact_positive"), 40), **values)
         ids = self.order((self.summary.get("heatmap") or {}).get("models") or [])
         if best["id"] not in ids or not np.isfinite(self.matrix[ids.index(best["id"])]).any():
             return ""
@@ -360,9 +445,29 @@ class View:
             shown = self.interval(found.value, found.low, found.high, "case.auc", form="interval_full", n=text.count("cases", int(chosen.sum())))
             return text("answer_fail_class", label=clean(worst, 40), estimate=shown)
         error = self.task == "regress"
+        if error and self.several_targets:
+            return self.worst_target(best)
         found = patient_interval(weighted_quantile(0.9 if error else 0.1), line, self.patients, self.confidence)[0]
         shown = self.interval(found.value, found.low, found.high, "case.mae" if error else "case.dice", form="interval_plain")
         return text("answer_fail_error" if error else "answer_fail_dice", estimate=shown)
+
+    def rule_told(self, model: dict[str, Any]) -> str:
+        """'threshold chosen on inner folds by Youden's index (0.31 to 0.52)'."""
+        kind = self.rule(model) or "fixed"
+        values = self.thresholds(model) or self.text.number(0.5, "case.auc")
+        rule = {"rule": clean(model.get("threshold_rule"), 80)} if kind == "other" else {}
+        return self.text(f"rule_{kind}", values=values, **rule)
+
+    def worst_target(self, best: dict[str, Any]) -> str:
+        """Of several targets the one on which the best model does worst, by AUC or R2."""
+        base = {"classify": "auc", "regress": "r2"}[self.task]
+        found = {k: e["value"] for k, e in best["metrics"].items() if split_metric(k)[:2] == (self.level, base) and finite(e.get("value"))}
+        named = {k: v for k, v in found.items() if split_metric(k)[2]}
+        if not named:
+            return ""
+        worst = min(named, key=lambda k: named[k])
+        target, metric = clean(split_metric(worst)[2], 40), self.text.metric(base)
+        return self.text("answer_fail_target", target=target, metric=metric, estimate=self.shown(best, worst, "interval_full"))
 
     def missed_sentence(self) -> str:
         """How many cases every model misses, with the interval of the share, and of which label."""
@@ -377,6 +482,9 @@ class View:
             return text("answer_missed_none", high=text.percent(high, 1), unit=text(f"unit_{self.unit}"), confidence=self.confidence_text)
         share = patient_interval(weighted_mean, flags, self.patients, self.confidence)[0]
         values = {"value": text.percent(share.value, 1), "low": text.percent(share.low, 1), "high": text.percent(share.high, 1)}
+        shown = text("share_interval", confidence=self.confidence_text, **values)
+        if self.several_targets:
+            return text("answer_missed_any", count=int(flags.sum()), cases=text.count("cases", len(flags)), share=shown)
         by_label = ""
         labels = Counter(str(c.get("label")) for c in self.cases)
         if 1 < len(labels) <= 4:
@@ -387,7 +495,7 @@ class View:
             "answer_missed",
             count=int(flags.sum()),
             cases=text.count("cases", len(flags)),
-            share=text("share_interval", confidence=self.confidence_text, **values),
+            share=shown,
             by_label=by_label,
         )
 
@@ -395,7 +503,7 @@ class View:
         counts = {w: self.text.count(w, count_of(self.run.get(k))) for w, k in (("folds", "folds"), ("seeds", "seeds"))}
         return self.text(
             "facts_line",
-            patients=self.text.count("patients", self.run.get("n_patients")) if not self.patients_unknown else self.text("unit_patients") + " ?",
+            patients=self.text.count("patients", self.run.get("n_patients")) if not self.patients_unknown else self.text("patients_unknown"),
             cases=self.text.count("cases", self.run.get("n_cases")),
             confidence=self.confidence_text,
             **counts,
@@ -410,7 +518,7 @@ class View:
         for model in self.judged:
             entry, rank = self.estimate(model, self.primary), model.get("rank") or {}
             defined = finite(entry.get("value"))
-            ranked = finite(rank.get("low")) and finite(rank.get("high"))
+            ranked = finite(rank.get("low")) and finite(rank.get("high")) and len(self.judged) > 1
             spread = entry.get("seed_sd")
             one = count_of(self.run.get("seeds")) == 1
             rows.append(
@@ -419,7 +527,7 @@ class View:
                     "rank": str(rank["best"]) if defined and finite(rank.get("best")) else "",
                     "rank_interval": text("col_rank_interval", low=rank["low"], high=rank["high"]) if defined and ranked else "",
                     "name": text.model_name(model.get("model") or model["id"]),
-                    "detail": self._detail(model),
+                    "detail": self.detail(model),
                     "shown": self.shown(model, self.primary),
                     "value": entry.get("value") if defined else None,
                     "low": entry.get("low"),
@@ -427,9 +535,26 @@ class View:
                     "n": self.judged_on(entry),
                     "seed": text("seed_single")
                     if one
-                    else text("seed_spread", sd=f"{spread:.3f}" if abs(spread) < 10 else text.number(spread), seeds=seeds)
+                    else text("seed_spread", sd=_spread(spread, text), seeds=seeds)
                     if finite(spread)
                     else text("undefined"),
+                    "state": "",
+                }
+            )
+        if self.baseline is not None:
+            rows.append(
+                {
+                    "id": "",
+                    "rank": "",
+                    "rank_interval": "",
+                    "name": text("baseline_name"),
+                    "detail": self.baseline_facts,
+                    "shown": self.baseline_shown,
+                    "value": self.baseline["auc"],
+                    "low": self.baseline.get("low"),
+                    "high": self.baseline.get("high"),
+                    "n": text("baseline_judged"),
+                    "seed": "–",
                     "state": "",
                 }
             )
@@ -438,13 +563,14 @@ class View:
                 {
                     "id": model["id"],
                     "name": text.model_name(model.get("model") or model["id"]),
-                    "detail": self._detail(model),
+                    "detail": self.detail(model),
                     "state": self.state(model),
                 }
             )
         return rows
 
-    def _detail(self, model: dict[str, Any]) -> str:
+    def detail(self, model: dict[str, Any]) -> str:
+        """'ImageNet, fine-tuned'."""
         parts = [self.text.start_short(model["start"])] if model.get("start") else []
         parts += [self.text.strategy_short(model["strategy"])] if model.get("strategy") else []
         return self.join(parts)
@@ -455,7 +581,7 @@ class View:
         kind = "state_failed" if state.startswith("failed") else "not_run" if state.startswith("not run") or not state else "state_unfinished"
         if not reason and ":" in state:
             reason = state.partition(":")[2].strip()
-        return self.text(f"{kind}_because", reason=self.text.say(reason)) if reason else self.text(kind)
+        return self.text(f"{kind}_because", reason=self.text.say(reason, self.names)) if reason else self.text(kind)
 
     def metric_names(self) -> list[str]:
         """All measures in the order in which the models hold them, the primary one first."""
@@ -498,7 +624,8 @@ class View:
         """Sentences of the Methods draft."""
         text, run = self.text, self.run
         unknown, folds, seeds = self.patients_unknown, count_of(run.get("folds")), count_of(run.get("seeds"))
-        targets = ", ".join(clean(t, 60) for t in listed(run.get("targets"))) or text("unknown")
+        asked = run.get("structures") if self.task == "segment" else run.get("targets")
+        targets = ", ".join(clean(t, 60) for t in listed(asked)) or text("unknown")
         unit, unit_one = text(f"unit_{self.unit}"), text(f"level_{self.unit.removesuffix('s')}")
         level = text(f"level_{self.level}") if text.has(f"level_{self.level}") else clean(self.level, 20)
         data = {"cases": text.count("cases", run.get("n_cases")), "task": self.task_name, "targets": targets, "level": level}
@@ -506,16 +633,20 @@ class View:
             text("methods_data_no_patients", **data)
             if unknown
             else text("methods_data", patients=text.count("patients", run.get("n_patients")), **data),
-            text(
+            text("methods_model", models=self.names[self.judged[0]["id"]])
+            if len(self.judged) == 1
+            else text(
                 "methods_models", n=text.count("models", len(self.judged)), models="; ".join(self.names[m["id"]] for m in self.judged) or text("none")
             ),
         ]
-        if folds:
+        if folds == 1:
+            lines.append(text("methods_one_part", unit=unit, unit_one=unit_one))
+        elif folds:
             lines.append(text("methods_folds", unit=unit, unit_one=unit_one, folds=text.count("folds", folds)))
         lines.append(text("methods_selection", seeds=text.count("seeds", seeds) if seeds else text("unknown")))
         lines.append(
             text(
-                "methods_metric",
+                "methods_metric_one" if self.one_part else "methods_metric",
                 metric=text.metric(self.primary),
                 level=text.metric_level(self.primary) or text(f"per_{self.level}"),
                 confidence=self.confidence_text,
@@ -523,8 +654,17 @@ class View:
                 unit=unit,
             )
         )
+        rules = {self.rule(m) for m in self.judged} - {""}
+        if "youden" in rules:
+            lines.append(text("methods_threshold"))
+        elif rules == {"fixed"}:
+            lines.append(text("methods_threshold_fixed", values=self.thresholds(self.judged[0])))
+        if self.baseline is not None:
+            lines.append(text("baseline_note", facts=self.baseline_facts))
         rows = self.summary.get("pairs") or []
-        if rows:
+        if len(rows) == 1:
+            lines.append(text("methods_pair", methods=method_name(rows[0].get("method"), text)))
+        elif rows:
             methods = sorted({method_name(r.get("method"), text) for r in rows})
             lines.append(text("methods_pairs", methods=", ".join(methods), n=len(rows)))
         versions = run.get("versions")
@@ -546,7 +686,11 @@ class View:
         text, run = self.text, self.run
         classes = run.get("classes")
         if isinstance(classes, dict):
-            classes = [f"{k}: {', '.join(str(c) for c in listed(v))}" for k, v in classes.items()]
+            classes = [
+                ", ".join(str(c) for c in listed(v)) if len(classes) == 1 else f"{k}: {', '.join(str(c) for c in listed(v))}"
+                for k, v in classes.items()
+                if v
+            ]
         positive = run.get("positive")
         if isinstance(positive, dict):
             positive = ", ".join(str(v) for v in positive.values() if v)
@@ -556,11 +700,12 @@ class View:
             ("name", run.get("name")),
             ("task", self.task_name),
             ("targets", ", ".join(str(t) for t in listed(run.get("targets")))),
+            ("structures", ", ".join(str(s) for s in listed(run.get("structures")))),
             ("classes", "; ".join(str(c) for c in listed(classes))),
             ("positive", positive),
             ("level", level),
             ("unit", text(f"unit_{self.unit}")),
-            ("patients", text("unknown") if self.patients_unknown else text.count("patients", run.get("n_patients"))),
+            ("patients", text("patients_unknown") if self.patients_unknown else text.count("patients", run.get("n_patients"))),
             ("cases", text.count("cases", run.get("n_cases"))),
             ("labels", ", ".join(f"{k} {n}" for k, n in sorted(labels.items())) if self.task == "classify" and len(labels) <= 12 else ""),
             ("resamples", self.resamples),
@@ -572,7 +717,10 @@ class View:
     def limitations(self) -> list[str]:
         """What the numbers do not say, from the facts of the run."""
         text, run = self.text, self.run
-        found = [text("limit_one_dataset"), text("limit_labels")]
+        labels_key = {"regress": "limit_labels_regress", "segment": "limit_labels_segment"}.get(self.task, "limit_labels")
+        found = [text("limit_one_dataset"), text(labels_key)]
+        if self.baseline_tells:
+            found.append(text("limit_acquisition"))
         patients, folds, seeds = run.get("n_patients"), count_of(run.get("folds")), count_of(run.get("seeds"))
         few = run.get("n_cases") if self.patients_unknown else patients
         if self.patients_unknown:
@@ -580,7 +728,7 @@ class View:
         if finite(few) and few < FEW_PATIENTS:
             found.append(text("limit_few", n=text.count(self.unit, few), confidence=self.confidence_text))
         labels = Counter(str(c.get("label")) for c in self.cases)
-        if self.task == "classify" and len(labels) > 1:
+        if self.task == "classify" and len(labels) > 1 and not self.several_targets:
             rare, number = min(labels.items(), key=lambda item: (item[1], item[0]))
             if number < 30:
                 found.append(text("limit_rare", n=text.count("cases", number), label=clean(rare, 40)))
@@ -594,7 +742,9 @@ class View:
             found.append(text("limit_folds", folds=text.count("folds", folds), unit=text(f"unit_{self.unit}")))
         first, rest = self.pairs()
         silent = sum(not r["shown"] for r in first + rest)
-        if silent:
+        if silent and len(first) + len(rest) == 1:
+            found.append(text("limit_not_shown_one"))
+        elif silent:
             found.append(text("limit_not_shown", n=silent, total=len(first) + len(rest)))
         if self.not_judged:
             names = "; ".join(f"{self.names[m['id']]} ({self.state(m)})" for m in self.not_judged)
@@ -613,8 +763,19 @@ class View:
             if base not in seen:
                 seen.add(base)
                 rows.append((text.metric(base), text.describe(name, registry)))
-        rows += [(text(f"term_{k}"), text(f"about_{k}")) for k in ("interval", "seed", "fold", "holm")]
+        terms = ["interval", "seed"] + ["fold"] * (not self.one_part) + ["holm"] * (len(self.summary.get("pairs") or []) > 1)
+        terms += ["macro"] * any(split_metric(n)[1].startswith("macro_") for n in self.metric_names()) + ["threshold"] * any(
+            map(self.rule, self.judged)
+        )
+        rows += [(text(f"term_{k}"), text(f"about_{k}")) for k in terms]
         return rows
+
+
+def _spread(value: float, text: Text) -> str:
+    """A seed spread; one that is not zero never prints as zero."""
+    if value == 0:
+        return "0"
+    return "<\u00a00.001" if abs(value) < 0.0005 else f"{value:.3f}" if abs(value) < 10 else text.number(value)
 
 
 def method_name(method: Any, text: Text) -> str:

@@ -95,7 +95,7 @@
     var c = order[at.i], sum = 0, known = 0;
     for (var k = 0; k < models; k++) { var v = value(k, c); if (v !== null) { sum += v; known++; } }
     names.forEach(function (item, k) { item.classList.toggle("now", k === at.m); });
-    reading.textContent = data.cases[c] + " · " + data.words.label + ": " + data.labels[c] + " · " + data.models[at.m] + " · " +
+    reading.textContent = data.cases[c] + (data.labels[c] ? " · " + data.words.label + ": " + data.labels[c] : "") + " · " + data.models[at.m] + " · " +
       data.words.quantity + ": " + shown(value(at.m, c)) + " (" + data.words.mean + ": " + shown(known ? sum / known : null) + ")";
     draw();
   }
