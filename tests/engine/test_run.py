@@ -341,6 +341,13 @@ def test_segmentation_learns_and_counts(recipe, kind, model, words) -> None:
     assert counts["tp.structure0"] + counts["fn.structure0"] == int((mask == 1).sum())  # untraced frames count nowhere
 
 
+def test_mixed_precision_trains_and_is_a_cell_of_its_own(recipe) -> None:
+    full = predictions(flow.run(recipe("name=a"), say=quiet))
+    half = predictions(flow.run(recipe("name=b", "precision=bf16"), say=quiet))
+    assert not {r[0] for r in full} & {r[0] for r in half}
+    assert all(np.isfinite(r[-1]) for r in half) and [r[-1] for r in half] != [r[-1] for r in full]
+
+
 def test_settings_are_chosen_by_the_mean_of_inner_scores(recipe) -> None:
     made = recipe("grid={learning_rate: [1e-6, 3e-3]}", "split.inner=2", "train.epochs=8")
     flow.run(made, say=quiet)
