@@ -127,9 +127,9 @@ def _panels(ids: Sequence[str], draw: Draw, *, width: float, height: float, colu
         return _svg(figure)
 
 
-def _grid(width: float, height: float, rows: int, columns: int, *, several: bool) -> Figure:
+def _grid(width: float, height: float, rows: int, columns: int, *, several: bool, left: float = 0.62) -> Figure:
     """An empty figure for ``rows`` x ``columns`` panels of the given inches, with fixed margins (fitting them costs as much as drawing)."""
-    left, right, bottom, top = 0.62, 0.1, 0.46, 0.42 if several else 0.1
+    right, bottom, top = 0.1, 0.46, 0.42 if several else 0.1
     with matplotlib.rc_context({"figure.constrained_layout.use": False}):
         figure = Figure(figsize=(width * columns, height * rows))
     figure.subplots_adjust(
@@ -326,7 +326,7 @@ def learning(curves: dict[str, list[dict[str, Any]]], ids: Sequence[str], names:
     columns = max(1, min(columns, len(ids)))
     rows = -(-len(ids) // columns)
     with matplotlib.rc_context(_STYLE):
-        figure = _grid(2.75, 3.3, rows, columns, several=len(ids) > 1)
+        figure = _grid(2.75, 3.3, rows, columns, several=len(ids) > 1, left=0.72)
         holders = figure.subplots(rows, columns, squeeze=False)
         for number in range(rows * columns):
             holder = holders.flat[number]
@@ -339,9 +339,12 @@ def learning(curves: dict[str, list[dict[str, Any]]], ids: Sequence[str], names:
             for curve in curves[ids[number]]:
                 for axis, key, colour in ((upper, "train_loss", MUTED), (lower, "select_score", BLUE)):
                     step, value = _line(curve.get("step"), curve.get(key))
-                    axis.plot(step, value, color=colour, linewidth=0.9, alpha=0.6, marker="o" if len(step) == 1 else "", markersize=2.5)
+                    axis.plot(step, value, color=colour, linewidth=0.9, alpha=0.6, marker="o" if len(step) <= 12 else "", markersize=2.5)
             lower.sharex(upper)
             upper.tick_params(labelbottom=False)
+            for axis in (upper, lower):
+                axis.locator_params(axis="y", nbins=4)
+                axis.locator_params(axis="x", nbins=5)
             upper.set_ylabel(text("axis_loss"))
             lower.set_ylabel(text("axis_score"))
             lower.set_xlabel(text("axis_step"))

@@ -156,8 +156,8 @@ STRINGS: dict[str, tuple[str, str]] = {
         "最佳模型并未明显优于此值：两个区间重叠，现有数据未能证明它读出了更多信息。",
     ),
     "baseline_alarm": (
-        "That is more than chance: part of any score here may come from how the studies were acquired.",
-        "这已高于随机水平：此处任何得分都可能部分来自检查的采集方式。",
+        "That is above chance: part of any score here may rest on facts as plain as these.",
+        "这已高于随机水平：此处任何得分都可能部分依赖于这类表面信息。",
     ),
     "baseline_note": (
         "The trivial baseline takes no part in the ranking: a logistic regression on {facts}, cross-validated over all cases of the data set.",
@@ -382,9 +382,9 @@ STRINGS: dict[str, tuple[str, str]] = {
     "missed_contour": ("Outlines are the reference contours.", "轮廓线为参考勾画。"),
     "learning_title": ("Learning curves", "学习曲线"),
     "learning_note": (
-        "One line a training (fold and seed); a dot is a training of which one value was kept. Upper panel: training loss; lower panel: score on the "
+        "One line a training (fold and seed); a dot by itself is a training of which one value was kept. Upper panel: training loss; lower panel: score on the "
         "selection part, on which the choice of settings rests. {shown}",
-        "每条线为一次训练（折与种子）；单个点表示该训练只记录了一个值。上图：训练损失；下图：选择部分上的得分，设置即据此选定。{shown}",
+        "每条线为一次训练（折与种子）；孤立的点表示该训练只记录了一个值。上图：训练损失；下图：选择部分上的得分，设置即据此选定。{shown}",
     ),
     "axis_step": ("Training step", "训练步数"),
     "axis_loss": ("Training loss", "训练损失"),
@@ -498,9 +498,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "worst are the place to check. Another reader would have drawn other contours.",
         "勾画的轮廓被视为真值。若轮廓有误，正确的回答也会计为误差；应首先核对上文模型表现最差的病例。不同阅片者勾画的轮廓也会不同。",
     ),
-    "limit_acquisition": (
-        "Facts of acquisition alone tell the classes apart better than chance here. A model may use them, and they may not hold elsewhere.",
-        "此处仅凭采集信息即可在高于随机的水平上区分类别。模型可能利用了这些信息，而它们在别处未必成立。",
+    "limit_plain_facts": (
+        "Size and brightness alone tell the classes apart better than chance here. A model may lean on them; where they come from the scanner and not from "
+        "the disease, that will not hold elsewhere.",
+        "此处仅凭尺寸与亮度即可在高于随机的水平上区分类别。模型可能依赖这些信息；若它们来自设备而非疾病，则在别处不成立。",
     ),
     "limit_few": (
         "Only {n}: intervals are wide, and their true coverage may be below {confidence}.",
@@ -878,7 +879,8 @@ class Text:
             found = 2
         else:
             found = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 0.1 or size == 0 else min(8, 1 - math.floor(math.log10(size)))
-        return found + (found == 2 and any(0 < abs(v) < 0.005 for v in values))
+        close = 0 < max(values) - min(values) < 0.01  # bounds that differ are not printed alike
+        return found + (found == 2 and (close or any(0 < abs(v) < 0.005 for v in values)))
 
     def number(self, value: float, metric: str = "", decimals: int | None = None) -> str:
         """A number with the decimals its measure is printed with and a true minus sign."""

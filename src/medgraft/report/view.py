@@ -338,6 +338,8 @@ class View:
         row = self.pair(best["id"], other["id"])
         if row is None or not finite(row.get("difference")):
             return ""
+        if text.language == "zh" and name[0].isascii():
+            name = f" {name}"  # Latin letters stand off from Chinese
         difference = self.interval(row["difference"], row.get("low"), row.get("high"), self.primary, form="interval_plain")
         holm = finite(row.get("p_holm"))
         p = row.get("p_holm") if holm else row.get("p")
@@ -720,7 +722,7 @@ class View:
         labels_key = {"regress": "limit_labels_regress", "segment": "limit_labels_segment"}.get(self.task, "limit_labels")
         found = [text("limit_one_dataset"), text(labels_key)]
         if self.baseline_tells:
-            found.append(text("limit_acquisition"))
+            found.append(text("limit_plain_facts"))
         patients, folds, seeds = run.get("n_patients"), count_of(run.get("folds")), count_of(run.get("seeds"))
         few = run.get("n_cases") if self.patients_unknown else patients
         if self.patients_unknown:
