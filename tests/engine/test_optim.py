@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import platform
 
 import pytest
 import torch
-from conftest import MODEL
 from torch.nn import functional
 
+from conftest import MODEL
 from medgraft import flow, runs
 from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
@@ -48,7 +49,7 @@ def test_the_rate_rises_linearly_and_then_falls_for_head_and_body_alike() -> Non
     factors = [optim.rate_factor(setting, step, 1200) for step in range(1200)]
     assert factors[:40] == pytest.approx([(k + 1) / 40 for k in range(40)])
     assert (
-        all(a > b for a, b in zip(factors[40:], factors[41:]))
+        all(a > b for a, b in itertools.pairwise(factors[40:]))
         and factors[620] == pytest.approx(0.505)
         and factors[-1] == pytest.approx(0.01, abs=1e-4)
     )

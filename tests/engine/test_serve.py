@@ -134,10 +134,12 @@ def test_a_served_segmentation_lies_where_its_study_lies(tmp_path) -> None:
     image.SetOrigin((5.0, -7.0, 11.0))
     image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
     SimpleITK.WriteImage(image, str(tmp_path / "new.nii.gz"))
+    store.close_all()
+    made.root.rename(tmp_path / "elsewhere")  # a run serves without its data set
     served = serve.predict(root, [tmp_path / "new.nii.gz"], out=str(tmp_path / "out.csv"))
     mask = SimpleITK.ReadImage(str(tmp_path / "out" / served.rows[0]["mask"]))
     on_source = SimpleITK.GetArrayFromImage(SimpleITK.Resample(mask, image, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)) > 0
-    truth = np.asarray(store.open_mask(made.root, made.manifest["mask_id"][0])[:, 0]) == 1
+    truth = np.asarray(store.open_mask(tmp_path / "elsewhere", made.manifest["mask_id"][0])[:, 0]) == 1
     dice = 2 * (on_source & truth).sum() / (on_source.sum() + truth.sum())
     assert dice > 0.7 and served.rows[0]["structure0 voxels"] == int((SimpleITK.GetArrayFromImage(mask) > 0).sum())
 

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,9 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
             "targets": [t.name for t in targets],
             "classes": {t.name: list(t.classes) for t in targets},
             "positive": {t.name: t.positive for t in targets},
+            "target_specs": [asdict(t) for t in targets],
             "structures": structures,
+            "channels": int(dataset.info.get("channels", 1)),
             "level": dataset.info.get("label_level", "case"),
             "patient": dataset.info.get("patient", "column"),
             "unit": "patient" if dataset.patients_known else "case",

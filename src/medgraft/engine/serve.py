@@ -17,9 +17,10 @@ import SimpleITK
 
 from medgraft import config, runs, tables
 from medgraft.config import ArmConfig, Recipe
+from medgraft.data.dataset import TargetSpec
 from medgraft.engine import fit
 from medgraft.engine import predict as joined
-from medgraft.engine.context import Context, infer_task, make_fabric
+from medgraft.engine.context import Context, make_fabric
 from medgraft.errors import UserError
 from medgraft.intake import scan
 from medgraft.tables import Dataset, load_dataset
@@ -128,10 +129,9 @@ def read(files: Sequence[Path], scratch: Path, *, colour: bool) -> tuple[Dataset
 
 def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, rejected: list[dict[str, Any]], out: str | None, flagged: str) -> Served:
     fabric, threads = make_fabric(recipe)
-    home = load_dataset(run.dataset_root) if (run.dataset_root / "dataset.json").is_file() else None
-    if home is None:
-        raise UserError("the data set of the run is gone", case=str(run.dataset_root), fix="bring it back: the label names and ranges live there")
-    task_name, targets, structures = infer_task(home, recipe)
+    # All that a prediction needs lies in the run folder: the data set may be in another building.
+    task_name, structures = run.info["task"], run.info["structures"]
+    targets = [TargetSpec(**{**t, "classes": tuple(t["classes"])}) for t in run.info["target_specs"]]
     flags = {row["case_id"]: outside(row, run.info["acquisition"]) for row in dataset.manifest.iter_rows(named=True)}
     keep = [k for k, case in enumerate(dataset.manifest["case_id"]) if not (flags[case] and flagged == "refuse")]
     rejected = rejected + [
