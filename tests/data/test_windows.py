@@ -91,6 +91,18 @@ def test_uniform_views_are_never_the_same_clip(depth: int, length: int) -> None:
         assert all(list(c) == sorted(c) and c[0] >= 0 and c[-1] < depth for c in clips)
 
 
+def test_views_as_many_as_there_are_clips_start_once_at_every_offset() -> None:
+    clips = [w.frames for w in eval_windows(WindowSpec("uniform", 8, 8, max_windows=300), (1, 100, 8, 8))]
+    assert clips == [tuple(int(j * 12.5 + offset) for j in range(8)) for offset in range(12)]
+
+
+def test_a_single_image_is_any_frame() -> None:
+    for kind in ("uniform", "tsn"):
+        drawn = [draw_window(WindowSpec(kind, 1, 8), (1, 20, 8, 8), rng(seed)).frames for seed in range(2000)]  # type: ignore[arg-type]
+        counts = np.bincount(np.ravel(drawn), minlength=20)
+        assert counts.sum() == 2000 and len(counts) == 20 and counts.min() > 60 and counts.max() < 145  # 100 each, 4 standard deviations
+
+
 def test_labelled_windows_hold_traced_frames_in_the_middle() -> None:
     spec, shape, traced = WindowSpec("labelled", 5, 8, stride=2), (1, 30, 8, 8), [3, 29]
     assert [w.frames for w in eval_windows(spec, shape, traced)] == [(0, 1, 3, 5, 7), (25, 27, 29, 29, 29)]

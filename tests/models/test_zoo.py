@@ -110,6 +110,47 @@ def test_heavy_networks_have_their_declared_shapes(name: str) -> None:
     assert out == ((1, 2, *facts.default_size) if facts.dense else (1, facts.features))
 
 
+@pytest.mark.parametrize(
+    ("bare", "published", "last"),
+    [("vgg19", 143_667_240, 4096), ("resnet50", 25_557_032, 2048), ("densenet121", 7_978_856, 1024), ("inception_v3", 27_161_264, 2048)],
+)
+def test_chest_xray_networks_keep_all_but_the_last_layer(bare: str, published: int, last: int) -> None:
+    """Parameters are the published count for 1000 classes with the last layer, and it alone, replaced by one logit."""
+    auxiliary = 3_326_696 if bare == "inception_v3" else 0  # its auxiliary head is left out
+    name = f"torchvision:{bare}"
+    with torch.device("meta"):
+        model, _ = make_model(name, start="imagenet", outputs=1, load_weights=False)
+        logit = model({"x": torch.empty(2, 1, 1, *registry.info(name).default_size), "value_range": torch.empty(2, 2)})
+    assert logit.shape == (2, 1) and registry.info(name).default_size == ((299,) * 2 if bare == "inception_v3" else (224,) * 2)
+    head = dict(model.groups())["head"]
+    assert [tuple(p.shape) for p in head] == [(1, last), (1,)]
+    assert sum(p.numel() for p in model.parameters()) == published - auxiliary - 1000 * (last + 1) + last + 1
+    card = weights.find_card(name, "imagenet")
+    assert card is not None and card.source_data == "ImageNet-1k"
+    usual = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if bare != "inception_v3" else ((0.5,) * 3,) * 2  # what its transform_input comes to
+    assert (card.channels, card.range, card.mean, card.std) == (3, 1.0, *usual)
+
+
+def test_three_kinds_of_video_convolution() -> None:
+    """Tran et al. 2018: full 3D, 3D then 2D, and space and time apart. The stem looks 7 wide; shortcuts are points."""
+
+    def kernels(name: str) -> dict[str, set[tuple[int, ...]]]:
+        with torch.device("meta"):
+            body = registry.build_body(name)
+        found: dict[str, set[tuple[int, ...]]] = {}
+        for path, module in body.named_modules():
+            if isinstance(module, nn.Conv3d) and "downsample" not in path:
+                stage = next(part for part in path.split(".") if part.startswith(("stem", "layer")))
+                found.setdefault(stage, set()).add(tuple(module.kernel_size))
+        return found
+
+    full, flat, apart = {(3, 3, 3)}, {(1, 3, 3)}, {(1, 3, 3), (3, 1, 1)}
+    layers = [f"layer{k}" for k in (1, 2, 3, 4)]
+    assert kernels("r3d_18") == {"stem": {(3, 7, 7)}, **dict.fromkeys(layers, full)}
+    assert kernels("mc3_18") == {"stem": {(3, 7, 7)}, **dict.fromkeys(layers, flat), "layer1": full}
+    assert kernels("r2plus1d_18") == {"stem": {(1, 7, 7), (3, 1, 1)}, **dict.fromkeys(layers, apart)}
+
+
 def scrambled(net: nn.Module) -> nn.Module:
     """Fill every tensor, statistics included, away from 0 and 1, so that no branch is hidden by its start."""
     generator = torch.Generator().manual_seed(9)
