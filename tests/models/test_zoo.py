@@ -131,6 +131,21 @@ def test_chest_xray_networks_keep_all_but_the_last_layer(bare: str, published: i
     assert (card.channels, card.range, card.mean, card.std) == (3, 1.0, *usual)
 
 
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101"])
+def test_ventricle_networks_have_one_map_and_three_named_starts(name: str) -> None:
+    """torchvision's networks without auxiliary loss; ImageNet backbone, all random and COCO are starts of different names."""
+    from torchvision import models
+
+    with torch.device("meta"):
+        body = registry.build_body(name, structures=1)
+        official = models.get_model(name, weights=None, weights_backbone=None, num_classes=1, aux_loss=False)
+        assert surgery.output_shape(body, (1, 3, 112, 112)) == (1, 1, 112, 112)
+    assert sorted(tuple(p.shape) for p in body.parameters()) == sorted(tuple(p.shape) for p in official.parameters())
+    coco, image = weights.find_card(name, "COCO_WITH_VOC_LABELS_V1"), weights.find_card(name, "imagenet")
+    assert coco is not None and image is not None and weights.find_card(name, "random") is None
+    assert (coco.scope, image.scope) == ("", "backbone") and coco.source_data.startswith("COCO") and image.source_data == "ImageNet-1k"
+
+
 def test_three_kinds_of_video_convolution() -> None:
     """Tran et al. 2018: full 3D, 3D then 2D, and space and time apart. The stem looks 7 wide; shortcuts are points."""
 
