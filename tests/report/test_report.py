@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import time
 from html.parser import HTMLParser
@@ -16,10 +17,12 @@ import pytest
 from medgraft import store, tables
 from medgraft.errors import UserError
 from medgraft.report import figures
+from medgraft.report import text as text_module
 from medgraft.report.html import build
 from medgraft.report.text import METRICS, STRINGS, Text
 from medgraft.report.view import View, agreement, patient_interval, weighted_mean, weighted_quantile
 
+SOURCE = Path(text_module.__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>"
 FORMULA = "=cmd()|\"$x^{' onerror=alert(1) http://evil.example/a"
 
@@ -200,7 +203,7 @@ def test_one_file_holds_everything(tmp_path: Path, task: str, labels: tuple[str,
         assert 'fill="#ffffff"' in svg and "var(" not in svg and "date" not in svg
     assert not re.search(r"\b(nan|None|null|undefined|inf)\b", page.said)
     # Where nothing is right or wrong the listed cases are the worst, not missed ones.
-    assert lang == "zh" or ("very model misses" in page.said.replace("cases above that every model misses", "")) == (task == "classify")
+    assert lang == "zh" or ("very model misses" in page.said) == (task == "classify")
     assert "secret" not in html and "study" in html  # a path is cut to its last part
 
 
@@ -369,7 +372,109 @@ def test_numbers_that_stand_together_share_their_decimals() -> None:
     assert [Text().p(v) for v in (0.0001, 0.0498, 0.0123, 0.35, None)] == ["<\u00a00.001", "0.0498", "0.012", "0.35", "not defined"]
 
 
+def test_trivial_baseline_stands_on_the_first_screen_and_takes_no_rank(tmp_path: Path) -> None:
+    summary = made()
+    summary["run"] |= {"kind": "image", "baseline": {"facts": ["height"], "auc": 0.60, "low": 0.55, "high": 0.66}}
+    html = written(tmp_path / "a", summary)
+    said = _Page(html).said.replace("\xa0", " ")
+    assert "A model that sees image size and brightness alone reaches AUC 0.60 (95 % interval 0.55 to 0.66)." in said
+    assert "The best model lies clearly above that" in said and "lean on them" in said  # 0.83 > 0.66, and 0.55 > 0.5
+    row = re.search(r'<tr class="trivial">.*?</tr>', section(html, "leaderboard"), re.DOTALL)
+    assert row is not None and "0.60 (0.55 to 0.66)" in row.group() and '<td class="rank">–' in row.group()
+    assert '<b style="left' in row.group()
+    summary["run"]["baseline"] |= {"low": 0.45, "high": 0.84}
+    said = _Page(written(tmp_path / "b", summary)).said
+    assert "does not clearly beat that" in said and "above chance" not in said and "lean on them" not in said
+    summary["run"]["baseline"]["auc"] = None
+    assert "Trivial baseline" not in written(tmp_path / "c", summary)
+    three = made(labels=("a", "b", "c"))
+    three["run"]["baseline"] = {"facts": [], "auc": 0.6, "low": 0.5, "high": 0.7}
+    assert "Trivial baseline" not in written(tmp_path / "d", three)  # an AUC beside another measure would compare nothing
+
+
+def test_thresholds_are_told_with_their_rule(tmp_path: Path) -> None:
+    summary = made()
+    for model in summary["models"]:
+        model |= {"threshold": {"0": 0.312, "1": 0.521}, "threshold_rule": "Youden index on the inner parts, for each outer fold"}
+    said = _Page(written(tmp_path / "a", summary)).said
+    assert "With the threshold chosen on inner folds by Youden's index (0.31 to 0.52), it finds 0.90" in said
+    assert said.count("0.31 to 0.52") == 1 + 3 and "chosen on inner folds by Youden's index, one for each outer fold" in said
+    for model in summary["models"]:
+        model |= {"threshold": 0.5, "threshold_rule": "fixed at 0.5"}
+    assert "With the threshold fixed at 0.50, it finds" in _Page(written(tmp_path / "b", summary)).said
+
+
+def _pipeline_warnings() -> list[str]:
+    """Every warning that the statistics and the layouts can write, with its holes filled."""
+    filled = {"which": "", "plural": "patients", "reason": "1 of 2 refits are done; the others: running"}
+    found = []
+    for path in [*(SOURCE / "stats").glob("*.py"), *(SOURCE / "intake" / "layouts").glob("*.py"), SOURCE / "intake" / "scan.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            values: list[ast.expr] = []
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
+                if isinstance(node.func.value, ast.Name) and node.func.value.id == "warnings":
+                    values = list(node.args)
+            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and node.target.id == "warnings":
+                values = [node.value.elt] if isinstance(node.value, ast.ListComp) else []
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+                where = node.targets[0]  # absent[...] and folds[...] keep warnings as keys, each once
+                values = [where.slice] if ast.unparse(where.value) in ("absent", "folds") else []
+            elif isinstance(node, ast.FunctionDef) and node.name == "_warnings":
+                values = [n for n in ast.walk(node) if isinstance(n, ast.JoinedStr) or (isinstance(n, ast.Constant) and "patient=" in str(n.value))]
+            for value in values:
+                if isinstance(value, ast.JoinedStr):
+                    holes = [p.value if isinstance(p, ast.Constant) else filled.get(ast.unparse(p.value), "7") for p in value.values]  # type: ignore[attr-defined]
+                    found.append("".join(str(h) for h in holes))
+                elif isinstance(value, ast.Constant):
+                    found.append(str(value.value))
+    return found
+
+
+def test_every_warning_of_the_pipeline_is_said_in_chinese() -> None:
+    sayings = _pipeline_warnings()
+    assert len(sayings) >= 22
+    for saying in sayings:
+        said = Text("zh").say(saying)
+        assert "程序原文" not in said and re.search("[\u4e00-\u9fff]", said), saying
+        assert not re.search(r"[A-Za-z]{3,}(?: [A-Za-z]{2,}){2,}", said), said
+    names = {"net · random · finetune": "Net, random start"}
+    odd = "net · random · finetune: seed 1 judged 3 of 9 cases and is left out"
+    assert Text().say(odd, names) == "Net, random start: seed 1 judged 3 of 9 cases and is left out"
+    fold = "finding: fold 0 lacks a class in its test part, so its own metrics and fold means leave it out"
+    assert "outer fold 1 lacks" in Text().say(fold) and "外层折 1 " in Text("zh").say(fold)
+    assert Text("zh").say("disk on fire") == "程序原文：“disk on fire”"  # never lost
+
+
+def test_several_targets_and_structures_have_names_of_their_own(tmp_path: Path) -> None:
+    text = Text()
+    assert (text.metric("pooled.dice.left"), text.metric_level("pooled.dice.left")) == ("Dice (left)", "pixels of all cases pooled")
+    assert (text.metric("case.macro_auc"), text.metric("case.calibration_slope")) == ("Macro AUC", "Calibration slope")
+    assert (text.model_name("resnet3d_10"), text.model_name("timm:resnet50"), text.model_name("mine_v2")) == ("3D ResNet-10", "ResNet-50", "mine_v2")
+    both = made()
+    both["run"] |= {"targets": ["a", "b"], "classes": {"a": ["0", "1"], "b": ["0", "1"]}}
+    for model in both["models"]:
+        value = model["metrics"].pop("case.auc")
+        model["metrics"] = {"case.macro_auc": value, "case.auc.a": value | {"value": 0.7}, "case.auc.b": value}
+    both["run"]["primary_metric"] = "case.macro_auc"
+    both["missed"][0]["targets"] = ["b"]
+    said = _Page(written(tmp_path / "a", both)).said
+    assert "It does worst on a: AUC 0.70" in said and "every model gets the same target wrong" in said and "Wrong on: b" in said
+    two = made("regress")
+    two["run"] |= {"targets": ["mass", "depth"], "units": {"mass": "g", "depth": "mm"}, "primary_metric": "case.macro_r2"}
+    for model in two["models"]:
+        value = model["metrics"]["case.r2"]
+        model["metrics"] = {"case.macro_r2": value, "case.mae.mass": value, "case.mae.depth": value}
+    two["scatter"] = {k: [{**r, "target": t} for r in rows for t in ("mass", "depth")] for k, rows in two["scatter"].items()}
+    html = written(tmp_path / "b", two)
+    assert "mass, net0" in html and "depth, net0" in html and (tmp_path / "b" / "figures" / "bland_altman_2.svg").is_file()
+    assert "0.90\xa0g (0.83 to 0.95\xa0g)" in html and "0.90\xa0mm (0.83 to 0.95\xa0mm)" in html and "\xa0SD" in html  # each in its own unit
+
+
 def test_limits_come_from_the_facts() -> None:
+    assert any("every model misses" in s for s in View(made(), Text()).limitations())
+    for task, word in (("regress", "reference values"), ("segment", "contours")):
+        told = " ".join(View(made(task), Text()).limitations())
+        assert word in told and "misses" not in told and "a miss" not in told
     few = View(made(), Text()).limitations()
     assert any("Only 20 patients" in s for s in few) and any("rarest label has 20 cases" in s for s in few) and any("3 seeds" in s for s in few)
     large = made(cases=400)

@@ -80,6 +80,7 @@ STRINGS: dict[str, tuple[str, str]] = {
     ),
     "reason_values": ("it needs at least two judged cases whose values are numbers and differ", "至少需要两个数值有效且不相同的受评病例"),
     "reason_masks": ("no judged case has a traced structure", "受评病例中没有已勾画的结构"),
+    "reason_fit": ("the logistic fit does not settle on these cases", "在这些病例上逻辑拟合不收敛"),
     "reason_empty": ("no case was judged", "没有受评病例"),
     "reason_not_computed": ("it was not computed for this model", "未对该模型计算"),
     # --- the first screen ---

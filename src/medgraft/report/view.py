@@ -242,6 +242,8 @@ class View:
             return self.text("reason_not_computed")
         if entry.get("n") == 0:
             return self.text("reason_empty")
+        if split_metric(name)[1].startswith("calibration_"):
+            return self.text("reason_fit")
         return self.text({"regress": "reason_values", "segment": "reason_masks"}.get(self.task, "reason_classes"))
 
     def interval(self, value: Any, low: Any, high: Any, metric: str, *, form: str = "interval", n: str = "") -> str:
