@@ -341,6 +341,24 @@ def test_segmentation_learns_and_counts(recipe, kind, model, words) -> None:
     assert counts["tp.structure0"] + counts["fn.structure0"] == int((mask == 1).sum())  # untraced frames count nowhere
 
 
+@pytest.mark.parametrize(("kind", "masks"), [("image", False), ("video", False), ("volume", False), ("volume", True), ("image", True)])
+def test_a_recipe_without_models_gets_a_sensible_set_and_says_so(recipe, kind, masks) -> None:
+    said: list[str] = []
+    wish = ["task=segment", "target=null"] if masks else []
+    made = recipe("models=[]", "window.size=0", *wish, kind=kind, masks=masks)
+    full = compare.with_defaults(made, tables.load_dataset(made.data), said.append)
+    assert full.models and any("no models were named" in line for line in said)
+    context, _ = compare.prepare(full, tables.load_dataset(made.data))
+    starts = {arm.start for arm in full.models}
+    assert masks or {"imagenet", "random"} <= starts  # the from-scratch control is never left out
+    for arm in full.models:
+        model, _ = fit.build(context, arm, context.make_task(), full.arm_train(arm), seed=0)
+        window = context.window(arm)
+        x = torch.zeros(2, 1, window.length, *window.sides)
+        out = model.eval()({"x": x, "value_range": torch.tensor([[0.0, 1.0]] * 2)})
+        assert out.shape[:2] == (2, 1)
+
+
 def test_mixed_precision_trains_and_is_a_cell_of_its_own(recipe) -> None:
     full = predictions(flow.run(recipe("name=a"), say=quiet))
     half = predictions(flow.run(recipe("name=b", "precision=bf16"), say=quiet))

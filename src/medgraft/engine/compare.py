@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 
 from medgraft import config, runs, tables
 from medgraft.config import ArmConfig, Recipe
@@ -64,26 +65,41 @@ def loading_text(context: Context, arm: ArmConfig) -> str:
 
 
 def with_defaults(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) -> Recipe:
-    """A recipe without models gets a sensible set by kind of data, and says so."""
+    """A recipe without models gets a sensible set by kind of data and device, and says so.
+
+    Without a GPU, networks that train get smaller windows and fewer epochs, and one seed stands in for
+    three where the recipe leaves seeds open: more can be added later, and only their cells are computed.
+    """
     if recipe.models:
         return recipe
-    kind = dataset.manifest["kind"][0]
+    kind, quick = dataset.manifest["kind"][0], recipe.device in ("auto", "cpu") and not torch.cuda.is_available()
+    lite = "efficientnet_lite0"
+    size = {"window": {"size": 128}} if quick and not recipe.window.size else {}
     arms: list[dict[str, Any]]
     if infer_task(dataset, recipe)[0] == "segment":
         name = "unet3d" if kind == "volume" else "smp:unet-resnet18"
-        arms = [{"model": name, "start": "random", "train": {"learning_rate": 1e-3, "epochs": 40}}]
+        arms = [{"model": name, "start": "random", **size, "train": {"learning_rate": 1e-3, "epochs": 20 if quick else 40}}]
+        if kind == "volume":
+            arms[0].pop("window", None)
     else:
-        lite = "efficientnet_lite0"
+        epochs = {"epochs": 8} if quick else {}
         arms = [
             {"model": lite, "strategy": "frozen_logistic"},
-            {"model": lite, "strategy": "finetune"},
-            {"model": lite, "start": "random", "train": {"learning_rate": 1e-3}},
+            {"model": lite, "strategy": "finetune", **size, "train": {"learning_rate": 3e-4, **epochs}},
+            {"model": lite, "start": "random", **size, "train": {"learning_rate": 1e-3, **epochs}},
         ]
         if kind != "image":
-            video = {"video": "r2plus1d_18", "volume": "resnet3d_18"}[kind]
-            arms[2] = {"model": video, "start": "random", "train": {"learning_rate": 1e-3}}
+            name, side = {"video": ("r2plus1d_18", 40), "volume": ("resnet3d_18", 32)}[kind]
+            small = {"size": side} if kind == "video" else {"size": side, "length": side}
+            arms[2] = {"model": name, "start": "random", "window": small if quick else {}, "train": {"learning_rate": 1e-3, **epochs}}
+            if quick:  # fine-tuning every frame of every clip takes hours on a CPU
+                arms[1] = {"model": lite, "strategy": "frozen", "train": {"learning_rate": 3e-3, "epochs": 30}}
     say("no models were named; taking " + ", ".join(ArmConfig(**a).id for a in arms) + " (see recipe.yaml in the run folder)")
-    return config.build(Recipe, {**recipe.model_dump(), "models": arms})
+    changes: dict[str, Any] = {"models": arms}
+    if quick and "seeds" not in recipe.model_fields_set:
+        changes["seeds"] = [0]
+        say("no GPU here: smaller windows, fewer epochs and one seed. seeds=[0,1,2] adds the others later")
+    return config.build(Recipe, {**recipe.model_dump(exclude_unset=True), **changes})
 
 
 def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
