@@ -92,7 +92,11 @@ def test_scan_asks_for_the_patient_and_then_works(medgraft: Command, one_line: C
     assert any("1 rejected" in line for line in text)
 
 
-def test_run_says_what_is_wrong_in_one_line(one_line: Callable[..., str], here: Path) -> None:
+def test_run_says_what_is_wrong_in_one_line(medgraft: Command, one_line: Callable[..., str], here: Path) -> None:
+    (here / "bad").mkdir()
+    (here / "bad" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    medgraft("scan", "bad", "patient=none", "out=empty", cwd=here, code=3)
+    assert "holds no case" in one_line("run", "data=empty", cwd=here)
     assert "did you mean 'seeds'" in one_line("run", "data=data", "seedz=[1]", cwd=here)
     assert "did you mean 'learning_rate'" in one_line("run", "data=data", "train.learning_rat=1", cwd=here)
     assert "no such recipe" in one_line("run", "absent.yaml", cwd=here)

@@ -31,6 +31,8 @@ def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
     report; the other cells go on.
     """
     dataset = load_dataset(recipe.data)
+    if not len(dataset.manifest):
+        raise UserError("the data set holds no case", case=str(recipe.data), fix="see its rejects.csv, and scan again")
     if recipe.split.kind == "external":
         dataset = external.join(dataset, recipe.split.test, recipe.out / recipe.name / "data")
     recipe = compare.with_defaults(recipe, dataset, say)
