@@ -69,7 +69,7 @@ def test_a_served_study_gets_the_numbers_of_the_judged_path(finished, name) -> N
     for record in members:
         model, task = fit.load_model(context, the_run, arm, record)
         scores.append(predict_cases(context.fabric, model, task, samples, context.cases, batch_size=4).scores[:, 0])
-    assert len(members) == 2 == served.members
+    assert len(members) == 2 == served.members and "as asked for" in served.text()
     np.testing.assert_allclose([r["p(class1)"] for r in served.rows], np.mean(scores, axis=0), atol=1e-4)
     assert {r["finding"] for r in served.rows} <= {"class0", "class1"} and all(not r["flag"] for r in served.rows)
 
@@ -93,6 +93,7 @@ def test_studies_outside_the_training_acquisition_are_flagged_or_refused(finishe
     Image.fromarray(np.asarray(Image.open(files / "c001.png").resize((400, 300)))).save(tmp_path / "large.png")
     served = serve.predict(root, [tmp_path / "blank.png", tmp_path / "large.png", files / "c001.png"])
     flags = {r["study"]: r["flag"] for r in served.rows}
+    assert "chosen by inner scores" in served.text()
     assert "blank" in flags["blank"] and "height 300" in flags["large"] and not flags["c001"]
     refused = serve.predict(root, [tmp_path / "large.png", files / "c001.png"], flagged="refuse")
     assert [r["study"] for r in refused.rows] == ["c001"] and refused.rejected[0]["source"] == "large"

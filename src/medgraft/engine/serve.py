@@ -7,7 +7,7 @@ import csv
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,11 @@ class Served:
     model: str
     members: int
     out: Path | None
+    named: bool = False  # by whoever asked, not chosen by inner scores
 
     def text(self) -> str:
         """For a terminal: the card of the model, a line per study, flags, rejects."""
-        lines = [f"{self.model}: mean of {self.members} networks (folds and seeds), chosen by inner scores"]
+        lines = [f"{self.model}: mean of {self.members} networks (folds and seeds), {'as asked for' if self.named else 'chosen by inner scores'}"]
         for row in self.rows[:50]:
             facts = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("study", "flag"))
             lines.append(f"{row['study']}: {facts}" + (f"  CAUTION: {row['flag']}" if row["flag"] else ""))
@@ -79,7 +80,7 @@ def predict(
     arm = choose(run, recipe, model)
     with tempfile.TemporaryDirectory(prefix="medgraft-") as scratch:
         dataset, rejected = read(files, Path(scratch), colour=run.info.get("channels", 1) == 3)
-        return _serve(run, recipe, arm, dataset, rejected, out, flagged)
+        return replace(_serve(run, recipe, arm, dataset, rejected, out, flagged), named=model is not None)
 
 
 def choose(run: runs.Run, recipe: Recipe, name: str | None) -> ArmConfig:
