@@ -112,6 +112,7 @@ def test_an_unreadable_file_is_named_and_the_rest_is_predicted(finished, tmp_pat
     ("files", "options", "says"),
     [
         (["nowhere.png"], {}, "no such file"),
+        (["labels.csv"], {}, r"labels\.csv: holds no study"),
         (["c001.png"], {"model": "resnet"}, "fits 0 of the run's models"),
         (["c001.png"], {"flagged": "maybe"}, "flagged=maybe"),
     ],

@@ -116,7 +116,12 @@ def read(files: Sequence[Path], scratch: Path, *, colour: bool) -> tuple[Dataset
 
             (shutil.copytree if file.is_dir() else shutil.copyfile)(file, target)
     options = config.build(scan.ScanOptions, {"out": scratch / "data", "patient": "none", "colour": colour, "workers": 1, "follow_links": True})
-    report = scan.scan(source, options)
+    try:
+        report = scan.scan(source, options)
+    except UserError as error:
+        if error.case != str(source):
+            raise
+        raise UserError(error.cause, case=str(files[0]), fix=error.fix) from error  # the scratch folder means nothing to anybody
     rejects: list[dict[str, Any]] = []
     if (scratch / "data" / "rejects.csv").is_file():
         with open(scratch / "data" / "rejects.csv", newline="", encoding="utf-8") as stream:
