@@ -447,6 +447,10 @@ def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
     gallery.prepare(ids)
     often = Counter(ids)
     items = []
+    # Where all models are one network, what tells them apart is how they were begun and trained.
+    told = {m["id"]: view.detail(m) for m in view.judged}
+    same = len({m.get("model") for m in view.judged}) == 1 and all(told.values()) and len(set(told.values())) == len(told)
+    short = {k: v[:1].upper() + v[1:] for k, v in told.items()} if same else view.names
     metric = {"regress": "case.mae", "segment": "case.dice"}.get(view.task, "case.auc")
     unit = f"\u00a0{view.error_unit}" if view.task == "regress" and view.error_unit else ""
     for row, case in zip(rows, ids):
@@ -455,7 +459,7 @@ def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
         wrong = ", ".join(clean(t, 40) for t in listed(row.get("targets")))
         values = row.get("values") or {}
         scores = [
-            {"name": view.names[k], "value": text.number(values[k], metric) + unit, "share": round(100 * min(max(values[k], 0), 1), 1)}
+            {"name": short[k], "value": text.number(values[k], metric) + unit, "share": round(100 * min(max(values[k], 0), 1), 1)}
             for k in view.order(list(values))
             if finite(values[k])
         ]
