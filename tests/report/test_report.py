@@ -506,7 +506,7 @@ def _dataset(root: Path, kind: str, array: np.ndarray, mask: np.ndarray | None =
     row = dict.fromkeys(tables.SCHEMAS["manifest"]) | {"patient_id": "p000", "case_id": "c001", "array_id": kept.array_id, "mask_id": mask_id}
     row |= {"kind": kind, "shape": list(kept.shape), "value_unit": "raw", "p005": kept.p005, "p995": kept.p995}
     tables.write(pl.DataFrame([row], schema=tables.SCHEMAS["manifest"]), root / "manifest.parquet", "manifest")
-    frames = [{"array_id": kept.array_id, "frame": i, "mask_index": i - 3 if i in (3, 4) else -1} for i in range(array.shape[1])]
+    frames = [{"array_id": kept.array_id, "frame": i, "mask_index": i - 3 if i in (3, 4, 5) else -1} for i in range(array.shape[1])]
     tables.write(
         pl.DataFrame([dict.fromkeys(tables.SCHEMAS["frames"]) | f for f in frames], schema=tables.SCHEMAS["frames"]),
         root / "frames.parquet",
@@ -535,8 +535,8 @@ def test_gallery_shows_the_stored_picture_and_strips_and_contours(tmp_path: Path
     html = written(tmp_path / "video" / "run", made(), {"dataset": ".."})
     (strip,) = pictures(html)
     assert strip.size == (5 * 128 + 4 * 2, 128) and "Frames or slices of case c001" in html
-    mask = np.zeros((2, 1, 32, 32), np.uint8)
-    mask[:, :, 8:24, 8:24] = 1
+    mask = np.zeros((3, 1, 32, 32), np.uint8)  # three traced frames, of which the last holds nothing and is not shown
+    mask[:2, :, 8:24, 8:24] = 1
     _dataset(tmp_path / "masked", "video", clip, mask)
     html = written(tmp_path / "masked" / "run", made("segment"), {"dataset": ".."})
     (traced,) = pictures(html)

@@ -50,7 +50,7 @@ class Gallery:
             mask = store.open_mask(self.dataset.root, row["mask_id"]) if self.contours and row["mask_id"] else None
         except UserError:
             return None
-        chosen = self._frames(array, row)
+        chosen = self._frames(array, mask, row)
         tiles = [self._tile(array, mask, frame, index, row, STRIP_SIDE if len(chosen) > 1 else SIDE) for frame, index in chosen]
         gap = np.full((tiles[0].shape[0], 2, 3), 0, np.uint8)
         parts = [part for tile in tiles for part in (gap, tile)][1:]
@@ -60,10 +60,13 @@ class Gallery:
         data = base64.b64encode(stream.getvalue()).decode("ascii")
         return {"data": data, "width": picture.width, "height": picture.height, "strip": len(tiles) > 1}
 
-    def _frames(self, array: np.ndarray, row: dict[str, Any]) -> list[tuple[int, int]]:
-        """(frame, mask index or -1) of the frames shown: traced ones first where contours are asked for, else evenly spread."""
+    def _frames(self, array: np.ndarray, mask: np.ndarray | None, row: dict[str, Any]) -> list[tuple[int, int]]:
+        """(frame, mask index or -1) of the frames shown: where contours are asked for those that hold a structure, else evenly spread."""
         depth = array.shape[1]
         traced = [(f, m) for f, m in self.traced.get(row["array_id"], []) if f < depth]
+        if mask is not None:
+            drawn = [(f, m) for f, m in traced if (mask[m] == 1).any()]
+            traced = drawn or traced
         if traced:
             return [traced[i] for i in sorted({round(v) for v in np.linspace(0, len(traced) - 1, min(FRAMES, len(traced)))})]
         low, high = 0.0, float(depth - 1)

@@ -303,7 +303,7 @@ STRINGS: dict[str, tuple[str, str]] = {
         "Each curve with its {confidence} band; the other models in grey. {shown}",
         "每条曲线附 {confidence} 区间带；灰色为其他模型。{shown}",
     ),
-    "roc_macro": ("It is the mean over the classes or targets, each against the rest. ", "曲线为各类别（或目标）对其余之曲线的平均。"),
+    "roc_macro": ("Curves are means over the classes or targets, each against the rest. ", "曲线为各类别（或目标）对其余之曲线的平均。"),
     "first_shown": (
         "The first {n} by rank are shown; figures/{file}.svg shows up to {most}.",
         "此处显示排名前 {n} 的模型；figures/{file}.svg 最多显示 {most} 个。",
