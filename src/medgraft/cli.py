@@ -108,11 +108,10 @@ def run(
 
     words = list(words or [])
     recipe = config.load_recipe(Path(words.pop(0)) if words and "=" not in words[0] else None, words)
-    from medgraft import flow  # after the recipe: a typing error is answered at once
-    from medgraft.engine import compare
+    from medgraft import flow, runs  # after the recipe: a typing error is answered at once
 
     root = flow.run(recipe, say=_say)
-    states = compare.status(root)["cells"]
+    states = runs.status(root)["cells"]
     if any(state.startswith("failed") for state in states):
         raise typer.Exit(3)
 
@@ -120,9 +119,9 @@ def run(
 @app.command(short_help="What is done, running or failed in a run.", epilog="Example: medgraft status runs/cxr")
 def status(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
     """What is done, running or failed in a run, and the leaderboard so far (inner scores only)."""
-    from medgraft.engine import compare
+    from medgraft import runs
 
-    typer.echo(compare.status_text(compare.status(root)))
+    typer.echo(runs.status_text(runs.status(root)))
 
 
 @app.command(short_help="Write the report of a finished run again.", epilog="Example: medgraft report runs/cxr lang=zh")

@@ -21,7 +21,7 @@ from typing import Any
 
 import polars as pl
 
-from medgraft import __version__, tables
+from medgraft import __version__, config, tables
 from medgraft.errors import UserError
 from medgraft.tables import Dataset
 
@@ -236,3 +236,40 @@ def _difference(old: dict[str, str], new: dict[str, str]) -> str:
 def free_space(path: Path) -> float:
     """Free gigabytes on the disk that holds ``path``."""
     return shutil.disk_usage(path).free / 1e9
+
+
+def status(root: Path) -> dict[str, Any]:
+    """Cells by state, failures by name, and the leaderboard so far from inner scores only."""
+    the_run = Run.open(root)
+    records = the_run.records()
+    counts: dict[str, int] = {}
+    board: dict[str, list[float]] = {}
+    for record in records:
+        counts[record["state"]] = counts.get(record["state"], 0) + 1
+        if record["state"] == "done" and record["inner"] >= 0 and record.get("score") is not None:
+            board.setdefault(f"{record['model']} · {record['start']} · {record['strategy']}", []).append(record["score"])
+    recipe = config.build(config.Recipe, the_run.info["recipe"])
+    inner = len({row["inner"] for row in tables.read_json(the_run.root / "splits.json")["rows"] if row["inner"] >= 0})
+    planned = sum(the_run.info["folds"] * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models)
+    return {
+        "name": the_run.info["name"],
+        "cells": counts,
+        "planned": planned,
+        "failed": [(r["hash"], r["state"]) for r in records if r["state"].startswith("failed")],
+        "metric": next((r["metric"] for r in records if r.get("metric")), ""),
+        "inner_scores": {name: sum(values) / len(values) for name, values in board.items()},
+        "report": (the_run.root / "report.html").is_file(),
+    }
+
+
+def status_text(facts: dict[str, Any]) -> str:
+    """``status`` for a terminal."""
+    lines = [f"{facts['name']}: {facts['cells'].get('done', 0)} of {facts['planned']} cells done"]
+    lines += [f"  {n:4d} {state}" for state, n in sorted(facts["cells"].items())]
+    lines += [f"  {cell} {state}" for cell, state in facts["failed"][:10]]
+    if facts["inner_scores"]:
+        lines.append(f"inner {facts['metric']} so far (no test part was looked at for this):")
+        down = facts["metric"] != "mae"
+        lines += [f"  {score:.3f}  {name}" for name, score in sorted(facts["inner_scores"].items(), key=lambda item: item[1], reverse=down)]
+    lines.append("report.html is there" if facts["report"] else "no report yet; `medgraft run` writes it at the end")
+    return "\n".join(lines)
