@@ -156,3 +156,13 @@ def test_coverage() -> None:
     by_patient, by_case = coverage(3000, 1000)
     assert 0.94 <= by_patient <= 0.96
     assert by_case < 0.90
+
+
+def test_the_calibration_error_lies_within_its_own_interval() -> None:
+    """Resampling makes any set look worse calibrated; uncorrected, the interval of a good model lies above its value."""
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        p = rng.uniform(0.02, 0.98, 300)
+        y = (rng.uniform(size=300) < p).astype(float)
+        found = bootstrap(y, p, np.arange(300), ["ece"], resamples=400)["ece"]
+        assert found.low < found.value < found.high and found.low >= 0

@@ -703,9 +703,9 @@ METRICS: dict[str, tuple[str, str, str, str]] = {
     "ece": (
         "ECE",
         "ECE",
-        "Expected calibration error: the mean gap between predicted probability and observed share. Smaller is better. It grows under resampling, so its "
-        "interval may lie above the value.",
-        "期望校准误差：预测概率与实际比例之间的平均差距，越小越好。重抽样会使其偏大，因此区间可能高于该值。",
+        "Expected calibration error: the mean gap between predicted probability and observed share. Smaller is better. Resampling alone "
+        "raises it; that shift is taken off its interval.",
+        "期望校准误差：预测概率与实际比例之间的平均差距，越小越好。重抽样会使其偏大，区间已扣除这一偏移。",
     ),
     "r2": (
         "R²",
