@@ -221,7 +221,7 @@ def bench(words: Words = None) -> None:
     """Measure this machine: a training step of the engine against a bare PyTorch loop on the same batches."""
     from medgraft.engine import bench as act
 
-    values = _checked(_values(words), models=["efficientnet_lite0", "r3d_18"], batch_size=8, steps=6, repeats=7, device="auto", threads=0)
+    values = _checked(_values(words), models=["efficientnet_lite0", "r3d_18"], batch_size=4, steps=4, repeats=7, device="auto", threads=0)
     typer.echo(act.text(act.step_overhead(**values)))
 
 

@@ -49,8 +49,8 @@ def bare(model: torch.nn.Module, batches: Sequence[Mapping[str, Any]], setting: 
 def step_overhead(
     models: Sequence[str] = ("efficientnet_lite0", "r3d_18"),
     *,
-    batch_size: int = 8,
-    steps: int = 6,
+    batch_size: int = 4,
+    steps: int = 4,
     repeats: int = 7,
     device: str = "auto",
     threads: int = 0,
@@ -61,7 +61,7 @@ def step_overhead(
     found = []
     for name in models:
         info = registry.info(name)
-        shape = (batch_size, 1, 1, 128, 128) if info.dims == 2 else (batch_size, 1, 8, 64, 64)
+        shape = (batch_size, 1, 1, 128, 128) if info.dims == 2 else (batch_size, 1, 8, 48, 48)
         batches = [
             {
                 "x": torch.from_numpy(rng.integers(0, 255, shape, np.uint8)),
