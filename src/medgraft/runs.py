@@ -238,16 +238,27 @@ def free_space(path: Path) -> float:
     return shutil.disk_usage(path).free / 1e9
 
 
+def arm_of(record: dict[str, Any]) -> str:
+    """The arm that a cell's record belongs to, as ``ArmConfig.id`` names it."""
+    return f"{record['model']} · {record['start']} · {record['strategy']}"
+
+
+def inner_scores(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean score of each arm over its finished inner cells; no test part has a say in it."""
+    scores: dict[str, list[float]] = {}
+    for record in records:
+        if record["state"] == "done" and record["inner"] >= 0 and record.get("score") is not None:
+            scores.setdefault(arm_of(record), []).append(record["score"])
+    return {arm: sum(values) / len(values) for arm, values in scores.items()}
+
+
 def status(root: Path) -> dict[str, Any]:
     """Cells by state, failures by name, and the leaderboard so far from inner scores only."""
     the_run = Run.open(root)
     records = the_run.records()
     counts: dict[str, int] = {}
-    board: dict[str, list[float]] = {}
     for record in records:
         counts[record["state"]] = counts.get(record["state"], 0) + 1
-        if record["state"] == "done" and record["inner"] >= 0 and record.get("score") is not None:
-            board.setdefault(f"{record['model']} · {record['start']} · {record['strategy']}", []).append(record["score"])
     recipe = config.build(config.Recipe, the_run.info["recipe"])
     inner = len({row["inner"] for row in tables.read_json(the_run.root / "splits.json")["rows"] if row["inner"] >= 0})
     planned = sum(the_run.info["folds"] * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models)
@@ -257,7 +268,7 @@ def status(root: Path) -> dict[str, Any]:
         "planned": planned,
         "failed": [(r["hash"], r["state"]) for r in records if r["state"].startswith("failed")],
         "metric": next((r["metric"] for r in records if r.get("metric")), ""),
-        "inner_scores": {name: sum(values) / len(values) for name, values in board.items()},
+        "inner_scores": inner_scores(records),
         "report": (the_run.root / "report.html").is_file(),
     }
 

@@ -208,7 +208,7 @@ def planned(context: Context, the_run: runs.Run) -> list[str]:
     wanted = {c.hash for arm in arms.values() for outer in context.outer for _, cells in inner_cells(context, arm, outer) for c in cells}
     refits = []
     for record in the_run.records():
-        arm = arms.get(f"{record['model']} · {record['start']} · {record['strategy']}")
+        arm = arms.get(runs.arm_of(record))
         if arm is None or record["inner"] >= 0 or record["seed"] not in context.recipe.seeds:
             continue
         fresh = context.cell(

@@ -6,7 +6,7 @@ linear head then trains on it in seconds, by the same loop, and a logistic head 
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from medgraft import tables
 from medgraft.config import TrainConfig
 from medgraft.data import loader
 from medgraft.data.dataset import CaseDataset
@@ -46,9 +47,9 @@ def cached(path: Path, make: Any) -> dict[str, np.ndarray]:
             return {key: stored[key] for key in stored.files}
     found: dict[str, np.ndarray] = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-    np.savez(temporary, **found)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    np.savez(buffer, **found)  # type: ignore[arg-type]
+    tables.write_bytes(path, buffer.getbuffer())
     return found
 
 

@@ -86,17 +86,13 @@ def predict(
 def choose(run: runs.Run, recipe: Recipe, name: str | None) -> ArmConfig:
     """The arm with the best mean inner score, or the named one."""
     records = [r for r in run.records() if r["state"] == "done"]
-    scores: dict[str, list[float]] = {}
-    for record in records:
-        if record["inner"] >= 0 and record.get("score") is not None:
-            scores.setdefault(f"{record['model']} · {record['start']} · {record['strategy']}", []).append(record["score"])
     arms = {arm.id: arm for arm in recipe.models}
     if name is not None:
         near = [a for i, a in arms.items() if name in (i, a.model) or name.lower() in i.lower()]
         if len(near) != 1:
             raise UserError(f"model={name} fits {len(near)} of the run's models", fix=f"name one of: {'; '.join(arms)}")
         return near[0]
-    known = {i: float(np.mean(v)) for i, v in scores.items() if i in arms}
+    known = {i: score for i, score in runs.inner_scores(records).items() if i in arms}
     if not known:
         raise UserError("the run has no inner scores to choose by", case=str(run.root), fix=f"name one with model=: {'; '.join(arms)}")
     metric = next(r["metric"] for r in records if r.get("metric"))
