@@ -28,7 +28,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": GROUND | {"cli"},
     "__init__": set(),
 }
-TORCH = {"torch", "torchvision", "timm", "monai", "segmentation_models_pytorch", "lightning", "lightning_fabric", "torchmetrics"}
+TORCH = {
+    "torch",
+    "torchvision",
+    "timm",
+    "monai",
+    "segmentation_models_pytorch",
+    "lightning",
+    "lightning_fabric",
+    "torchmetrics",
+    "transformers",
+    "captum",
+}
 WITHOUT_TORCH = GROUND | {"simulate", "intake", "stats", "report", "data.random", "__init__", "__main__"}
 
 

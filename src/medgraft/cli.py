@@ -216,12 +216,26 @@ def simulate(
     typer.echo(facts_alone(made.facts, made.target, made.patient))
 
 
-@app.command(short_help="Measure a training step on this machine.", epilog="Example: medgraft bench models=[efficientnet_lite0, r3d_18]")
+@app.command(
+    short_help="Measure a training step on this machine.",
+    epilog="Examples: medgraft bench models=[efficientnet_lite0, r3d_18]; medgraft bench official=projects only=c3d",
+)
 def bench(words: Words = None) -> None:
-    """Measure this machine: a training step of the engine against a bare PyTorch loop on the same batches."""
+    """Measure this machine: a training step of the engine against a bare PyTorch loop on the same batches.
+
+    With official=DIR: outputs and forward time of our networks against the official projects checked out under DIR.
+    """
+    values = _values(words)
+    if "official" in values:
+        from medgraft.engine import official
+
+        asked = _checked(values, official=".", record=None, only="", repeats=5, threads=1)
+        folder, record = Path(asked.pop("official")), asked.pop("record")
+        typer.echo(official.text(official.compare(folder, record=Path(record) if record else None, **asked)))
+        return
     from medgraft.engine import bench as act
 
-    values = _checked(_values(words), models=["efficientnet_lite0", "r3d_18"], batch_size=4, steps=4, repeats=7, device="auto", threads=0)
+    values = _checked(values, models=["efficientnet_lite0", "r3d_18"], batch_size=4, steps=4, repeats=7, device="auto", threads=0)
     typer.echo(act.text(act.step_overhead(**values)))
 
 

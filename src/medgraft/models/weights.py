@@ -100,8 +100,8 @@ class LoadReport:
 
 @lru_cache(maxsize=1)
 def _own_cards() -> tuple[WeightCard, ...]:
-    rows = json.loads((Path(__file__).parent / "cards.json").read_text(encoding="utf-8"))
-    return tuple(card_from(row) for row in rows)
+    files = sorted((Path(__file__).parent / "cards").glob("*.json"))  # one a family, as the zoo's files
+    return tuple(card_from(row) for file in files for row in json.loads(file.read_text(encoding="utf-8")))
 
 
 def card_from(row: Mapping[str, Any]) -> WeightCard:
@@ -318,7 +318,12 @@ def load(body: nn.Module, card: WeightCard, path: Path, *, allow_missing: bool =
     Any other tensor that is missing or of another shape is a ``UserError`` that names its layers, and the
     body is then unchanged. ``allow_missing`` lets missing tensors pass (not wrong shapes).
     """
-    mapped = NAME_MAPS[card.name_map](read_state(path), body)
+    return load_state(body, card, read_state(path), path.name, allow_missing=allow_missing)
+
+
+def load_state(body: nn.Module, card: WeightCard, state: dict[str, Tensor], file: str, *, allow_missing: bool = False) -> LoadReport:
+    """``load`` for tensors that were read already; ``file`` is their name in the report and in errors."""
+    mapped = name_map(card.name_map)(state, body)
     if card.scope:
         mapped = {f"{card.scope}.{k}": v for k, v in mapped.items()}
     target = body.state_dict()
@@ -352,7 +357,7 @@ def load(body: nn.Module, card: WeightCard, path: Path, *, allow_missing: bool =
         unknown = [k for k in mapped if k not in target and k not in left_out]
         extra = f", {len(unknown)} are unknown ({_few(unknown)})" if unknown else ""
         raise UserError(
-            f"{path.name} does not fit {registry.info_of(body).name}: {found}{shapes}{extra}", case=card.name, fix="use the file that the card names"
+            f"{file} does not fit {registry.info_of(body).name}: {found}{shapes}{extra}", case=card.name, fix="use the file that the card names"
         )
     target.update(chosen)  # keeps the version notes of the modules, which plain dicts lack
     body.load_state_dict(target)
@@ -364,7 +369,7 @@ def load(body: nn.Module, card: WeightCard, path: Path, *, allow_missing: bool =
         by_layer[stage] = (sum(p.numel() for p in members if place[id(p)] in chosen), sum(p.numel() for p in members))
     return LoadReport(
         card=card.name,
-        file=path.name,
+        file=file,
         loaded=tuple(k for k in chosen if k not in adapted),
         adapted=adapted,
         missing=tuple(k for k in absent if not _under(k, last)),
@@ -443,10 +448,23 @@ def _library(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     return importlib.import_module("medgraft.models.libraries").convert_state(state, body)
 
 
-NAME_MAPS: dict[str, Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]] = {
+NameMap = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
+#: Maps of names that several families share. ``family.function`` names one that stands in ``models/zoo/family.py``.
+NAME_MAPS: dict[str, NameMap] = {
     "identity": _identity,
     "efficientnet_lite": _efficientnet_lite,
     "folded_batch_norm": _folded_batch_norm,
     "library": _library,
     "without_features": _without_features,
 }
+
+
+def name_map(name: str) -> NameMap:
+    """The map that a card names: one of ``NAME_MAPS``, or ``family.function`` of ``medgraft.models.zoo``."""
+    if name in NAME_MAPS:
+        return NAME_MAPS[name]
+    family, _, function = name.partition(".")
+    found: NameMap | None = getattr(importlib.import_module(f"medgraft.models.zoo.{family}"), function, None) if function.isidentifier() else None
+    if found is None:
+        raise UserError(f"no name map '{name}'", fix=f"choose one of {', '.join(NAME_MAPS)}, or family.function of the zoo")
+    return found
