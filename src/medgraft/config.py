@@ -38,6 +38,9 @@ class WindowConfig(Section):
     stride: int = Field(1, ge=1, description="frames between neighbours (dense)")
     overlap: float = Field(0.5, ge=0, lt=1, description="share by which neighbouring cubes overlap when predicting")
     views: int = Field(1, ge=1, description="windows a case when predicting (uniform, dense)")
+    join: Literal["mean", "vote"] = Field(
+        "mean", description="how windows become a case: mean probability; vote decides by the majority of the windows, ranks by the mean"
+    )
     hu_window: tuple[float, float] = Field((-1000.0, 1000.0), description="Hounsfield units shown as black and white (CT)")
 
 
@@ -74,6 +77,7 @@ class TrainConfig(Section):
     l2sp: float = Field(0.0, ge=0, description="strength of the pull towards the starting weights")
     unfreeze: float = Field(0.5, gt=0, le=1, description="share of the steps after which all groups train (gradual)")
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm")
+    logits: Literal[1, 2] = Field(1, description="outputs for a yes/no target: 1 (sigmoid), or 2 (softmax and cross-entropy)")
     patience: int | None = Field(None, ge=1, description="evaluations without improvement before stopping; the refit takes the best step")
     evaluations: int = Field(4, ge=1, description="looks at the select part during a search fit")
     logistic_c: float | None = Field(None, gt=0, description="inverse regularisation of a logistic head; default: chosen on the training part")

@@ -61,7 +61,9 @@ def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> P
     tables.write(predictions, the_run.root / "predictions.parquet", "predictions")
     tables.write(measures, the_run.root / "measures.parquet", "measures")
     records = the_run.records(hashes)
-    the_run.info["thresholds"] = thresholds(cells, predictions) if context.task_name == "classify" else {}
+    chosen = thresholds(cells, predictions) if context.task_name == "classify" else {}
+    voting = {arm.id for arm in context.recipe.models if context.recipe.arm_window(arm).join == "vote"}  # the majority decides, not a threshold
+    the_run.info["thresholds"] = {name: values for name, values in chosen.items() if name not in voting}
     facts = ("seconds", "parameters", "load", "score", "best_step", "horizon", "reason", "logistic_c", "wait_share")
     the_run.info["cell_facts"] = {r["hash"]: {k: r.get(k) for k in facts} for r in records}
     the_run.info["curves"] = {r["hash"]: fit.read_log(the_run.root / "cells" / r["hash"] / "log.csv") for r in records}

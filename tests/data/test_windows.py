@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgraft.data.windows import DenseJoin, Window, WindowSpec, draw_window, eval_windows, join_scores
+from medgraft.data.windows import DenseJoin, Window, WindowSpec, draw_window, eval_windows, join_scores, join_votes
 from medgraft.errors import UserError
 
 depths, lengths, seeds = st.integers(2, 400), st.integers(1, 64), st.integers(0, 2**32 - 1)
@@ -200,3 +200,13 @@ def test_join_scores_is_the_mean_of_each_case() -> None:
 def test_impossible_specs_are_refused(bad: dict) -> None:
     with pytest.raises(UserError):
         WindowSpec(**bad)
+
+
+def test_a_case_of_500_images_needs_more_than_250_votes() -> None:
+    scores = np.r_[np.full(250, 0.51), np.full(250, 0.1), np.full(251, 0.51), np.full(249, 0.5)]
+    cases, yes, windows = join_votes(scores, np.repeat([7, 3], 500))
+    assert cases.tolist() == [7, 3] and yes.tolist() == [250, 251] and windows.tolist() == [500, 500]
+    assert (yes / windows > 0.5).tolist() == [False, True]
+    spec = WindowSpec("uniform", length=1, max_windows=500, join="vote")
+    chosen = [w.frames[0] for w in eval_windows(spec, (1, 690, 8, 8))]
+    assert len(chosen) == 500 == len(set(chosen)) and min(chosen) == 0 and max(chosen) == 689  # spread over the video, none twice

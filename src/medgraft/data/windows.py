@@ -19,6 +19,7 @@ import numpy as np
 
 from medgraft.errors import UserError
 
+Join = Literal["mean", "vote"]
 Kind = Literal["uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled"]
 KINDS: tuple[str, ...] = ("uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled")
 
@@ -42,7 +43,8 @@ class WindowSpec:
 
     ``stride``: frames between neighbours (dense, all, slices, labelled). ``overlap``: share of a cube
     that neighbours have in common. ``max_windows`` caps the evaluation windows of a case, evenly
-    spread; it does not touch ``cubes`` and ``labelled``, where each window counts.
+    spread; it does not touch ``cubes`` and ``labelled``, where each window counts. ``join`` says how the
+    windows of a case become one answer: ``mean`` (``join_scores``), or ``vote`` besides (``join_votes``).
     """
 
     kind: Kind = "uniform"
@@ -51,6 +53,7 @@ class WindowSpec:
     stride: int = 1
     overlap: float = 0.5
     max_windows: int | None = None
+    join: Join = "mean"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -61,6 +64,8 @@ class WindowSpec:
             raise UserError(f"window overlap must lie in 0 .. 1 (1 excluded), not {self.overlap}")
         if self.max_windows is not None and self.max_windows < 1:
             raise UserError(f"max_windows must be at least 1, not {self.max_windows}")
+        if self.join not in ("mean", "vote"):
+            raise UserError(f"windows cannot be joined by {self.join!r}", fix="use mean or vote")
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -240,13 +245,28 @@ def join_scores(scores: np.ndarray, cases: np.ndarray) -> tuple[np.ndarray, np.n
     ``cases`` (N,) says whose window a row is. Returns the cases in order of first appearance and their
     means in float64.
     """
-    scores, cases = np.asarray(scores, np.float64), np.asarray(cases)
-    unique, first, inverse = np.unique(cases, return_index=True, return_inverse=True)
-    total = np.zeros((len(unique), *scores.shape[1:]))
-    np.add.at(total, inverse.reshape(-1), scores)
-    count = np.bincount(inverse.reshape(-1), minlength=len(unique)).reshape(-1, *[1] * (scores.ndim - 1))
+    unique, total, count = _sums(np.asarray(scores, np.float64), cases)
+    return unique, total / count.reshape(-1, *[1] * (total.ndim - 1))
+
+
+def join_votes(scores: np.ndarray, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hard votes of windows on a yes/no question.
+
+    Every window says 0 or 1 by itself: 1 where its probability, ``scores (N,)``, exceeds one half. Returns
+    the cases in order of first appearance, how many of their windows said 1, and how many there are (int64).
+    The case is positive where more than half of its windows say 1 (with 500 images: more than 250).
+    """
+    return _sums((np.asarray(scores) > 0.5).astype(np.int64), cases)
+
+
+def _sums(values: np.ndarray, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cases in order of first appearance, the sum of ``values`` (N, ...) over each, and its number of windows."""
+    unique, first, inverse = np.unique(np.asarray(cases), return_index=True, return_inverse=True)
+    total = np.zeros((len(unique), *values.shape[1:]), values.dtype)
+    np.add.at(total, inverse.reshape(-1), values)
+    count = np.bincount(inverse.reshape(-1), minlength=len(unique))
     order = np.argsort(first, kind="stable")
-    return unique[order], (total / count)[order]
+    return unique[order], total[order], count[order]
 
 
 class DenseJoin:

@@ -55,10 +55,13 @@ class Context:
     def cases(self) -> Cases:
         return Cases(self.dataset, self.store_root)
 
-    def make_task(self) -> Task:
+    def make_task(self, setting: TrainConfig | None = None) -> Task:
+        """The task under a training setting (the default one where there is none yet)."""
         if self.task_name == "segment":
             return Segment(self.structures)
-        return Classify(self.targets) if self.task_name == "classify" else Regress(self.targets)
+        if self.task_name == "regress":
+            return Regress(self.targets)
+        return Classify(self.targets, logits=1 if setting is None else setting.logits)
 
     def rows_of(self, patients: set[str] | None) -> list[int]:
         """Manifest rows of the given patients (all where None) that can be used for the task, in manifest order."""
@@ -75,7 +78,10 @@ class Context:
 
     def window(self, arm: ArmConfig) -> WindowSpec:
         """The window of an arm: the recipe's, with ``auto`` and 0 resolved by kind of data and network."""
-        return resolve_window(self.recipe.arm_window(arm), registry.info(arm.model), self.kind, self.task_name, self._depths())
+        config = self.recipe.arm_window(arm)
+        if config.join == "vote" and (self.task_name != "classify" or [t.kind for t in self.targets] != ["binary"]):
+            raise UserError("windows vote on one yes/no target only", case=arm.id, fix="set window.join=mean")
+        return resolve_window(config, registry.info(arm.model), self.kind, self.task_name, self._depths())
 
     def _depths(self) -> list[int]:
         return [int(s[1]) for s in self.dataset.manifest["shape"].to_list()]
@@ -149,7 +155,7 @@ def resolve_window(config: WindowConfig, info: registry.BackboneInfo, kind: str,
     if max(depths, default=1) == 1:
         length = 1
     views = None if chosen in ("all", "cubes", "labelled", "slices", "whole", "centre") else config.views
-    return WindowSpec(kind=chosen, length=length, size=size, stride=config.stride, overlap=config.overlap, max_windows=views)  # type: ignore[arg-type]
+    return WindowSpec(chosen, length, size, config.stride, config.overlap, views, config.join)  # type: ignore[arg-type]
 
 
 def infer_task(dataset: Dataset, recipe: Recipe) -> tuple[str, list[TargetSpec], list[str]]:

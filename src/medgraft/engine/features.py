@@ -129,6 +129,7 @@ def fit_logistic(model: Model, task: Task, samples: FeatureSamples, setting: Tra
     def estimator(c: float) -> Any:
         return Ridge(alpha=1.0 / c) if regress else LogisticRegression(C=c, max_iter=2000)
 
+    pairs = bool(getattr(task, "pairs", False))  # two logits a target: no stays 0, yes carries the regression
     weight = np.zeros((task.outputs, x.shape[1]))
     bias = np.zeros(task.outputs)
     used = grid[0]
@@ -147,7 +148,8 @@ def fit_logistic(model: Model, task: Task, samples: FeatureSamples, setting: Tra
                 weight[int(label)], bias[int(label)] = coefficients[row], offset[row]
             bias[[k for k in range(task.outputs) if k not in set(fitted.classes_.astype(int))]] = -30.0
         else:
-            weight[j], bias[j] = coefficients[0], offset[0]
+            row = 2 * j + 1 if pairs else j
+            weight[row], bias[row] = coefficients[0], offset[0]
     weight /= spread
     bias -= weight @ mean
     head = model.head

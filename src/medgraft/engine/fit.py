@@ -83,7 +83,7 @@ def run_cell(
     """
     if run.done(cell):
         return outcome(run, cell)
-    task = context.make_task()
+    task = context.make_task(setting)
     model, report = build(context, arm, task, setting, seed=cell.seed)  # absent weights leave no trace of a cell
     folder = run.begin(cell)
     window, hu_window = context.window(arm), context.recipe.arm_window(arm).hu_window
@@ -145,6 +145,8 @@ def run_cell(
         if context.recipe.keep_windows and not task.dense:
             table = predict.window_table(found, task, judged, context.cases, cell=cell.hash, split=split, inner=cell.inner)
             tables.write(table, folder / "windows.parquet", "predictions")
+        if found.votes is not None:
+            tables.write(predict.vote_table(found, context.cases, cell=cell.hash), folder / "measures.parquet", "measures")
     if task.dense:
         tables.write(predict.measure_table(columns, cell=cell.hash), folder / "measures.parquet", "measures")
     else:
@@ -189,7 +191,7 @@ def feature_cache(context: Context, run: runs.Run, arm: ArmConfig, model: Model,
 
     A random body is a function of the seed, so it has a cache of its own for each seed.
     """
-    window = context.recipe.arm_window(arm).model_dump(mode="json")
+    window = context.recipe.arm_window(arm).model_dump(mode="json", exclude={"join"})
     body = runs.digest({k: float(v.double().sum()) for k, v in model.body.state_dict().items()})
     key = runs.digest({"model": arm.model, "body": body, "window": window, "data": context.data_hash, "threads": context.threads})[:12]
     if key not in context.features:
@@ -214,8 +216,8 @@ def save_model(folder: Any, model: Model, task: Task, arm: ArmConfig) -> None:
 
 def load_model(context: Context, run: runs.Run, arm: ArmConfig, record: dict[str, Any]) -> tuple[Model, Task]:
     """The model and task of a finished refit cell, as they were judged."""
-    task = context.make_task()
     setting = TrainConfig(**record["setting"])
+    task = context.make_task(setting)
     whole = arm.start == "random" or task.dense or arm.strategy not in ("frozen", "frozen_logistic")
     model, _ = build(context, arm, task, setting, seed=record["seed"], load_weights=not whole)  # a head alone needs its card's body
     path = run.root / "cells" / record["hash"] / "best.ckpt"

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from medgraft import store, tables
 from medgraft.data import loader
 from medgraft.data.dataset import CaseDataset
-from medgraft.data.windows import DenseJoin, Window, join_scores
+from medgraft.data.windows import DenseJoin, Window, join_scores, join_votes
 from medgraft.tables import Dataset
 from medgraft.tasks.task import Columns, Task
 
@@ -49,13 +49,15 @@ class Predicted:
     """Predictions of the cases of one part.
 
     ``columns`` are the task's rows (of ``predictions``, or of ``measures`` for dense tasks). ``scores``
-    holds, per case in order of ``cases``, the joined probabilities (n, outputs); for dense tasks it is empty.
+    holds, per case in order of ``cases``, the joined probabilities (n, answers); for dense tasks it is empty.
+    ``votes`` (n, 2), where windows vote: how many of a case's windows said yes, and how many there are.
     """
 
     columns: Columns
     cases: list[int] = field(default_factory=list)
     scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     windows: dict[str, np.ndarray] = field(default_factory=dict)
+    votes: np.ndarray | None = None
 
 
 @torch.inference_mode()
@@ -90,7 +92,8 @@ def predict_cases(
     ids = [facts.ids[int(c)] for c in cases]
     patients = [facts.patients[int(c)] for c in cases]
     columns = task.rows(ids, patients, truth, joined)
-    return Predicted(columns, [int(c) for c in cases], joined, {"case": rows_, "start": np.concatenate(starts), "scores": scores})
+    votes = np.stack(join_votes(scores[:, 0], rows_)[1:], axis=1) if samples.window.join == "vote" else None
+    return Predicted(columns, [int(c) for c in cases], joined, {"case": rows_, "start": np.concatenate(starts), "scores": scores}, votes)
 
 
 def _dense(
@@ -178,6 +181,18 @@ def window_table(predicted: Predicted, task: Any, samples: CaseDataset, facts: C
     return frame.with_columns(
         pl.Series("window", numbers * repeat, dtype=pl.Int64), pl.Series("window_start", list(predicted.windows["start"]) * repeat, dtype=pl.Int64)
     )
+
+
+def vote_table(predicted: Predicted, facts: Cases, *, cell: str) -> pl.DataFrame:
+    """Votes as rows of ``measures.parquet``: ``votes`` (windows of a case that said yes) and ``windows`` (all of them)."""
+    assert predicted.votes is not None
+    columns: Columns = {
+        "case_id": [facts.ids[row] for row in predicted.cases for _ in range(2)],
+        "frame": [-1] * predicted.votes.size,
+        "name": ["votes", "windows"] * len(predicted.cases),
+        "value": predicted.votes.reshape(-1).astype(float).tolist(),
+    }
+    return measure_table(columns, cell=cell)
 
 
 def measure_table(columns: Columns, *, cell: str) -> pl.DataFrame:

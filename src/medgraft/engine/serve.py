@@ -165,6 +165,7 @@ def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, reje
     samples = context.samples(keep, spec, "none", window.hu_window)
     facts = joined.Cases(dataset)
     total: Any = None
+    share: Any = None  # of a study's windows that vote yes, where windows vote
     fields: dict[int, np.ndarray] = {}
     for record in members:
         network, task = fit.load_model(context, run, arm, record)
@@ -177,6 +178,9 @@ def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, reje
         else:
             answer = joined.predict_cases(fabric, network, task, samples, facts, batch_size=16)
             total = answer.scores / len(members) if total is None else total + answer.scores / len(members)
+            if answer.votes is not None:
+                said = answer.votes[:, 0] / answer.votes[:, 1] / len(members)
+                share = said if share is None else share + said
     path = Path(out) if out else None
     if fields:
         rows = _write_masks(fields, facts, structures, dataset, path or Path("predictions.csv"))
@@ -185,6 +189,9 @@ def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, reje
         found = list(run.info.get("thresholds", {}).get(arm.id, {}).values())
         threshold = float(np.mean(found)) if found else None  # one network for all folds: the mean of the folds' inner thresholds
         rows = [_row(facts.ids[row], scores, targets, threshold) for row, scores in zip(keep, total)]
+        for k, row in enumerate(rows if share is not None else []):
+            row["votes"] = round(float(share[k]), 4)
+            row[targets[0].name] = targets[0].positive if share[k] > 0.5 else _other(targets[0])
     for row in rows:
         row["flag"] = flags[row["study"]]
     if path is not None:
@@ -205,10 +212,14 @@ def _row(study: str, scores: np.ndarray, targets: Sequence[Any], threshold: floa
             continue
         row[f"p({target.positive})"] = round(float(score), 4)
         if threshold is not None and len(targets) == 1:
-            other = next((c for c in target.classes if c != target.positive), f"not {target.positive}")
-            row[target.name] = target.positive if score >= threshold else other
+            row[target.name] = target.positive if score >= threshold else _other(target)
             row["threshold"] = round(threshold, 4)
     return row
+
+
+def _other(target: Any) -> str:
+    """The class that a yes/no target is when it is not the positive one."""
+    return next((c for c in target.classes if c != target.positive), f"not {target.positive}")
 
 
 def _write_masks(fields: dict[int, np.ndarray], facts: joined.Cases, structures: list[str], dataset: Dataset, table: Path) -> list[dict[str, Any]]:

@@ -138,6 +138,8 @@ STRINGS: dict[str, tuple[str, str]] = {
     "rule_youden_short": ("chosen on inner folds by Youden's index, one for each outer fold", "按约登指数在内层折上选定，每个外层折一个"),
     "rule_fixed": ("threshold fixed at {values}", "固定阈值 {values}"),
     "rule_fixed_short": ("fixed beforehand", "事先固定"),
+    "rule_vote": ("majority vote of its windows, each at {values}", "各窗口以 {values} 为界投票，多数决定"),
+    "rule_vote_short": ("majority vote of the windows of a case", "病例各窗口多数投票"),
     "rule_other": ("threshold by the rule “{rule}” ({values})", "按规则“{rule}”得到的阈值（{values}）"),
     "threshold": ("Threshold", "阈值"),
     "threshold_range": ("{low} to {high}", "{low} 至 {high}"),
@@ -430,6 +432,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "阈值按约登指数在内层部分选定，每个外层折一个。",
     ),
     "methods_threshold_fixed": ("The threshold was fixed at {values}.", "阈值固定为 {values}。"),
+    "methods_vote": (
+        "A case is called by the majority vote of its windows for {models}; the AUC takes their mean probability.",
+        "对 {models}，病例由其各窗口多数投票判定；AUC 取平均概率。",
+    ),
     "methods_pair": ("Models were compared by {methods}.", "模型间比较采用 {methods}。"),
     "methods_pairs": (
         "Models were compared by {methods}; p values were corrected by Holm's method over {n} comparisons.",

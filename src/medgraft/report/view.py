@@ -404,9 +404,9 @@ class View:
         return low if low == high else self.text("threshold_range", low=low, high=high)
 
     def rule(self, model: dict[str, Any]) -> str:
-        """How the thresholds were found: 'youden', 'fixed', 'other' or '' (not recorded)."""
+        """How the thresholds were found: 'youden', 'fixed', 'vote', 'other' or '' (not recorded)."""
         rule = str(model.get("threshold_rule") or "").lower()
-        return "" if not rule else "youden" if "youden" in rule else "fixed" if "fixed" in rule else "other"
+        return "" if not rule else "youden" if "youden" in rule else "fixed" if "fixed" in rule else "vote" if "vote" in rule else "other"
 
     @cached_property
     def cases(self) -> list[dict[str, Any]]:
@@ -663,6 +663,9 @@ class View:
             lines.append(text("methods_threshold"))
         elif rules == {"fixed"}:
             lines.append(text("methods_threshold_fixed", values=self.thresholds(self.judged[0])))
+        if "vote" in rules:
+            voting = [self.names[m["id"]] for m in self.judged if self.rule(m) == "vote"]
+            lines.append(text("methods_vote", models=self.join(voting)))
         if self.baseline is not None:
             lines.append(text("baseline_note", facts=self.baseline_facts))
         rows = self.summary.get("pairs") or []

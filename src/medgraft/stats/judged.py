@@ -47,7 +47,9 @@ class Judged:
     """One model's answers on n cases (or patients) with S seeds.
 
     ``y_true`` (n,) or (n, T), None for segmentation; ``y_pred`` (S, n), (S, n, C or T) or (S, n, K, 3); ``outer`` (S, n) the
-    fold in which each was a test case; ``seeds`` name of each row.
+    fold in which each was a test case; ``seeds`` name of each row. ``votes`` (S, n), where the windows of a
+    case vote on a yes/no target: the share of them that said yes. It decides what the case is called;
+    ``y_pred`` stays the mean probability, which ranks.
     """
 
     id: str
@@ -57,6 +59,11 @@ class Judged:
     y_pred: np.ndarray
     outer: np.ndarray
     seeds: list[str]
+    votes: np.ndarray | None = None
+
+    def decided(self, threshold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What decisions are taken of: scores (S, n, ...) and the threshold (n,) they must reach. A tie of votes is a no."""
+        return (self.y_pred, threshold) if self.votes is None else ((self.votes > 0.5).astype(np.float64), np.full(len(threshold), 0.5))
 
     def take(self, rows: np.ndarray) -> Judged:
         """Some of the cases (mask or indices)."""
@@ -67,6 +74,7 @@ class Judged:
             y_true=None if self.y_true is None else self.y_true[rows],
             y_pred=self.y_pred[:, rows],
             outer=self.outer[:, rows],
+            votes=None if self.votes is None else self.votes[:, rows],
         )
 
 
@@ -172,9 +180,15 @@ def _rows(predictions: pl.DataFrame, measures: pl.DataFrame, asked: Question) ->
     )
     rows = predictions.filter(pl.col("window") == -1).with_columns(pl.col("class").fill_null(""))
     rows = rows.join(place, on=["target", "class"]).with_columns(pl.col("y_pred").fill_null(float("nan")))
-    return rows.group_by("cell", "case_id", "column").agg(  # the mean over views, where there are several
+    rows = rows.group_by("cell", "case_id", "column").agg(  # the mean over views, where there are several
         pl.col("patient_id").first(), pl.col("y_true").first(), pl.col("y_pred").mean(), pl.lit(0, dtype=pl.Int64).alias("part")
     )
+    if asked.task != "binary":
+        return rows
+    cast = measures.filter(pl.col("name").is_in(["votes", "windows"])).pivot("name", index=["cell", "case_id"], values="value")
+    if not len(cast):
+        return rows
+    return rows.join(cast.select("cell", "case_id", (pl.col("votes") / pl.col("windows")).alias("share")), on=["cell", "case_id"], how="left")
 
 
 def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any], warnings: list[str]) -> Judged | None:
@@ -192,6 +206,9 @@ def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any],
     y_pred, there = np.zeros(size), np.zeros(size[:3], dtype=bool)
     y_pred[s, c, t, part] = rows["y_pred"].to_numpy()
     there[s, c, t] = True
+    votes = np.full(size[:2], np.nan)
+    if "share" in rows.columns:
+        votes[s, c] = rows["share"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     labels = np.full(size[1:3], np.nan)
     labels[c, t] = rows["y_true"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     outer = np.full(size[:2], -1)
@@ -214,7 +231,9 @@ def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any],
     pred = y_pred if asked.task == "segmentation" else y_pred[..., 0]
     if asked.task in ("binary", "regression"):
         pred = pred[..., 0]
-    judged = Judged(name, np.array(cases), patients, y_true, pred[kept], outer[kept], [n for n, k in zip(names, kept) if k]).take(common)
+    judged = Judged(name, np.array(cases), patients, y_true, pred[kept], outer[kept], [n for n, k in zip(names, kept) if k], votes[kept]).take(common)
+    if judged.votes is None or np.isnan(judged.votes).any():
+        judged = replace(judged, votes=None)
     scores = judged.y_pred.reshape(len(judged.seeds), len(judged.cases), -1)
     holes = np.asarray(np.isnan(scores).any(axis=(0, 2)))
     if holes.any():
@@ -265,6 +284,7 @@ def by_patient(judged: Judged) -> Judged | None:
     flat = judged.y_pred.reshape(len(judged.seeds), len(codes), -1)
     member = sparse.csr_matrix((1 / np.bincount(codes)[codes], (codes, np.arange(len(codes)))))
     mean = np.stack([member @ scores for scores in flat])
+    votes = None if judged.votes is None else np.stack([member @ share for share in judged.votes])
     return replace(
         judged,
         cases=names,
@@ -272,4 +292,5 @@ def by_patient(judged: Judged) -> Judged | None:
         y_true=truth.reshape((len(names), *judged.y_true.shape[1:])),
         y_pred=mean.reshape((len(judged.seeds), len(names), *judged.y_pred.shape[2:])),
         outer=judged.outer[:, first],
+        votes=votes,
     )

@@ -76,7 +76,7 @@ def summarise(
     for model in models:
         model["inner_score"] = inner.get(model["id"])
         if asked.task in ("binary", "multilabel") and model["id"] in thresholds:
-            model["threshold"], model["threshold_rule"] = _threshold_told(run, model["id"])
+            model["threshold"], model["threshold_rule"] = _threshold_told(run, judged[model["id"]])
     order = [m["id"] for m in models if m["id"] in judged]
     judged = {name: judged[name] for name in order}
     _warn_coverage(by_case, cells, warnings)
@@ -147,8 +147,10 @@ def _threshold(run: dict[str, Any], name: str, answers: Judged) -> np.ndarray:
     return np.full(len(answers.cases), 0.5 if given is None else float(given))
 
 
-def _threshold_told(run: dict[str, Any], name: str) -> tuple[Any, str]:
-    given = _given(run, name)
+def _threshold_told(run: dict[str, Any], answers: Judged) -> tuple[Any, str]:
+    if answers.votes is not None:
+        return 0.5, "majority vote of the windows, each at 0.5"
+    given = _given(run, answers.id)
     if given is None:
         return 0.5, "fixed at 0.5"
     return given, "Youden index on the inner parts" + (", for each outer fold" if isinstance(given, dict) else "")
@@ -188,9 +190,14 @@ def _model_metrics(
     entries: dict[str, Entry] = {}
     whole: dict[str, Interval] = {}
     for suffix, task, names, y, p in _parts(asked, answers):
-        found = bootstrap(y, p, answers.patients, names, task=task, threshold=threshold, **options)
-        for name, interval in found.items():
-            entries[_named(level, name, suffix)] = _entry(interval, _fold_mean(name, y, p, answers.outer, threshold))
+        decisions = [n for n in names if METRICS[n].needs_threshold] if answers.votes is not None else []
+        found = bootstrap(y, p, answers.patients, [n for n in names if n not in decisions], task=task, threshold=threshold, **options)
+        said, least = answers.decided(threshold)
+        if decisions:
+            found |= bootstrap(y, said, answers.patients, decisions, task=task, threshold=least, **options)
+        for name in names:
+            scores, at = (said, least) if name in decisions else (p, threshold)
+            entries[_named(level, name, suffix)] = _entry(found[name], _fold_mean(name, y, scores, answers.outer, at))
         if not suffix:
             whole = found
     if asked.task == "binary" and answers.y_true is not None:
@@ -593,7 +600,8 @@ def _wrong(asked: Question, answers: Judged, threshold: np.ndarray) -> np.ndarra
     if asked.task == "multiclass":
         return (mean.argmax(axis=1) != y)[:, None]
     truth, scores = y.reshape(len(y), -1), mean.reshape(len(y), -1)
-    return ~np.isnan(truth) & ((scores >= threshold[:, None]) != (truth == 1))
+    said = scores >= threshold[:, None] if answers.votes is None else answers.votes.mean(axis=0)[:, None] > 0.5
+    return ~np.isnan(truth) & (said != (truth == 1))
 
 
 def _curves(cells: pl.DataFrame, run: dict[str, Any]) -> dict[str, list[Entry]]:

@@ -3,10 +3,10 @@
 A task turns the output of a model into a loss while training and into plain numbers when
 predicting. It knows nothing of folds, files or devices.
 
-``outputs``   how many numbers the head gives (classes, targets or structures).
+``outputs``   how many numbers the head gives (classes, targets, two for each target, or structures).
 ``dense``     True when the model answers for every voxel.
 ``loss``      output (B, outputs) or (B, K, D, H, W) and the batch -> {"loss": scalar, ...parts}.
-``scores``    output -> what windows of one case may be averaged: probabilities or quantities, same shape.
+``scores``    output -> what windows of one case may be averaged: probabilities or quantities.
 ``rows``      joined scores of cases -> columns of ``predictions`` (dense tasks: of ``measures``).
 ``summary``   predictions or measures of a part -> {metric: value}; the same ``stats.metrics`` as the report.
 """
