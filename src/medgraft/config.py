@@ -92,6 +92,8 @@ class ArmConfig(Section):
     window: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, list[Any]] | None = None
+    options: dict[str, Any] = Field(default_factory=dict, description="arguments of this network beyond its input, such as bn_mode or width")
+    hidden: int = Field(0, ge=0, description="width of a dense layer with ReLU between body and last layer; 0 = none")
     label: str | None = Field(None, description="a name of its own for this arm's strategy, when two arms differ by setting alone")
 
     @property
@@ -169,6 +171,9 @@ class Recipe(Section):
                 for key in getattr(arm, name):
                     if key not in section.model_fields:
                         raise ValueError(f"models: {arm.id}: unknown {name} field {key!r}{_nearest(key, section.model_fields)}")
+        for arm in self.models:
+            if arm.hidden and arm.strategy == "frozen_logistic":
+                raise ValueError(f"models: {arm.id}: a logistic head stands on the body itself, hidden goes with the other strategies")
         if self.compat:
             raise ValueError(f"compat: unknown name {self.compat[0]!r}; none is available yet")
         return self

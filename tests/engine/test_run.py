@@ -19,6 +19,7 @@ from conftest import MODEL, predictions
 from medgraft import config, flow, runs, store, tables
 from medgraft.engine import compare, fit, loop, search
 from medgraft.errors import UserError
+from medgraft.models import surgery
 
 
 def quiet(line: str) -> None:
@@ -306,6 +307,27 @@ def test_one_flow_for_every_kind(recipe, kind, facts, words) -> None:
     entry = summary["models"][0]["metrics"][summary["run"]["primary_metric"]]
     perfect = entry["value"] in (0.0, 1.0) and entry["low"] is None  # no interval where every resample is perfect
     assert perfect or entry["low"] <= entry["value"] <= entry["high"]
+
+
+def test_options_of_a_network_and_a_hidden_layer_reach_the_cell(recipe) -> None:
+    arm = "{model: genesis_encoder3d, start: random, hidden: 8, options: {bn_mode: %s}, strategy: %s}"
+    short = ["train={iterations: 1, batch_size: 2, evaluations: 1, augment: none}", "window={size: 16, length: 16}", "split.inner=0"]
+    facts = {"kind": "volume", "cases": 6, "patients": 6, "shape": (1, 16, 16, 16)}
+    made = recipe(*short, f"models=[{arm % ('batch', 'finetune')}]", **facts)
+    root = flow.run(made, say=quiet)
+    record = next(r for r in runs.Run.open(root).records() if r["state"] == "done")
+    assert record["context"]["options"] == {"bn_mode": "batch"} and record["context"]["hidden"] == 8
+    stored = torch.load(root / "cells" / record["hash"] / "best.ckpt", weights_only=True)["model"]
+    assert stored["head.hidden.weight"].shape == (8, 512)
+    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    model, _ = fit.load_model(context, the_run, made.models[0], record)
+    assert surgery.mixes_cases(model)
+    frozen = recipe(*short, "name=frozen", f"models=[{arm % ('batch', 'frozen')}]", **facts)
+    context, the_run = compare.prepare(frozen, tables.load_dataset(frozen.data))
+    compare.run_arm(context, the_run, frozen.models[0], compare.Progress(context, quiet))
+    assert "its features cannot be kept" in (the_run.root / "errors.log").read_text()
+    with pytest.raises(UserError, match="a logistic head stands on the body itself"):
+        recipe(f"models=[{arm % ('running', 'frozen_logistic')}]")
 
 
 @pytest.mark.parametrize(

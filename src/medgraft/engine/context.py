@@ -120,6 +120,8 @@ class Context:
                 "device": self.fabric.device.type,
                 "precision": self.recipe.precision,
                 **({"classes": list(self.recipe.classes)} if self.recipe.classes else {}),
+                **({"options": arm.options} if arm.options else {}),
+                **({"hidden": arm.hidden} if arm.hidden else {}),
             },
         )
 

@@ -17,6 +17,7 @@ from medgraft.data.dataset import CaseDataset
 from medgraft.engine import features, loop, optim, predict
 from medgraft.engine.context import Context
 from medgraft.errors import UserError
+from medgraft.models import surgery
 from medgraft.models.model import Model, make_model
 from medgraft.models.weights import LoadReport
 from medgraft.tasks.task import Task
@@ -58,6 +59,8 @@ def build(
         download=context.recipe.download,
         seed=seed,
         load_weights=load_weights,
+        options=arm.options,
+        hidden=arm.hidden,
     )
     if model.info.dims == 2:  # the layout in which convolutions of images are fastest, on CPUs and GPUs alike
         model.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -189,11 +192,19 @@ def memory_plan(context: Context, samples: CaseDataset, setting: TrainConfig) ->
 def feature_cache(context: Context, run: runs.Run, arm: ArmConfig, model: Model, report: LoadReport | None) -> dict[str, np.ndarray]:
     """Cached features of all usable cases under this arm's body and window.
 
-    A random body is a function of the seed, so it has a cache of its own for each seed.
+    A random body is a function of the seed, so it has a cache of its own for each seed. Raises ``UserError``
+    for a body that mixes the cases of a batch: what it says of one depends on the others, test cases included.
     """
+    if surgery.mixes_cases(model.body):
+        raise UserError(
+            "a body with batch statistics says of a case what depends on the cases beside it, so its features cannot be kept",
+            case=arm.id,
+            fix="take out bn_mode: batch, or augment, or choose strategy=finetune",
+        )
     window = context.recipe.arm_window(arm).model_dump(mode="json", exclude={"join"})
     body = runs.digest({k: float(v.double().sum()) for k, v in model.body.state_dict().items()})
-    key = runs.digest({"model": arm.model, "body": body, "window": window, "data": context.data_hash, "threads": context.threads})[:12]
+    facts = {"model": arm.model, "body": body, "window": window, "data": context.data_hash, "threads": context.threads}
+    key = runs.digest({**facts, **({"options": arm.options} if arm.options else {})})[:12]
     if key not in context.features:
 
         def make() -> dict[str, np.ndarray]:

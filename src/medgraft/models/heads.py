@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class LinearHead(nn.Module):
@@ -21,6 +22,20 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear(self.dropout(features))
+
+
+class HiddenHead(nn.Module):
+    """A dense layer with ReLU, then a ``LinearHead``: (B, F) -> (B, n). Models Genesis classifies through one of 1024."""
+
+    def __init__(self, features: int, hidden: int, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(features, hidden)
+        self.last = LinearHead(hidden, outputs, dropout)
+        nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu")
+        nn.init.zeros_(self.hidden.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.last(functional.relu(self.hidden(features)))
 
 
 class DenseHead(nn.Module):

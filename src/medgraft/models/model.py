@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medgraft.errors import UserError
 from medgraft.models import registry, surgery, weights
-from medgraft.models.heads import DenseHead, LinearHead
+from medgraft.models.heads import DenseHead, HiddenHead, LinearHead
 from medgraft.models.lift import Lift
 from medgraft.models.registry import BackboneInfo
 from medgraft.models.weights import LoadReport, WeightCard
@@ -173,6 +173,7 @@ def make_model(
     body_channels: int | None = None,
     load_weights: bool = True,
     options: Mapping[str, Any] | None = None,
+    hidden: int = 0,
 ) -> tuple[Model, LoadReport | None]:
     """Build a model for a task: body from the registry, weights from a start, a new head.
 
@@ -180,6 +181,7 @@ def make_model(
     the body takes as many as its card (1 and 3 convert into each other), else as many as the data, which
     then adapts the first convolution. ``body_channels`` decides otherwise (1 = sum the filters of a colour
     network for grey data). ``size`` is the window's (H, W) or (D, H, W), for networks that fix it.
+    ``options`` go to the network's builder, ``hidden`` puts a dense layer of that width with ReLU before the last one.
     ``load_weights=False`` keeps the start's preprocessing and reads no file, for a checkpoint that follows.
 
     The same ``seed`` gives the same tensors; torch's global generator is left as it was. Raises
@@ -207,7 +209,15 @@ def make_model(
             size=size[-facts.dims :] if size is not None else None,
             options=options,
         )
-        head: nn.Module = DenseHead() if dense else LinearHead(registry.info_of(body).features, outputs, dropout)
+        head = _head(registry.info_of(body), outputs, hidden, dropout)
     report = weights.load(body, card, path) if card is not None and path is not None else None
     whole = Lift(body, join) if facts.dims == 2 else body
     return Model(whole, head, preprocess_of(card, body_channels), card), report
+
+
+def _head(facts: BackboneInfo, outputs: int, hidden: int, dropout: float) -> nn.Module:
+    if facts.dense:
+        if hidden:
+            raise UserError("a dense network ends in its own last layer, there is no place for a hidden one", case=facts.name, fix="leave hidden out")
+        return DenseHead()
+    return HiddenHead(facts.features, hidden, outputs, dropout) if hidden else LinearHead(facts.features, outputs, dropout)

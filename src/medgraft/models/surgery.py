@@ -45,6 +45,11 @@ def set_norm_momentum(module: nn.Module, momentum: float = 0.1) -> None:
             child.momentum = momentum
 
 
+def mixes_cases(module: nn.Module) -> bool:
+    """Does a part of this network look across the cases of a batch in evaluation mode too (``mixes_cases`` is set on it)?"""
+    return any(getattr(child, "mixes_cases", False) for child in module.modules())
+
+
 def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
     """Put ``new`` at the dotted ``name`` under ``root``."""
     parent, _, leaf = name.rpartition(".")

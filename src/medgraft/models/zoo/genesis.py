@@ -30,6 +30,8 @@ from medgraft.models.registry import backbone
 class BatchStatistics(nn.BatchNorm3d):
     """Batch norm by the statistics of the batch at hand, in evaluation too; evaluation leaves the running ones as they are."""
 
+    mixes_cases = True
+
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return super().forward(x)
@@ -193,7 +195,9 @@ def genesis_unet2d(channels: int, structures: int, size: tuple[int, ...] | None 
     """Genesis 2D U-Net on ResNet-18."""
     from segmentation_models_pytorch import Unet
 
-    return surgery.annotate(Unet("resnet18", encoder_weights=None, in_channels=channels, classes=structures), removed=("encoder.fc",), last=("segmentation_head",))
+    return surgery.annotate(
+        Unet("resnet18", encoder_weights=None, in_channels=channels, classes=structures), removed=("encoder.fc",), last=("segmentation_head",)
+    )
 
 
 @backbone(
