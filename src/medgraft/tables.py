@@ -19,7 +19,7 @@ from medgraft.errors import UserError
 
 TEXT, INT, REAL = pl.String(), pl.Int64(), pl.Float64()
 
-#: Columns that every table has, with their dtypes. ``manifest`` may add ``label.*`` and ``split.*``.
+#: Columns that every table has, with their dtypes. ``manifest`` may add ``label.*``, ``split.*`` and ``fact.*``.
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     "manifest": {
         "patient_id": TEXT,
@@ -105,7 +105,7 @@ def validate(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     """
     schema = SCHEMAS[name]
     extra = [c for c in frame.columns if c not in schema]
-    unknown = [c for c in extra if name != "manifest" or not c.startswith(("label.", "split."))]
+    unknown = [c for c in extra if name != "manifest" or not c.startswith(("label.", "split.", "fact."))]
     missing = [c for c in schema if c not in frame.columns]
     if unknown or missing:
         raise UserError(f"table {name} lacks {missing} and has unknown {unknown}", fix="write it with medgraft.tables.write")

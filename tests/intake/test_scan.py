@@ -158,6 +158,19 @@ def test_quantities_and_several_targets(study: Path, tmp_path: Path) -> None:
     assert dataset.manifest["label.a"].to_list() == [0.0, 1.0] * 3
 
 
+def test_facts_are_kept_as_text_for_the_audit(study: Path, tmp_path: Path) -> None:
+    rows = [
+        {"path": f"图 像/片 {n}.png", "label": "ab"[n % 2], "patient": f"p{n // 2}", "view": "AP" if n else None, "age": 40 + n} for n in range(6)
+    ]
+    table(study / "labels.csv", rows)
+    report, dataset, _ = run(study, tmp_path / "d", labels="labels.csv", patient="patient", facts=["view", "age"])
+    kept = dict(zip(dataset.manifest["label.label"], zip(dataset.manifest["fact.view"], dataset.manifest["fact.age"], strict=True), strict=True))
+    assert dataset.manifest.filter(pl.col("fact.view").is_null())["fact.age"].to_list() == ["40"] and kept["b"] == ("AP", "45")
+    assert {"fact view", "fact age"} <= {entry["role"] for entry in report.mapping}
+    with pytest.raises(UserError, match="no column probe"):
+        run(study, tmp_path / "e", labels="labels.csv", patient="patient", facts=["probe"])
+
+
 def test_classes_from_folder_names(tmp_path: Path) -> None:
     for n in range(4):
         picture(tmp_path / "in" / ("sick" if n % 2 else "well") / f"p{n // 2}" / "image.png", n)

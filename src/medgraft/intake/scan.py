@@ -65,6 +65,7 @@ class ScanOptions(BaseModel):
     type: Literal["classify", "regress"] | None = Field(None, description="what the targets are; default: told from their values")
     target_unit: str | None = Field(None, description="unit of a quantity, for the report (e.g. %, ml)")
     split: list[str] = Field([], description="columns with predefined parts (train, val, test), kept as split.<column>")
+    facts: list[str] = Field([], description="columns kept as fact.<column>, for the audit (e.g. view, age, probe); nothing that names a person")
     study: str | None = Field(None, description="column of studies")
     site: str | None = Field(None, description="column of sites")
     device: str | None = Field(None, description="column of devices")
@@ -86,7 +87,7 @@ class ScanOptions(BaseModel):
     def _text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
-    @field_validator("target", "split", mode="before")
+    @field_validator("target", "split", "facts", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
         return [] if value is None else [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
@@ -141,6 +142,7 @@ class Wanted:
     patient: str
     targets: list[str]
     split: list[str]
+    facts: list[str]
     matched: Matched | None
 
 
@@ -227,7 +229,7 @@ def _folder_table(items: list[Item]) -> pl.DataFrame:
 def _match(table: pl.DataFrame | None, items: list[Item], options: ScanOptions) -> Wanted:
     """Which column plays which role, and which row belongs to which item."""
     if table is None:
-        for role in ("id", "study", "site", "device"):
+        for role in ("id", "study", "site", "device", "facts"):
             if getattr(options, role):
                 raise UserError(f"{role}={getattr(options, role)} names a column, but there are no labels", fix="give labels=FILE")
         if options.patient is None:
@@ -237,7 +239,7 @@ def _match(table: pl.DataFrame | None, items: list[Item], options: ScanOptions) 
             )
         if options.patient not in ("none", "header", "folder"):
             raise UserError(f"patient={options.patient} names a column, but there are no labels", fix="give labels=FILE, or patient=none")
-        return Wanted(options.patient, [], [], None)
+        return Wanted(options.patient, [], [], [], None)
     columns = table.columns
     mask_column = options.masks if options.masks in columns else None
     patient = options.patient
@@ -250,19 +252,19 @@ def _match(table: pl.DataFrame | None, items: list[Item], options: ScanOptions) 
     roles = {"study": options.study, "site": options.site, "device": options.device}
     if patient not in ("none", "header", "folder"):
         roles["patient"] = patient
-    for role, name in [*roles.items(), *[("split", s) for s in options.split]]:
+    for role, name in [*roles.items(), *[("split", s) for s in options.split], *[("facts", f) for f in options.facts]]:
         if name is not None and name not in columns:
             raise UserError(f"the labels have no column {name} ({role})", fix=f"columns are: {', '.join(columns)}")
-    used = [c for c in [patient, mask_column, *options.split, *[r for r in roles.values() if r]] if c]
+    used = [c for c in [patient, mask_column, *options.split, *options.facts, *[r for r in roles.values() if r]] if c]
     targets = labels.choose_targets(table, options.target, used, mask_column is not None or options.masks is not None)
     index = labels.Index()
     for item in items:
         index.add(item.key, list(item.paths or (item.key,)), list(item.ids))
     shown = {"patient": roles.get("patient"), **{f"target {t}": t for t in targets}, "mask": mask_column}
-    shown |= {r: roles[r] for r in ("study", "site", "device")} | {f"split {s}": s for s in options.split}
+    shown |= {r: roles[r] for r in ("study", "site", "device")} | {f"split {s}": s for s in options.split} | {f"fact {f}": f for f in options.facts}
     agree = [*targets, *([patient] if patient in columns else []), *options.split]
     matched = labels.match(table, index, id_column=options.id, reserved=[mask_column] if mask_column else [], targets=agree, required=shown)
-    return Wanted(patient, targets, options.split, matched)
+    return Wanted(patient, targets, options.split, options.facts, matched)
 
 
 def _spared(from_labels: list[Reject], from_files: list[Reject]) -> list[Reject]:
@@ -603,8 +605,9 @@ class _Composer:
             for column, values in columns.items():
                 values.append(row.get(column))
         frame = pl.DataFrame(columns, schema=tables.SCHEMAS["manifest"], strict=False)
-        for split in self.wanted.split:
-            frame = frame.with_columns(pl.Series(f"split.{split}", [self._value(item, split) for item, _ in cases], dtype=pl.String))
+        kept = [("split", name) for name in self.wanted.split] + [("fact", name) for name in self.wanted.facts]
+        for role, name in kept:
+            frame = frame.with_columns(pl.Series(f"{role}.{name}", [self._value(item, name) for item, _ in cases], dtype=pl.String))
         for target in targets:
             texts = [self._value(item, target.name) for item, _ in cases]
             if target.type == "regress":
