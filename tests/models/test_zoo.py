@@ -29,7 +29,17 @@ LIBRARY_NETS = [
     "smp:fpn-tu-resnet18",
 ]
 #: Forward and backward in the slow run, shapes in every run; each shares its code with a lighter sister, save MViT.
-HEAVY = {"mvit_v1_b", "mvit_v2_s", "deeplabv3_resnet101", "fcn_resnet101", "resnet3d_34", "resnet3d_50", "genesis_unet3d"}
+HEAVY = {
+    "mvit_v1_b",
+    "mvit_v2_s",
+    "deeplabv3_resnet101",
+    "fcn_resnet101",
+    "resnet3d_34",
+    "resnet3d_50",
+    "genesis_unet3d",
+    *(f"medicalnet_{n}" for n in (34, 50, 101, 152, 200)),
+    "c3d",  # its golden runs both ways
+}
 ZOO = [pytest.param(n, 1, marks=pytest.mark.slow if n in HEAVY else ()) for n in registry.names()]
 TWO_CHANNELS = [
     "efficientnet_lite0",

@@ -30,6 +30,8 @@ class Preprocess:
     """How values become inputs: 0..1 after the value range, times ``range``, minus ``mean``, over ``std``.
 
     ``mean`` and ``std`` have one entry, or one for each of ``channels``, in the order ``order`` (RGB or BGR).
+    ``standardise`` first brings each window to mean 0 and deviation 1: counted over ``all`` its values, or
+    over the ``positive`` ones (brighter than the lower end of the value range); empty leaves it out.
     """
 
     mean: tuple[float, ...] = (0.5,)
@@ -37,6 +39,17 @@ class Preprocess:
     range: float = 1.0
     channels: int = 3
     order: str = "RGB"
+    standardise: str = ""
+
+
+def standardised(x: Tensor, which: str) -> Tensor:
+    """Windows (B, C, D, H, W) at mean 0 and deviation 1 each, counted over ``all`` values or the ``positive`` ones; a constant one gives 0."""
+    counted = torch.ones_like(x) if which == "all" else (x > 0).to(x.dtype)
+    axes = tuple(range(1, x.ndim))
+    count = counted.sum(axes, keepdim=True).clamp(min=1)
+    mean = (x * counted).sum(axes, keepdim=True) / count
+    deviation = (((x - mean) * counted).square().sum(axes, keepdim=True) / count).sqrt()
+    return (x - mean) / torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
 
 def preprocess_of(card: WeightCard | None, channels: int) -> Preprocess:
@@ -49,7 +62,7 @@ def preprocess_of(card: WeightCard | None, channels: int) -> Preprocess:
     mean, std = tuple(map(float, card.mean)), tuple(map(float, card.std))
     if channels != card.channels:
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    return Preprocess(mean, std, card.range, channels, card.channel_order)
+    return Preprocess(mean, std, card.range, channels, card.channel_order, card.standardise)
 
 
 class Model(nn.Module):
@@ -95,7 +108,7 @@ class Model(nn.Module):
 
         ``(x - low) / (high - low)`` clipped to 0..1 with (low, high) of each row of ``value_range`` (a
         constant study, low = high, gives 0), channels adapted (1 -> C' by repetition, 3 -> 1 by luminance),
-        times the card's range, minus mean, over std. Raises ``UserError`` for other changes of channels.
+        standardised if the card says so, times the card's range, minus mean, over std. Raises ``UserError`` for other changes of channels.
         """
         low, high = value_range.to(x.device, torch.float32).view(-1, 2, 1, 1, 1, 1).unbind(1)
         span = torch.where(high > low, high - low, torch.ones_like(high))
@@ -109,6 +122,8 @@ class Model(nn.Module):
             raise UserError(f"data with {have} channels cannot enter a network with {want}", case=self.info.name, fix="build it for these channels")
         elif want == 3 and self.card.order == "BGR":
             x = x.flip(1)
+        if self.card.standardise:
+            x = standardised(x, self.card.standardise)
         return (x * self.card.range - self.mean) / self.std
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:

@@ -59,6 +59,7 @@ class WeightCard:
     range: float = 1.0
     channel_order: str = "RGB"
     channels: int = 3
+    standardise: str = ""  # each window to mean 0, deviation 1 first: over "all" values or the "positive" ones
     name_map: str = "identity"
     scope: str = ""
     notes: str = ""
