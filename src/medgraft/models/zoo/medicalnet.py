@@ -63,6 +63,11 @@ class Block(nn.Module):
 class MedicalNet(nn.Module):
     """(B, C, D, H, W) -> (B, 512) with 10, 18 or 34 layers, (B, 2048) with more."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, channels: int, blocks: tuple[int, ...], *, deep: bool, padded: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels, 64, 7, stride=2, padding=3, bias=False)
