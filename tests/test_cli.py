@@ -154,8 +154,10 @@ def test_simulating_prints_what_brightness_alone_can_tell(medgraft: Command, tmp
 
 
 def test_a_fault_of_medgraft_leaves_a_trace_and_status_1(tmp_path: Path) -> None:
-    code = "import medgraft.cli as c\nfrom medgraft import config\ndef broken(*a): raise ZeroDivisionError('planted')\n"
+    code = "import medgraft.cli as c\nfrom medgraft import config\ndef broken(*a): raise ZeroDivisionError('plan' + 'ted')\n"
     code += "config.parse_overrides = broken\nc.main()"
     done = subprocess.run([sys.executable, "-c", code, "simulate", "chest_xray"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "ZeroDivisionError: planted" in done.stderr
-    assert "Traceback" in (tmp_path / "medgraft-error.log").read_text(encoding="utf-8")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "ZeroDivisionError" in done.stderr and "planted" not in done.stderr
+    log, full = tmp_path / "medgraft-error.log", tmp_path / ".medgraft-error-full.log"
+    assert "Traceback" in log.read_text(encoding="utf-8") and "planted" not in log.read_text(encoding="utf-8")
+    assert "ZeroDivisionError: planted" in full.read_text(encoding="utf-8") and (os.name != "posix" or full.stat().st_mode & 0o077 == 0)

@@ -51,7 +51,7 @@ def test_the_main_job_on_real_studies(shared_data: Path, tmp_path: Path, name, o
     source = shared_data / name
     if not source.is_dir():
         pytest.skip(f"{name} is absent")
-    report = scan.scan(source, config.build(scan.ScanOptions, {**options, "out": tmp_path / "data"}))
+    report = scan.scan(source, config.build(scan.ScanOptions, {**options, "identity": "keep", "out": tmp_path / "data"}))
     assert report.cases > 0 and not report.rejected
     overrides = [f"data={tmp_path / 'data'}", f"out={tmp_path / 'runs'}", f"weights=[{shared_data / 'weights'}]", *SHORT, *words]
     root = flow.run(config.load_recipe(RECIPES / f"{name}.yaml", overrides))

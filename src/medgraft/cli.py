@@ -1,7 +1,7 @@
 """One sub-command per act: parse, call one function, print where the result lies.
 
 Heavy libraries are imported inside the commands, so that ``medgraft --help`` answers at once.
-Exit status: 0 done, 1 a fault of medgraft (trace in ``medgraft-error.log``), 2 something the user can
+Exit status: 0 done, 1 a fault of medgraft (trace without messages in ``medgraft-error.log``), 2 something the user can
 mend, 3 done but with rejected studies or failed cells.
 """
 
@@ -148,7 +148,13 @@ def predict(
 
     files = [Path(w) for w in words if "=" not in w or Path(w).exists()]
     values = _checked(
-        _values([w for w in words if "=" in w and not Path(w).exists()]), out=None, model=None, weights=[], download=False, flagged="keep"
+        _values([w for w in words if "=" in w and not Path(w).exists()]),
+        out=None,
+        model=None,
+        weights=[],
+        download=False,
+        flagged="keep",
+        identity="code",
     )
     result = serve.predict(root, files, **values)
     typer.echo(result.text())
@@ -277,15 +283,23 @@ def main() -> None:
         typer.secho("medgraft: stopped; run the same command again to go on", err=True)
         raise SystemExit(130) from None
     except Exception as error:
-        import traceback
-
-        log = Path("medgraft-error.log")
-        try:
-            with open(log, "a", encoding="utf-8") as stream:
-                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} medgraft {__version__}\n{traceback.format_exc()}\n")
-            where = f"the trace is in {log}"
-        except OSError:
-            traceback.print_exc()
-            where = "the trace stands above"
-        typer.secho(f"medgraft: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where})", err=True, fg="red")
+        typer.secho(f"medgraft: {type(error).__name__} ({_log(error)})", err=True, fg="red")
         raise SystemExit(1) from None
+
+
+def _log(error: Exception) -> str:
+    """Write the trace of a fault and say where it is. Messages can quote a header, so they go to a file that only its owner reads."""
+    import os
+    import traceback
+
+    head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} medgraft {__version__}\n"
+    frames = "".join(f"  {Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}\n" for f in traceback.extract_tb(error.__traceback__))
+    log, full = Path("medgraft-error.log"), Path(".medgraft-error-full.log")
+    try:
+        with open(log, "a", encoding="utf-8") as stream:
+            stream.write(f"{head}Traceback, without messages\n{frames}{type(error).__name__}\n\n")
+        with os.fdopen(os.open(full, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as stream:
+            stream.write(head + "".join(traceback.format_exception(error)) + "\n")
+    except OSError:
+        return "its trace could not be written here: " + frames.strip().splitlines()[-1].strip()
+    return f"the trace is in {log}; with its messages, which may name a patient, in {full}"

@@ -138,7 +138,9 @@ def demo(*, out: str = "demo", patients: int = 90, size: int = 128, difficulty: 
     print(made.text())
     print(facts_alone(made.facts, made.target, made.patient))
     print("2/3 scanning them")
-    options = config.build(act.ScanOptions, {"out": root / "data", "layout": "rsna", "target": "pneumonia", "patient": "patient_id"})
+    options = config.build(
+        act.ScanOptions, {"out": root / "data", "layout": "rsna", "target": "pneumonia", "patient": "patient_id", "identity": "keep"}
+    )
     print(act.scan(root / "studies", options).text())
     print("3/3 comparing three ways of transfer")
     recipe = config.build(

@@ -39,6 +39,20 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
         "to_source": pl.List(REAL),  # 4x4, row-major: (d, h, w, 1) -> source coordinates
         "site": TEXT,
         "device": TEXT,
+        "day": INT,  # of the acquisition, since 1970-01-01, shifted by a keyed offset; null = unknown
+        "region": pl.List(INT),  # top, left, bottom, right of the image within the frame; null = unknown
+        "pixel_text": TEXT,  # unchecked, clear, found, blacked; null = unchecked
+    },
+    "text": {
+        "array_id": TEXT,
+        "frame": INT,  # -1 = seen where the brightest values over all frames are laid together
+        "top": INT,
+        "left": INT,
+        "bottom": INT,
+        "right": INT,
+        "kind": TEXT,  # clock, date, number, word, id, name
+        "confidence": REAL,
+        "blacked": pl.Boolean(),
     },
     "frames": {
         "array_id": TEXT,
@@ -92,6 +106,10 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
 }
 
 
+#: Columns that older tables lack; they are read as null.
+LATER = {"manifest": ("day", "region", "pixel_text")}
+
+
 def empty(name: str) -> pl.DataFrame:
     """An empty table of the given kind."""
     return pl.DataFrame(schema=SCHEMAS[name])
@@ -104,6 +122,7 @@ def validate(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     when a case id stands twice in a manifest.
     """
     schema = SCHEMAS[name]
+    frame = frame.with_columns(pl.lit(None, dtype=schema[c]).alias(c) for c in LATER.get(name, ()) if c not in frame.columns)
     extra = [c for c in frame.columns if c not in schema]
     unknown = [c for c in extra if name != "manifest" or not c.startswith(("label.", "split.", "fact."))]
     missing = [c for c in schema if c not in frame.columns]

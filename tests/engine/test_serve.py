@@ -36,7 +36,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         Image.fromarray(np.asarray(store.open_array(made.root, row["array_id"])[0, 0])).save(root / "files" / f"{row['case_id']}.png")
         lines.append(f"{row['case_id']}.png,{row['patient_id']},{row['label.finding']}")
     (root / "files" / "labels.csv").write_text("\n".join(lines))
-    options = config.build(scan.ScanOptions, {"out": root / "data", "labels": "labels.csv", "patient": "patient", "target": "finding", "workers": 1})
+    options = config.build(
+        scan.ScanOptions, {"out": root / "data", "labels": "labels.csv", "patient": "patient", "target": "finding", "workers": 1, "identity": "keep"}
+    )
     scan.scan(root / "files", options)
     words = [
         f"data={root / 'data'}",

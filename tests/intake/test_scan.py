@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -37,9 +38,9 @@ def table(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def run(source: Path, out: Path, **options: Any) -> tuple[ScanReport, tables.Dataset, dict[str, str]]:
+def run(source: Path, out: Path, identity: str = "keep", **options: Any) -> tuple[ScanReport, tables.Dataset, dict[str, str]]:
     """Report, data set, and reason by rejected source."""
-    report = scan(source, ScanOptions(out=out, **options))
+    report = scan(source, ScanOptions(out=out, identity=identity, **options))
     with open(out / "rejects.csv", encoding="utf-8", newline="") as stream:
         rejects = {row["source"]: row["reason"] for row in csv.DictReader(stream)}
     assert report.rejected >= len(rejects)
@@ -209,7 +210,7 @@ def test_patients_must_be_said(study: Path, tmp_path: Path) -> None:
         scan(study, ScanOptions(out=tmp_path / "out", labels="labels.csv"))
     rows = pl.read_csv(study / "labels.csv").with_columns(patient=pl.Series(["p0", None, "p1", "p1", None, "p2"])).to_dicts()
     table(study / "labels.csv", rows)
-    with pytest.raises(UserError, match=r"no patient for 2 cases: 片 1, 片 4\. .*patient=none"):
+    with pytest.raises(UserError, match=r"no patient for 2 cases: labels rows 3, 6\. .*patient=none"):
         scan(study, ScanOptions(out=tmp_path / "out", labels="labels.csv", patient="patient"))
     with pytest.raises(UserError, match=r"no labels that could name the patients.*patient=none"):
         scan(study, ScanOptions(out=tmp_path / "out"))
@@ -224,6 +225,28 @@ def test_links_that_leave_the_folder_are_not_followed(study: Path, tmp_path: Pat
     (study / "link.png").symlink_to(tmp_path / "secret.png")
     _, dataset, rejects = run(study, tmp_path / "out", patient="none")
     assert rejects == {"link.png": "a link that leaves the source folder"} and dataset.manifest.height == 6
+
+
+def test_names_are_codes_unless_said_otherwise(study: Path, tmp_path: Path) -> None:
+    (study / "图 像" / "片 9.png").write_bytes(b"")
+    options = {"labels": "labels.csv", "patient": "patient"}
+    report, dataset, rejects = run(study, tmp_path / "out", identity="code", **options)
+    cases = dataset.manifest["case_id"].to_list()
+    assert all(re.fullmatch(r"case-[0-9a-f]{12}", c) for c in cases) and cases == sorted(cases)
+    assert set(dataset.manifest["patient_id"].str.slice(0, 8)) == {"patient-"} and report.patients == 3
+    assert list(rejects.values()) == ["the file has zero bytes"] and all(r.startswith("case-") for r in rejects)
+    assert "图 像" not in report.text() and "片" not in report.text()  # the mapping shows how names are built, not what they are
+    private = json.loads((tmp_path / ".medgraft-sources-out.json").read_text(encoding="utf-8"))
+    files = {c: private["cases"][c][0] for c in cases}
+    assert sorted(files.values()) == [f"图 像/片 {n}.png" for n in range(6)]
+    for case, patient, label in dataset.manifest.select("case_id", "patient_id", "label.label").iter_rows():
+        n = int(files[case][-5])
+        assert private["names"][patient] == f"p{n // 2}" and label == ("病" if n % 2 else "健康")
+    _, again, _ = run(study, tmp_path / "out", identity="code", **options)
+    assert again.manifest.equals(dataset.manifest)
+    (tmp_path / "elsewhere").mkdir()
+    _, other, _ = run(study, tmp_path / "elsewhere" / "out", identity="code", **options)  # another key
+    assert not set(other.manifest["case_id"]) & set(cases) and not set(other.manifest["patient_id"]) & set(dataset.manifest["patient_id"])
 
 
 # ------------------------------------------------------------------------------------------ layouts

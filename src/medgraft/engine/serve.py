@@ -22,7 +22,7 @@ from medgraft.engine import fit
 from medgraft.engine import predict as joined
 from medgraft.engine.context import Context, make_fabric
 from medgraft.errors import UserError
-from medgraft.intake import scan
+from medgraft.intake import keys, scan
 from medgraft.tables import Dataset, load_dataset
 
 
@@ -60,15 +60,20 @@ def predict(
     weights: Sequence[str] | str = (),
     download: bool = False,
     flagged: str = "keep",
+    identity: str = "code",
 ) -> Served:
     """Predict files or folders with a run's chosen model, the mean over its folds and seeds.
 
     ``model`` names another arm of the run. ``flagged=refuse`` refuses studies outside the training
-    acquisition instead of flagging them. Segmentations are written as NIfTI (volumes) or PNG beside the
+    acquisition instead of flagging them. A file that was named keeps its name; what lies in a folder appears
+    as a keyed code unless ``identity=keep`` (the codes stand in ``.medgraft-sources-<table>.json`` beside the
+    table, readable by its owner only). Segmentations are written as NIfTI (volumes) or PNG beside the
     table. Raises ``UserError`` when the run is not finished or no study could be read.
     """
     if flagged not in ("keep", "refuse"):
         raise UserError(f"flagged={flagged} is unknown", fix="use flagged=keep or flagged=refuse")
+    if identity not in ("code", "keep"):
+        raise UserError(f"identity={identity} is unknown", fix="use identity=code or identity=keep")
     missing = [f for f in files if not f.exists()]
     if missing or not files:
         raise UserError("no such file or folder", case=str(missing[0]) if missing else "", fix="give the studies to predict")
@@ -80,6 +85,8 @@ def predict(
     arm = choose(run, recipe, model)
     with tempfile.TemporaryDirectory(prefix="medgraft-") as scratch:
         dataset, rejected = read(files, Path(scratch), colour=run.info.get("channels", 1) == 3)
+        if identity == "code":
+            dataset, rejected = _coded(dataset, rejected, Path(scratch), Path(out or "predictions.csv"))
         return replace(_serve(run, recipe, arm, dataset, rejected, out, flagged), named=model is not None)
 
 
@@ -111,7 +118,9 @@ def read(files: Sequence[Path], scratch: Path, *, colour: bool) -> tuple[Dataset
             import shutil
 
             (shutil.copytree if file.is_dir() else shutil.copyfile)(file, target)
-    options = config.build(scan.ScanOptions, {"out": scratch / "data", "patient": "none", "colour": colour, "workers": 1, "follow_links": True})
+    # The scratch folder lives as long as the prediction: names are put into codes where they leave it.
+    values = {"out": scratch / "data", "patient": "none", "identity": "keep", "colour": colour, "workers": 1, "follow_links": True}
+    options = config.build(scan.ScanOptions, values)
     try:
         report = scan.scan(source, options)
     except UserError as error:
@@ -127,6 +136,23 @@ def read(files: Sequence[Path], scratch: Path, *, colour: bool) -> tuple[Dataset
             rejects[0]["reason"] if rejects else "no study was found", case=str(files[0]), fix="see `medgraft scan --help` for the formats"
         )
     return load_dataset(scratch / "data"), rejects
+
+
+def _coded(dataset: Dataset, rejected: list[dict[str, Any]], scratch: Path, table: Path) -> tuple[Dataset, list[dict[str, Any]]]:
+    """Names of studies and rejects that lie in folders as keyed codes, told in a private map beside the table."""
+    files = tables.read_json(scratch / ".medgraft-sources-data.json")["cases"]
+    inside = {case: paths for case, paths in files.items() if "/" in Path(paths[0]).as_posix()}
+    refused = [r for r in rejected if "/" in r["source"]]
+    if not inside and not refused:
+        return dataset, rejected
+    folder = table.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    names = keys.Names(keys.load_key(folder))
+    codes = {case: names.of("case", Path(paths[0]).as_posix()) for case, paths in inside.items()}
+    rejected = [{**r, "source": names.of("case", r["source"])} if r in refused else r for r in rejected]
+    keys.write_private(folder / f".medgraft-sources-{table.stem}.json", {"names": names.given})
+    recoded = [pl.col(c).replace(codes) for c in ("case_id", "study_id", "patient_id")]
+    return replace(dataset, manifest=dataset.manifest.with_columns(recoded)), rejected
 
 
 def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, rejected: list[dict[str, Any]], out: str | None, flagged: str) -> Served:

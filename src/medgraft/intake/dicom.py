@@ -19,6 +19,7 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, iter_pixels, pixel_array
 
+from medgraft.intake import deidentify
 from medgraft.intake.picture import channels_first
 from medgraft.intake.read import Limits, Study, Unreadable
 from medgraft.intake.volume import oriented
@@ -273,11 +274,13 @@ def _notes(header: Dataset) -> list[str]:
 
 
 def _facts(header: Dataset) -> dict[str, Any]:
-    """Patient and site in the clear, for the scan to code at once; the device as maker and model."""
+    """Patient, site and day in the clear, for the scan to code at once; the device as maker and model; words that name people or places."""
     device = " ".join(str(header.get(name) or "").strip() for name in ("Manufacturer", "ManufacturerModelName")).strip()
     return {
         "patient": str(header.get("PatientID") or "").strip(),
         "study": str(header.get("StudyInstanceUID") or "").strip(),
         "site": str(header.get("InstitutionName") or "").strip(),
         "device": device[:64],
+        "day": deidentify.day_of(header),
+        "names": deidentify.identity_words(header),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from medgraft.errors import UserError
+from medgraft.intake.keys import shape_of
 from medgraft.intake.read import stem_of
 
 TARGET_NAMES = ("label", "target", "class", "diagnosis", "outcome", "y")
@@ -66,6 +68,7 @@ class CaseLabels:
     """What the labels say of one case, as text; ``boxes`` are (x, y, width, height) in source pixels."""
 
     values: dict[str, str]
+    row: int = 0  # of the table, as a spreadsheet counts
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
 
 
@@ -151,12 +154,20 @@ class Index:
 
 
 def match(
-    table: pl.DataFrame, index: Index, *, id_column: str | None, reserved: list[str], targets: list[str], required: dict[str, str | None]
+    table: pl.DataFrame,
+    index: Index,
+    *,
+    id_column: str | None,
+    reserved: list[str],
+    targets: list[str],
+    required: dict[str, str | None],
+    private: Sequence[str] = (),
 ) -> Matched:
     """Match label rows to cases.
 
     ``reserved`` columns (masks) are not taken for the file column; ``targets`` must agree where a
-    case has several rows; ``required`` maps a role to its column, for the mapping shown.
+    case has several rows; ``required`` maps a role to its column, for the mapping shown; values of
+    ``private`` columns appear in no message.
     """
     column, how = _key_column(table, index, id_column, reserved)
     boxed = all(name in table.columns for name in BOX_COLUMNS)
@@ -185,7 +196,7 @@ def match(
         values = {c: v for c, v in row.items() if v is not None}
         box = _box(row) if boxed else None
         if key not in rows:
-            rows[key] = CaseLabels(values, [box] if box else [])
+            rows[key] = CaseLabels(values, number, [box] if box else [])
             continue
         differing = [c for c in targets if rows[key].values.get(c) != values.get(c)]
         if differing:
@@ -198,7 +209,8 @@ def match(
     for key, (differs, found_values) in clash.items():
         del rows[key]
         what = f"has {len(found_values)} labels" if differs in targets[:1] else f"has {len(found_values)} values of {differs}"
-        rejects.append(Reject(key, f"{what}: {', '.join(sorted(found_values))}", "keep one row for it in the labels table"))
+        what += "" if differs in private else f": {', '.join(sorted(found_values))}"
+        rejects.append(Reject(key, what, "keep one row for it in the labels table"))
     notes = [f"{twice} label rows repeat another and were merged"] if twice else []
     examples = table[column].drop_nulls().head(3).to_list()
     mapping = [{"column": column, "role": "file", "matched by": how, "matched": matched, "rows": table.height, "examples": examples}]
@@ -241,9 +253,10 @@ def _key_column(table: pl.DataFrame, index: Index, given: str | None, reserved: 
             if count and (best is None or candidate < best):
                 best = candidate
     if best is None:
-        shown = ", ".join(str(v) for v in table[names[0]].head(2).to_list()) if names else ""
+        shown = ", ".join(shape_of(str(v)) for v in table[names[0]].head(2).to_list()) if names else ""
         raise UserError(
-            f"no label matches a file ({given or 'any column'}; first values: {shown})", fix="give the column of file names or ids with id=COLUMN"
+            f"no label matches a file ({given or 'any column'}; its values look like {shown})",
+            fix="give the column of file names or ids with id=COLUMN",
         )
     return best[3], best[4]
 
@@ -276,7 +289,9 @@ def describe_target(name: str, values: list[str | None], kind: str | None, posit
     distinct = {n for n in numbers if n is not None}
     if kind == "regress" and not numeric:
         bad = next(v for v, n in zip(present, numbers) if n is None) if present else "nothing"
-        raise UserError(f"target {name} is not a number everywhere (holds {bad!r})", fix="leave type=regress out or clean the column")
+        raise UserError(
+            f"target {name} is not a number everywhere (holds a value like {shape_of(bad)!r})", fix="leave type=regress out or clean the column"
+        )
     whole = numeric and all(float(n).is_integer() for n in distinct)
     if numeric and (kind == "regress" or (kind is None and not (whole and len(distinct) <= MOST_CLASSES_OF_NUMBERS))):
         return Target(name, "regress", unit=unit)

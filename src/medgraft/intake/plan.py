@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from medgraft.errors import UserError
+from medgraft.intake.keys import Names
 from medgraft.intake.labels import Reject
 from medgraft.intake.read import SUFFIXES, Unreadable, sniff, stem_of, suffix_of
 
@@ -141,6 +142,11 @@ def unique_names(items: list[Item]) -> dict[str, str]:
         taken.add(name)
         names[item.key] = name
     return names
+
+
+def coded_names(items: list[Item], outside: Names, dataset: str) -> dict[str, str]:
+    """Item key -> case id: a keyed code of the data set's name and the item's path. Cases that share a stem or a folder look unrelated."""
+    return {item.key: outside.of("case", f"{dataset}/{item.key}") for item in items}
 
 
 def mask_files(source: Path, masks: str, items: list[Item]) -> tuple[dict[str, str], list[Reject]]:

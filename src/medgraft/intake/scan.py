@@ -3,8 +3,9 @@
 Every finished study is one line of ``scan.journal.jsonl`` in the data set folder, written when its array is
 whole on disk. A killed scan therefore loses nothing but the studies in hand; tables are made from the journal
 and the labels, so new labels need no new decoding. The journal knows files by a keyed hash of name, size and
-time of change; names stay out of the data set. Names stand in ``.medgraft-sources-<data set>.json`` beside it,
-readable by its owner only.
+time of change; names stay out of the data set: patients, studies, cases, sites and rejected files appear as
+keyed codes unless ``identity=keep`` is said. What each code means stands in ``.medgraft-sources-<data set>.json``
+beside the data set, readable by its owner only (see docs/privacy.md).
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ import medgraft
 from medgraft import store, tables
 from medgraft.errors import UserError
 from medgraft.intake import labels, plan, work
-from medgraft.intake.keys import code, load_key
+from medgraft.intake.keys import Names, code, load_key, shape_of, write_private
 from medgraft.intake.labels import Matched, Reject, Target
 from medgraft.intake.layouts import find_layout
 from medgraft.intake.plan import Item, Plan
-from medgraft.intake.read import Limits
+from medgraft.intake.read import Limits, stem_of
 from medgraft.tables import disk_error
 
-READER_VERSION = 1  # raise when readers store other values than before: everything is then read again
+READER_VERSION = 2  # raise when readers store other values than before: everything is then read again
 JOURNAL = "scan.journal.jsonl"
 _SMALL = 32 << 20  # bytes of sources below which starting processes costs more than it saves
 _CHUNK = 8  # studies in one message to a worker
@@ -75,7 +76,11 @@ class ScanOptions(BaseModel):
     unit: Literal["display", "HU", "raw"] | None = Field(None, description="value unit, where the files do not say it")
     label_level: Literal["case", "study", "patient"] = Field("case", description="the level at which labels live")
     layout: str | None = Field(None, description="rsna, medmnist or folder; default: told from the source, folder where labels=FILE is given")
-    name: str | None = Field(None, description="name of the data set; default: name of the source")
+    name: str | None = Field(None, description="name of the data set; default: name of its folder")
+    identity: Literal["code", "keep"] = Field(
+        "code", description="patients, studies, cases and sites as keyed codes, or as they are called (public data only; said in every report)"
+    )
+    dates: Literal["shift", "drop"] = Field("shift", description="days of acquisition: shifted by a keyed offset a patient, or left out")
     workers: int | None = Field(None, ge=1, description="processes; default: the cores, or one for little data")
     max_pixels: int = Field(120_000_000, ge=1, description="most pixels of one frame")
     max_mib: int = Field(8192, ge=1, description="most decoded MiB of one study")
@@ -176,24 +181,29 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
         raise UserError("holds no study", case=str(source), fix="give a folder with PNG, JPEG, DICOM, AVI, MP4, NIfTI or NPZ files")
     masks, items, more = _masks(source, table, items, wanted, options)
     rejects += more
-    names = plan.unique_names(items)
-    patients = _patients(items, wanted, names)
+    patients = _patients(items, wanted)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, out) from error
     secret = load_key(out.parent)
+    outside = Names(secret, options.identity == "keep")
+    names = plan.unique_names(items) if outside.keep else plan.coded_names(items, outside, options.name or out.name)
+    patients = {k: outside.of("patient", p) for k, p in patients.items()} if patients else names if wanted.patient == "none" else {}
     limits = Limits(options.max_pixels, options.max_mib << 20, options.colour)
     with Journal(out / JOURNAL) as journal:
         store.clean(out)
         structures = _structures(masks, options, limits, journal, secret, source)
         tasks = [_task(item, masks.get(item.key), structures, out, limits, secret, source) for item in items]
         todo = [t for t in tasks if not _kept(journal.records.get(t.key), out)]
-        compose = _Composer(out, source, options, found, wanted, items, names, patients, tasks, structures, rejects, journal)
+        if not outside.keep:  # the order in which the journal grows must not tell the order of names; rows of archives are read in theirs
+            todo.sort(key=lambda t: ("", t.item.row) if t.item.row >= 0 else (t.key, 0))
+        compose = _Composer(out, source, options, found, wanted, items, names, patients, tasks, structures, rejects, journal, outside)
+        _write_sources(out, source, items, names, outside)  # before a code can appear anywhere
         _read_all(todo, journal, options, compose)
         manifest, info, all_rejects = compose(True)
-    _write_sources(out, source, items, names)
+    _write_sources(out, source, items, names, outside)
     reasons = Counter(r.reason for r in all_rejects)
     return ScanReport(
         out=out,
@@ -263,7 +273,13 @@ def _match(table: pl.DataFrame | None, items: list[Item], options: ScanOptions) 
     shown = {"patient": roles.get("patient"), **{f"target {t}": t for t in targets}, "mask": mask_column}
     shown |= {r: roles[r] for r in ("study", "site", "device")} | {f"split {s}": s for s in options.split} | {f"fact {f}": f for f in options.facts}
     agree = [*targets, *([patient] if patient in columns else []), *options.split]
-    matched = labels.match(table, index, id_column=options.id, reserved=[mask_column] if mask_column else [], targets=agree, required=shown)
+    private = [c for c in roles.values() if c]
+    reserved = [mask_column] if mask_column else []
+    matched = labels.match(table, index, id_column=options.id, reserved=reserved, targets=agree, required=shown, private=private)
+    if options.identity == "code":
+        for entry in matched.mapping:
+            if not entry["role"].startswith(("target", "split", "fact")):
+                entry["examples"] = list(dict.fromkeys(shape_of(str(e)) for e in entry["examples"]))
     return Wanted(patient, targets, options.split, options.facts, matched)
 
 
@@ -273,11 +289,9 @@ def _spared(from_labels: list[Reject], from_files: list[Reject]) -> list[Reject]
     return [r for r in from_labels if not (r.reason.endswith("absent") and (labels.normal(r.source) in broken))]
 
 
-def _patients(items: list[Item], wanted: Wanted, names: dict[str, str]) -> dict[str, str]:
-    """Item key -> patient. Empty for ``header``, which is known only after reading."""
-    if wanted.patient == "none":
-        return {i.key: names[i.key] for i in items}
-    if wanted.patient == "header":
+def _patients(items: list[Item], wanted: Wanted) -> dict[str, str]:
+    """Item key -> patient as given. Empty for ``header``, which is known only after reading, and for ``none``."""
+    if wanted.patient in ("none", "header"):
         return {}
     if wanted.patient == "folder":
         by_folder: dict[str, str] = {}
@@ -289,16 +303,17 @@ def _patients(items: list[Item], wanted: Wanted, names: dict[str, str]) -> dict[
                 else 0
             )
             if len(parts) < level + 2:
-                raise UserError("lies in no patient folder", case=names[item.key], fix="give patient=COLUMN or patient=none")
+                above = "class folder" if level else "source"
+                raise UserError(f"a file lies in no patient folder, directly in the {above}", fix="give patient=COLUMN or patient=none")
             by_folder[item.key] = parts[level]
         return by_folder
     assert wanted.matched is not None
     given = {i.key: wanted.matched.rows[i.key].values.get(wanted.patient) for i in items}
-    empty = [names[k] for k, v in given.items() if v is None]
+    empty = [wanted.matched.rows[k].row for k, v in given.items() if v is None]
     if empty:
         more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
         raise UserError(
-            f"column {wanted.patient} names no patient for {len(empty)} cases: {', '.join(empty[:3])}{more}",
+            f"column {wanted.patient} names no patient for {len(empty)} cases: labels rows {', '.join(map(str, empty[:3]))}{more}",
             fix="fill it in, or say patient=none (one person may then stand in training and test)",
         )
     return {k: v for k, v in given.items() if v is not None}
@@ -543,6 +558,7 @@ class _Composer:
     structures: dict[int, str]
     rejects: list[Reject]
     journal: Journal
+    outside: Names
 
     def __call__(self, complete: bool) -> tuple[pl.DataFrame, dict[str, Any], list[Reject]]:
         """Write all tables; return the manifest, ``dataset.json`` and all rejects."""
@@ -560,6 +576,9 @@ class _Composer:
             else:
                 cases.append((item, record["study"]))
         rejects += [Reject(k, "the header names no patient", "give patient=COLUMN or patient=none") for k in no_patient]
+        if not self.outside.keep:
+            cases.sort(key=lambda case: self.names[case[0].key])  # the source's order is that of names
+        rejects = [self._coded(r) for r in rejects]
         targets = self._targets(cases)
         manifest = self._manifest(cases, targets)
         frames = self._frames(cases)
@@ -573,10 +592,35 @@ class _Composer:
         tables.write_json(self.out / "dataset.json", info)
         return manifest, info, rejects
 
+    def _coded(self, reject: Reject) -> Reject:
+        """A reject without identity: the code its case would have, and a reason in which no name of the file stands."""
+        if self.outside.keep:
+            return reject
+        row = reject.source.startswith("labels row ")  # its number is no identity
+        if row:
+            return reject
+        source = self.outside.of("case", f"{self.options.name or self.out.name}/{reject.source}")
+        words = {reject.source, *Path(reject.source).parts, stem_of(Path(reject.source).name)}
+        reason, fix = reject.reason, reject.fix
+        for word in sorted((w for w in words if len(w) > 3), key=len, reverse=True):
+            reason, fix = reason.replace(word, "..."), fix.replace(word, "...")
+        return Reject(source, reason, fix)
+
     def _value(self, item: Item, column: str | None) -> str | None:
         if column is None or self.wanted.matched is None:
             return None
         return self.wanted.matched.rows[item.key].values.get(column)
+
+    def _column(self, role: str, item: Item) -> str | None:
+        """What a label column says of study, site or device, as a code."""
+        value = self._value(item, getattr(self.options, role))
+        return None if value is None else self.outside.of(role, value)
+
+    def _day(self, study: dict[str, Any], key: str, patient: str) -> int | None:
+        """The day of acquisition, shifted as all dates of this patient are."""
+        if study["day"] is None or self.options.dates == "drop":
+            return None
+        return int(study["day"]) - work.day_pad(self.outside.key, key) + self.outside.days(patient)
 
     def _targets(self, cases: list[tuple[Item, dict[str, Any]]]) -> list[Target]:
         options = self.options
@@ -591,16 +635,21 @@ class _Composer:
     def _manifest(self, cases: list[tuple[Item, dict[str, Any]]], targets: list[Target]) -> pl.DataFrame:
         options = self.options
         columns: dict[str, list[Any]] = {name: [] for name in tables.SCHEMAS["manifest"]}
+        tasks = {item.key: task for item, task in zip(self.items, self.tasks)}
         for item, study in cases:
-            name = self.names[item.key]
+            name, task = self.names[item.key], tasks[item.key]
+            header = {k: study[k] if self.outside.keep or study[k] is None else f"{k}-{study[k]}" for k in ("patient", "study")}
+            patient = header["patient"] if self.wanted.patient == "header" else self.patients[item.key]
             row = {
                 **study,
-                "patient_id": study["patient"] if self.wanted.patient == "header" else self.patients[item.key],
-                "study_id": self._value(item, options.study) or study["study"] or name,
+                "patient_id": patient,
+                "study_id": self._column("study", item) or header["study"] or name,
                 "case_id": name,
                 "value_unit": options.unit or study["value_unit"],
-                "site": self._value(item, options.site) or study["site"],
-                "device": self._value(item, options.device) or study["device"],
+                "site": self._column("site", item) or study["site"],
+                "device": self._column("device", item) or study["device"],
+                "day": self._day(study, task.key, str(patient)),
+                "pixel_text": "public" if self.outside.keep else "unchecked",
             }
             for column, values in columns.items():
                 values.append(row.get(column))
@@ -665,7 +714,7 @@ class _Composer:
             described[target.name] |= {"missing": column.null_count(), "counts": counts}
         return {
             "format": 1,
-            "name": self.options.name or (self.source.stem if self.source.is_file() else self.source.resolve().name),
+            "name": self.options.name or self.out.name,
             "medgraft": medgraft.__version__,
             "complete": complete,
             "cases": manifest.height,
@@ -678,6 +727,8 @@ class _Composer:
             "label_level": self.options.label_level,
             "patient": "none" if self.wanted.patient == "none" else "column",
             "patient_source": self.wanted.patient,
+            "identity": self.options.identity,
+            "dates": "as given" if self.outside.keep else "shifted" if self.options.dates == "shift" else "dropped",
             "mapping": matched.mapping if matched is not None else [],
             "coordinates": "to_source: (d, h, w, 1) -> patient x, y, z in mm (LPS) for volumes; frame, row, column for images and videos",
             "warnings": self._warnings(bool(cases), described),
@@ -719,16 +770,8 @@ def _plain(cell: str) -> str:
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
 
 
-def _write_sources(out: Path, source: Path, items: list[Item], names: dict[str, str]) -> None:
-    """The private map from case to files, beside the data set, for its owner only."""
+def _write_sources(out: Path, source: Path, items: list[Item], names: dict[str, str], outside: Names) -> None:
+    """The private map from case to files and from codes to names, beside the data set, for its owner only."""
     path = out.parent / f".medgraft-sources-{out.name}.json"
     found = {names[i.key]: [os.path.relpath(f, source) for f in i.files] for i in items}
-    text = json.dumps({"source": str(source.resolve()), "cases": found}, ensure_ascii=False)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(error, path.parent) from error
+    write_private(path, {"source": str(source.resolve()), "cases": found, "names": {k: v for k, v in outside.given.items() if k not in found}})

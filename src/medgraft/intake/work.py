@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from medgraft import store
 from medgraft.errors import UserError
-from medgraft.intake.keys import code
+from medgraft.intake.keys import code, coded
 from medgraft.intake.plan import Item
 from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_with, reader_named, sniff
 
@@ -132,10 +133,26 @@ def _store(task: Task) -> dict[str, Any]:
         "time_source": study.time_source[0] if study.time_source else "none",
         "patient": code(task.secret, "patient", facts["patient"]) if facts.get("patient") else None,
         "study": code(task.secret, "study", facts["study"]) if facts.get("study") else None,
-        "site": f"site-{code(task.secret, 'site', facts['site'], 6)}" if facts.get("site") else None,
-        "device": facts.get("device") or None,
+        "site": coded(task.secret, "site", facts["site"]) if facts.get("site") else None,
+        "device": _device(facts, task.secret),
+        "day": None if facts.get("day") is None else facts["day"] + day_pad(task.secret, task.key),
         "notes": study.notes,
     }
+
+
+def day_pad(secret: bytes, key: str) -> int:
+    """What is added to a day in the journal, a keyed number for each record: the journal shows no date."""
+    return int(code(secret, "day pad", key, 8), 16)
+
+
+def _device(facts: dict[str, Any], secret: bytes) -> str | None:
+    """Maker and model; a code where the field holds what looks like a number of a device or a name of the header."""
+    device = facts.get("device")
+    if not device:
+        return None
+    words = {w for w in re.split(r"\W+", device.lower()) if w}
+    private = words & set(facts.get("names", ())) or any(re.search(r"\d{5}", w) for w in words)
+    return coded(secret, "device", device) if private else device
 
 
 def _channels(task: Task, shape: tuple[int, ...], study: Study) -> np.ndarray:
