@@ -54,6 +54,7 @@ class Study:
     to_source: tuple[float, ...] = IDENTITY
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    boxes: list[dict[str, Any]] = field(default_factory=list)  # regions that the header names: x, y, width, height in source pixels, and facts
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,12 @@ def _metaimage(head: bytes) -> bool:
 def _dicom(head: bytes) -> bool:
     if head[128:132] == b"DICM":
         return True
-    # Files without the preamble begin with group 0002, bare data sets with group 0008 (little endian).
-    return head[:4] in (b"\2\0\0\0", b"\2\0\1\0", b"\2\0\2\0") or (
-        head[:2] == b"\x08\0" and head[2:4] in (b"\0\0", b"\1\0", b"\5\0", b"\x08\0", b"\x16\0")
-    )
+    # Files without the preamble begin with group 0002, bare data sets with group 0008.
+    return (
+        head[:4] in (b"\2\0\0\0", b"\2\0\1\0", b"\2\0\2\0")
+        or (head[:2] == b"\x08\0" and head[2:4] in (b"\0\0", b"\1\0", b"\5\0", b"\x08\0", b"\x16\0"))
+        or (head[:2] == b"\0\x08" and head[2:4] in (b"\0\0", b"\0\5", b"\0\x08", b"\0\x16") and head[4:6].isalpha())
+    )  # big endian
 
 
 def plain_head(head: bytes) -> bytes:

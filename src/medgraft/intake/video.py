@@ -7,6 +7,7 @@ from the luma plane alone where the pixel format has one.
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from medgraft.intake.picture import channels_first
-from medgraft.intake.read import Limits, Study, Unreadable, sniff
+from medgraft.intake.read import HEAD_BYTES, READERS, VIDEO, Limits, Study, Unreadable, sniff
 
 # Limited ("TV") range: 16 is black and 235 white. Expanded, so that stored values mean what a screen shows.
 _EXPAND = np.clip(np.round((np.arange(256) - 16) * 255.0 / 219.0), 0, 255).astype(np.uint8)
@@ -30,6 +31,28 @@ def read_video(path: Path, limits: Limits) -> Study:
     if reader.name == "avi":
         _check_riff(path)
     container = av.open(str(path.resolve()), format=reader.name, options={"protocol_whitelist": "file"})
+    _check_stream(container, limits)
+    study = Study("video", iter(()), spacing=[None, None, None])
+    frames = _frames(container, reader.name, limits, study)
+    object.__setattr__(study, "frames", frames)
+    return study
+
+
+def decode_stream(data: bytes, codec: str, limits: Limits, study: Study) -> Iterator[np.ndarray]:
+    """Frames of a coded video that another file carries (DICOM): bare, or in one of the containers that the standard allows.
+
+    Notes, times and the spacing in time go to ``study``. Raises ``Unreadable`` where the content is none of them.
+    """
+    line = next((reader for reader in READERS if reader.function == VIDEO and reader.sniff(data[:HEAD_BYTES])), None)
+    name = line.name if line is not None and line.name in ("mov", "mpeg", "mpegvideo", "mpegts") else codec
+    if line is None and not data.startswith((b"\0\0\1", b"\0\0\0\1")):
+        raise Unreadable("its coded video is neither bare nor in MP4 or MPEG", fix="export the video as MP4")
+    container = av.open(io.BytesIO(data), "r", format=name, options={"protocol_whitelist": "file"})
+    _check_stream(container, limits)
+    return _frames(container, name, limits, study)
+
+
+def _check_stream(container: av.container.InputContainer, limits: Limits) -> None:
     if not container.streams.video:
         container.close()
         raise Unreadable("holds no video stream", fix="leave it out")
@@ -37,10 +60,6 @@ def read_video(path: Path, limits: Limits) -> Study:
     if stream.codec_context.width * stream.codec_context.height > limits.pixels:
         container.close()
         raise Unreadable(f"frames are larger than {limits.pixels} pixels", fix="allow more with max_pixels=N")
-    study = Study("video", iter(()), spacing=[None, None, None])
-    frames = _frames(container, reader.name, limits, study)
-    object.__setattr__(study, "frames", frames)
-    return study
 
 
 def _check_riff(path: Path) -> None:
