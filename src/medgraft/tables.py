@@ -64,7 +64,7 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     },
     "annotations": {
         "case_id": TEXT,
-        "frame": INT,
+        "frame": INT,  # -1 = every frame
         "kind": TEXT,  # box, line, point, polygon, time
         "geometry": TEXT,  # JSON, source pixels
         "author": TEXT,

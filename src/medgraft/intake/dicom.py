@@ -131,7 +131,7 @@ def _open(path: Path, limits: Limits) -> Dataset:
         if _DEFLATED in raw:
             _check_inflated(io.BytesIO(raw), limits)
         data = pydicom.dcmread(io.BytesIO(raw), force=True)
-        if not _has_pixels(data) and ("Rows" in data or not len(data)):  # pixels that end with the file, without their delimiter, are there nevertheless
+        if not _has_pixels(data) and ("Rows" in data or not len(data)):  # pixels that end with the file, without a delimiter
             data = pydicom.dcmread(io.BytesIO(raw + _DELIMITER), force=True)
     else:
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:

@@ -111,6 +111,10 @@ def _dicom(head: bytes) -> bool:
     )  # big endian
 
 
+def _bmp(head: bytes) -> bool:
+    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)  # lengths of the second header
+
+
 def plain_head(head: bytes) -> bytes:
     """The first bytes of what a gzip file holds; other files as they are."""
     if head[:2] != b"\x1f\x8b":
@@ -118,7 +122,7 @@ def plain_head(head: bytes) -> bytes:
     import zlib
 
     try:
-        return zlib.decompressobj(wbits=31).decompress(head, 512)
+        return zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES)
     except zlib.error:
         return b""
 
@@ -128,7 +132,10 @@ VIDEO = "medgraft.intake.video:read_video"
 READERS: tuple[Reader, ...] = (
     Reader("png", _starts(b"\x89PNG\r\n\x1a\n"), "medgraft.intake.picture:read_picture", (".png",)),
     Reader("jpeg", _starts(b"\xff\xd8\xff"), "medgraft.intake.picture:read_picture", (".jpg", ".jpeg")),
+    Reader("bmp", _bmp, "medgraft.intake.picture:read_picture", (".bmp",)),
     Reader("dicom", _dicom, "medgraft.intake.dicom:read_dicom", (".dcm", ".dicom", ".ima")),
+    # After DICOM: some DICOM files begin with a TIFF header, to be both.
+    Reader("tiff", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "medgraft.intake.picture:read_tiff", (".tif", ".tiff")),
     Reader("avi", _avi, VIDEO, (".avi",)),
     Reader("mov", _mp4, VIDEO, (".mp4", ".mov", ".m4v")),
     Reader("matroska", _starts(b"\x1a\x45\xdf\xa3"), VIDEO, (".mkv", ".webm")),
@@ -136,12 +143,13 @@ READERS: tuple[Reader, ...] = (
     Reader("mpegvideo", _starts(b"\x00\x00\x01\xb3"), VIDEO, (".m1v", ".m2v")),
     Reader("mpegts", _mpegts, VIDEO, (".ts",)),
     Reader("gif", _starts(b"GIF87a", b"GIF89a"), VIDEO, (".gif",)),
-    Reader("nifti", lambda head: _nifti(head) or _nifti2(head), "medgraft.intake.volume:read_volume", (".nii", ".nii.gz")),
+    Reader("nifti", lambda head: _nifti(head) or _nifti2(head), "medgraft.intake.volume:read_volume", (".nii", ".nii.gz", ".hdr")),
     Reader("metaimage", _metaimage, "medgraft.intake.volume:read_volume", (".mha", ".mhd")),
     Reader("nrrd", _starts(b"NRRD000"), "medgraft.intake.volume:read_volume", (".nrrd", ".nhdr")),
+    Reader("npy", _starts(b"\x93NUMPY"), "medgraft.intake.npz:read_array", (".npy",)),
 )
 #: Suffixes of files that claim to be studies; a file with one of them and unknown content is a reject, not a bystander.
-SUFFIXES = frozenset(s for reader in READERS for s in reader.suffixes) | {".npz", ".npy", ".bmp", ".tif", ".tiff", ".wmv", ".flv", ".m3u8", ".gz"}
+SUFFIXES = frozenset(s for reader in READERS for s in reader.suffixes) | {".npz", ".wmv", ".flv", ".m3u8", ".gz"}
 
 
 def reader_named(name: str) -> Reader:

@@ -73,6 +73,9 @@ class ScanOptions(BaseModel):
     masks: str | None = Field(None, description="column with mask files, or a folder of masks with the images' names")
     structures: dict[int, str] = Field({}, description="names of mask values, e.g. {1: anterior, 2: posterior}; default: the values found")
     colour: bool = Field(False, description="keep three channels (only where colour carries information)")
+    frames: Literal["folder", "files"] | None = Field(
+        None, description="`folder`: numbered pictures of one folder are the frames of one video; `files`: never; default: where names leave no doubt"
+    )
     unit: Literal["display", "HU", "raw"] | None = Field(None, description="value unit, where the files do not say it")
     label_level: Literal["case", "study", "patient"] = Field("case", description="the level at which labels live")
     layout: str | None = Field(None, description="rsna, medmnist or folder; default: told from the source, folder where labels=FILE is given")
@@ -700,6 +703,8 @@ class _Composer:
                 for x, y, width, height in self.wanted.matched.rows[item.key].boxes:
                     box = json.dumps({"x": x, "y": y, "width": width, "height": height})
                     rows.append((self.names[item.key], 0, "box", box, "labels"))
+        for item, study in cases:  # regions that a header names hold for every frame
+            rows += [(self.names[item.key], -1, "box", json.dumps(box), "header") for box in study.get("boxes", [])]
         return pl.DataFrame(rows, schema=tables.SCHEMAS["annotations"], orient="row") if rows else tables.empty("annotations")
 
     def _info(

@@ -70,6 +70,17 @@ def open_item(item: Item, limits: Limits) -> Study:
     path = Path(item.files[0])
     if item.reader == "npz":
         return _archive_row(item, limits)
+    if item.reader == "frames":
+        from medgraft.intake import picture
+
+        try:
+            study = picture.read_frames([Path(f) for f in item.files], limits)
+        except Unreadable:
+            raise
+        except Exception as error:
+            raise Unreadable(f"a frame cannot be read ({type(error).__name__})", fix="copy the folder again from its source") from error
+        study.notes.extend(item.notes)
+        return study
     if item.reader == "series":
         from medgraft.intake import dicom
 
@@ -137,6 +148,7 @@ def _store(task: Task) -> dict[str, Any]:
         "device": _device(facts, task.secret),
         "day": None if facts.get("day") is None else facts["day"] + day_pad(task.secret, task.key),
         "notes": study.notes,
+        "boxes": study.boxes,
     }
 
 

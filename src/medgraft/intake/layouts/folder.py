@@ -33,5 +33,5 @@ def plan(source: Path, options: ScanOptions) -> Plan:
         elif (source / options.masks).is_dir():
             skip |= {source / options.masks, (source / options.masks).resolve()}
     files, rejects = walk(source, skip, options.follow_links)
-    items, more, ignored = discover(source, files)
+    items, more, ignored = discover(source, files, options.frames)
     return Plan(items, table, {}, rejects + more, ignored)
