@@ -208,7 +208,7 @@ def _videos_of(pictures: list[Item], asked: bool, source: Path) -> list[Item]:
         name = base if exported or (not single and base) else place
         key = folder if single else f"{folder}/{name}" if folder != "." else name
         held = [item for _, item in members]
-        notes = () if asked else ("numbered pictures read as the frames of one video; frames=files keeps them pictures",)
+        notes: tuple[str, ...] = () if asked else ("numbered pictures read as the frames of one video; frames=files keeps them pictures",)
         notes += () if whole else ("numbers of frames are missing",)
         names = (key, *(i.key for i in held))
         ids = tuple(dict.fromkeys(n for n in (name, base, place if single else "") if n))
