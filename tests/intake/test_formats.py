@@ -293,7 +293,7 @@ def test_ultrasound_regions_become_boxes_of_the_header(tmp_path: Path) -> None:
     write_dicom(tmp_path / "in" / "u.dcm", np.zeros((96, 64), np.uint8), Modality="US", SequenceOfUltrasoundRegions=regions)
     _, study = load(tmp_path / "in" / "u.dcm")
     assert study.spacing[1:] == pytest.approx([0.4, 0.3])
-    scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none"))
+    scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none", identity="keep"))
     rows = tables.read(tmp_path / "out" / "annotations.parquet", "annotations")
     assert rows.select("case_id", "frame", "kind", "author").rows() == [("u", -1, "box", "header")] * 2
     import json
@@ -478,10 +478,10 @@ def test_detached_voxels_belong_to_their_header(tmp_path: Path, rng: np.random.G
     (tmp_path / "in").mkdir()
     volume = rng.integers(0, 100, (3, 4, 5)).astype(np.int16)
     sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / "in" / "v.mhd"))
-    first = scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none"))
+    first = scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none", identity="keep"))
     assert (first.cases, first.rejected, first.new) == (1, 0, 1)
     (tmp_path / "in" / "v.raw").write_bytes((volume + 1).tobytes())
-    again = scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none"))
+    again = scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none", identity="keep"))
     assert again.new == 1
     dataset = tables.load_dataset(tmp_path / "out")
     assert sorted(store.open_array(dataset.root, dataset.manifest["array_id"][0]).ravel()) == sorted((volume + 1).ravel())
@@ -499,7 +499,7 @@ def write_frames(folder: Path, names: list[str], seed: int = 0) -> np.ndarray:
 
 
 def scanned(source: Path, out: Path, **options: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], tables.Dataset]:
-    scan(source, ScanOptions(out=out, patient="none", **options))
+    scan(source, ScanOptions(out=out, patient="none", identity="keep", **options))
     dataset = tables.load_dataset(out)
     rows = dataset.manifest.select("case_id", "kind", "shape").iter_rows()
     return {case: (kind, tuple(shape)) for case, kind, shape in rows}, dataset
@@ -539,5 +539,5 @@ def test_frames_of_one_video_must_agree(tmp_path: Path) -> None:
     source = tmp_path / "in"
     write_frames(source / "17", [f"17_1_{n}.bmp" for n in range(8)])
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(source / "17" / "17_1_2.bmp")
-    report = scan(source, ScanOptions(out=tmp_path / "out", patient="none"))
+    report = scan(source, ScanOptions(out=tmp_path / "out", patient="none", identity="keep"))
     assert report.cases == 0 and report.reasons == {"frame 2 has size (9, 9), the first has (10, 12)": 1}

@@ -40,7 +40,7 @@ from medgraft.intake.plan import Item, Plan
 from medgraft.intake.read import Limits, stem_of
 from medgraft.tables import disk_error
 
-READER_VERSION = 2  # raise when readers store other values than before: everything is then read again
+READER_VERSION = 3  # raise when readers store other values than before: everything is then read again
 JOURNAL = "scan.journal.jsonl"
 _SMALL = 32 << 20  # bytes of sources below which starting processes costs more than it saves
 _CHUNK = 8  # studies in one message to a worker
