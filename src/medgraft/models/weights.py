@@ -36,7 +36,9 @@ class WeightCard:
     ``mean`` and ``std`` are in units of ``range`` (values run from 0 to ``range``: 1.0 or 255.0), in the
     order of ``channel_order``. ``sha256`` may be a prefix (torchvision publishes the first 8 digits) or
     empty where none is published. ``scope`` names the part of the body that the file fills: empty for
-    all of it, ``encoder`` or ``backbone`` for segmentation networks.
+    all of it, ``encoder`` or ``backbone`` for segmentation networks. ``fresh`` names parts that the file
+    of a plainer network does not have and whose start leaves its function as it was (zero gates): they
+    keep it, and the load report lists them as missing.
     """
 
     name: str
@@ -62,6 +64,7 @@ class WeightCard:
     standardise: str = ""  # each window to mean 0, deviation 1 first: over "all" values or the "positive" ones
     name_map: str = "identity"
     scope: str = ""
+    fresh: tuple[str, ...] = ()
     notes: str = ""
 
     @property
@@ -260,6 +263,8 @@ def _fetch(address: str, sink: Any, card: WeightCard) -> str:
     redirects = _KeepRedirects()
     request = urllib.request.Request(address, headers={"User-Agent": "medgraft"})
     with urllib.request.build_opener(redirects).open(request, timeout=30) as answer:
+        if answer.headers.get_content_type() == "text/html":  # a notice or a question instead of the file
+            raise ValueError("a web page, not a file")
         length = answer.headers.get("Content-Length")
         total = int(length) if length else card.size_bytes
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -350,7 +355,7 @@ def load_state(body: nn.Module, card: WeightCard, state: dict[str, Tensor], file
 
     # Counters of batches seen are not weights: published files of older versions lack them.
     absent = [k for k in target if k not in chosen and not k.endswith("num_batches_tracked")]
-    in_scope = [k for k in absent if (not card.scope or k.startswith(card.scope + ".")) and not _under(k, last)]
+    in_scope = [k for k in absent if (not card.scope or k.startswith(card.scope + ".")) and not _under(k, (*last, *card.fresh))]
     missing = [k for k in in_scope if not any(w.startswith(k + " ") for w in wrong)]
     if wrong or (missing and not allow_missing) or not chosen:
         found = f"{len(missing)} of {len(target)} tensors are missing" + (f" ({_few(missing)})" if missing else "")

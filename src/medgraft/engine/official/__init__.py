@@ -112,7 +112,8 @@ def one(entry: Official, project: str, root: Path, record: Path | None, repeats:
     """Fill, run, compare, and time one network."""
     from medgraft.models import parity
 
-    theirs = entry.build().eval()
+    theirs = entry.build()
+    theirs.eval()  # not chained: some projects' own train() returns nothing
     own_names = parity.shapes(theirs)
     rename = entry.file_name_of or (lambda name: name)
     file_names = {name: target for name in own_names if (target := rename(name)) is not None}
