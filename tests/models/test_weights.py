@@ -106,7 +106,7 @@ def test_a_folder_serves_and_a_wrong_file_is_never_skipped(tmp_path: Path) -> No
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves one file whole, cut, changed, behind a redirect that states its hash as hubs do, or behind one to another scheme."""
+    """Serves one file whole, cut, changed, as a web page, behind a redirect that states its hash as hubs do, or behind one to another scheme."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/redirect"):
@@ -117,12 +117,14 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if self.path not in ("/whole", "/cut", "/changed"):
+        if self.path not in ("/whole", "/cut", "/changed", "/page"):
             self.send_error(404)
             return
         body = PAYLOAD if self.path != "/changed" else PAYLOAD[:-1] + b"!"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        if self.path == "/page":
+            self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
         self.wfile.write(body if self.path != "/cut" else body[: len(body) // 2])
 
@@ -164,6 +166,7 @@ def test_nothing_is_fetched_unless_asked(hub: str, tmp_path: Path) -> None:
         ("/changed", "the card says"),
         ("/cut", "cut off after|IncompleteRead"),
         ("/missing", "Not Found"),
+        ("/page", "a web page, not a file"),
         ("/redirect-file", "not allowed"),
         ("/redirect-ftp", "refused"),
     ],

@@ -37,6 +37,7 @@ HEAVY = {
     "resnet3d_34",
     "resnet3d_50",
     "genesis_unet3d",
+    "tsm_resnet101",
     *(f"medicalnet_{n}" for n in (34, 50, 101, 152, 200)),
     "c3d",  # its golden runs both ways
 }
@@ -88,10 +89,12 @@ def test_builds_runs_and_every_parameter_counts(name: str, channels: int) -> Non
 
     hooks = [module.register_forward_pre_hook(note) for module in model.modules()]
 
-    with torch.no_grad():  # vectors away from the zeros that some residual branches start with
+    with torch.no_grad():  # away from the zeros that some residual branches and gates start with
         for parameter in model.parameters():
             if parameter.ndim < 2:
                 parameter.add_(0.05)
+            elif not parameter.any():
+                parameter.add_(1 / parameter[0].numel())
     out = model(batch)
     assert out.shape == ((2, 3, *batch["x"].shape[2:]) if facts.dense else (2, 3))
     assert torch.isfinite(out).all()

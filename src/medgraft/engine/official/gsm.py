@@ -17,7 +17,7 @@ PROJECT = "swathikirans/GSM"
 
 def networks(root: Path) -> list[Official]:
     """At 64x64. The project needs a GPU tensor type, an old PyYAML, its own folder and a download; its last pool is 7x7."""
-    torch.cuda.FloatTensor = torch.FloatTensor  # type: ignore[misc]
+    torch.cuda.FloatTensor = torch.FloatTensor  # type: ignore[attr-defined]
     loader = importlib.import_module("model_zoo.bninception.pytorch_load")
     yaml_load = loader.yaml.load
     loader.yaml.load = lambda stream: yaml_load(stream, loader.yaml.SafeLoader)

@@ -98,6 +98,7 @@ class ShiftResNet(ResNet):
         surgery.set_input_channels(self, channels)
         for number, stage in enumerate(self.stages):
             for index, block in enumerate(stage):
+                assert isinstance(block, ShiftBottleneck)
                 block.shifts = blocks[2] < 23 or index % 2 == 0
                 if non_local and number in (1, 2) and index % 2 == 0:
                     block.nl = NonLocal(block.bn3.num_features, pool="after", affinity="softmax")
