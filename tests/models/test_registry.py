@@ -28,7 +28,7 @@ def test_the_registry_imports_no_network() -> None:
 def test_one_family_is_imported_alone() -> None:
     loaded = modules_after("from medgraft.models import registry as r; r.build_body('mobilenet_v2_folded')")
     assert {m for m in loaded if m.startswith("medgraft.models.zoo.")} == {"medgraft.models.zoo.mobilenet"}
-    assert not {"timm", "monai"} & loaded
+    assert not {"timm", "monai", "transformers"} & loaded
 
 
 def test_a_new_file_in_the_zoo_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

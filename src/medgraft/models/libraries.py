@@ -357,8 +357,24 @@ def _monai_facts(bare: str) -> dict[str, Any]:
     }
 
 
+def monai_networks() -> Any:
+    """The module of MONAI's networks.
+
+    Importing it would import transformers for one network that is not offered here, half of its 13 seconds.
+    """
+    name, unwanted = "monai.networks.nets", "transformers"
+    hide = name not in sys.modules and unwanted not in sys.modules
+    if hide:
+        sys.modules[unwanted] = None  # type: ignore[assignment]  # to the import system: not installed
+    try:
+        return importlib.import_module(name)
+    finally:
+        if hide:
+            del sys.modules[unwanted]
+
+
 def _build_monai(bare: str, *, channels: int, size: tuple[int, ...] | None, structures: int = 2, **options: Any) -> nn.Module:
-    networks = importlib.import_module("monai.networks.nets")
+    networks = monai_networks()
     kind, output, _, arguments = _MONAI[bare]
     body: nn.Module = getattr(networks, kind)(**{"spatial_dims": 3, "in_channels": channels, "out_channels": structures, **arguments, **options})
     if output == "features":

@@ -45,7 +45,7 @@ class BackboneInfo:
     features: int
     default_size: tuple[int, ...]
     min_size: tuple[int, ...]
-    fixed_size: bool = False  # built for one input size (position embeddings), which must then be met
+    fixed_size: bool = False  # built for one input size, which must then be met (in the zoo, default_size alone where min_size equals it)
     divisor: int = 1  # a dense input is padded to multiples of it; an int for all sides
     paper: str = ""
     notes: str = ""
@@ -178,7 +178,8 @@ def build_body(
         raise UserError(f"a network needs at least one channel, not {channels}", case=name)
     if size is not None and len(size) != facts.dims:
         raise UserError(f"size {size} has {len(size)} sides, the network has {facts.dims} dimensions", case=name)
-    if size is not None and facts.fixed_size and name in _zoo() and tuple(size) != facts.default_size:
+    only = name in _zoo() and facts.fixed_size and facts.min_size == facts.default_size  # others are built for the size that they will meet
+    if size is not None and only and tuple(size) != facts.default_size:
         raise UserError(f"the network takes {facts.default_size} only, not {tuple(size)}", case=name, fix="set `size` to match or choose another")
     arguments: dict[str, Any] = {"channels": channels, "size": size, **(options or {})}
     if facts.dense:

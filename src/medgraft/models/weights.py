@@ -296,12 +296,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     front of every name is dropped.
     """
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             from safetensors.torch import load_file
 
             state: Any = load_file(str(path))
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with open(path, "rb") as stream:  # by its name torch would take a file for safetensors
+                state = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for a broken or unsafe file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"not a readable weights file ({reason})", case=path.name, fix="only plain tensors are read; fetch the file again") from error
@@ -314,6 +315,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if all(k.startswith("module.") for k in tensors):
         tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
     return tensors
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content, since a hub may offer either kind: eight bytes of length, then a JSON header."""
+    with open(path, "rb") as stream:
+        start = stream.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def load(body: nn.Module, card: WeightCard, path: Path, *, allow_missing: bool = False) -> LoadReport:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from torch import nn
 
 from medgraft.models import surgery
+from medgraft.models.libraries import monai_networks
 from medgraft.models.registry import backbone
 
 
 def _build(name: str, channels: int) -> nn.Module:
-    from monai.networks import nets
-
-    body = getattr(nets, name)(spatial_dims=3, n_input_channels=channels, conv1_t_stride=2, num_classes=2)
+    body = getattr(monai_networks(), name)(spatial_dims=3, n_input_channels=channels, conv1_t_stride=2, num_classes=2)
     return surgery.annotate(body, removed=(surgery.remove_classifier(body),))
 
 

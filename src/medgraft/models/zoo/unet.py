@@ -11,13 +11,12 @@ from typing import Any
 from torch import nn
 
 from medgraft.models import surgery
+from medgraft.models.libraries import monai_networks
 from medgraft.models.registry import backbone
 
 
 def _build(dims: int, channels: int, structures: int, width: int) -> nn.Module:
-    from monai.networks.nets import UNet
-
-    body: Any = UNet(
+    body: Any = monai_networks().UNet(
         spatial_dims=dims,
         in_channels=channels,
         out_channels=structures,
