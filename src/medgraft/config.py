@@ -89,11 +89,12 @@ class ArmConfig(Section):
     model: str
     start: str = Field("imagenet", description="random, imagenet, kinetics, a tag or the name of a weight card")
     strategy: Strategy = "finetune"
+    join: Literal["mean", "bert"] = Field("mean", description="how the frames of a clip become one in an image network: mean of features, or BERT")
     window: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, list[Any]] | None = None
     options: dict[str, Any] = Field(default_factory=dict, description="arguments of this network beyond its input, such as bn_mode or width")
-    hidden: int = Field(0, ge=0, description="width of a dense layer with ReLU between body and last layer; 0 = none")
+    hidden: int = Field(0, ge=0, description="width of a dense layer with ReLU before the last one, 0 = none; of BERT with join=bert, 0 = 1000")
     label: str | None = Field(None, description="a name of its own for this arm's strategy, when two arms differ by setting alone")
 
     @property
@@ -102,11 +103,16 @@ class ArmConfig(Section):
 
     @property
     def strategy_name(self) -> str:
-        """Strategy with its modifiers: ``finetune+layer_decay``."""
+        """Strategy with its modifiers: ``finetune+layer_decay``, ``finetune+bert``."""
         if self.label:
             return self.label
         extra = [key for key in ("layer_decay", "l2sp") if self.train.get(key)]
-        return "+".join([self.strategy, *extra])
+        return "+".join([self.strategy, *self.join_facts.values(), *extra])
+
+    @property
+    def join_facts(self) -> dict[str, str]:
+        """How frames are joined, where not by the mean: part of the arm's name and of its cells."""
+        return {} if self.join == "mean" else {"join": self.join + (f"{self.hidden}" if self.hidden else "")}
 
 
 class StatsConfig(Section):
@@ -167,6 +173,10 @@ class Recipe(Section):
         if not self.seeds:
             raise ValueError("seeds: at least one is needed")
         for arm in self.models:
+            if arm.join == "bert" and arm.strategy == "frozen_logistic":
+                raise ValueError(f"models: {arm.id}: a logistic head cannot read a sequence (use strategy: frozen)")
+            if arm.join == "bert" and arm.hidden % 5:
+                raise ValueError(f"models: {arm.id}: BERT has 5 heads, so hidden is a multiple of 5, not {arm.hidden}")
             for name, section in (("window", WindowConfig), ("train", TrainConfig)):
                 for key in getattr(arm, name):
                     if key not in section.model_fields:

@@ -78,10 +78,12 @@ class Context:
 
     def window(self, arm: ArmConfig) -> WindowSpec:
         """The window of an arm: the recipe's, with ``auto`` and 0 resolved by kind of data and network."""
-        config = self.recipe.arm_window(arm)
+        config, info = self.recipe.arm_window(arm), registry.info(arm.model)
+        if arm.join == "bert" and (info.dims != 2 or info.dense):
+            raise UserError("BERT joins the frames of an image network that gives features", case=arm.id, fix="leave out join")
         if config.join == "vote" and (self.task_name != "classify" or [t.kind for t in self.targets] != ["binary"]):
             raise UserError("windows vote on one yes/no target only", case=arm.id, fix="set window.join=mean")
-        return resolve_window(config, registry.info(arm.model), self.kind, self.task_name, self._depths())
+        return resolve_window(config, info, self.kind, self.task_name, self._depths())
 
     def _depths(self) -> list[int]:
         return [int(s[1]) for s in self.dataset.manifest["shape"].to_list()]
@@ -119,6 +121,7 @@ class Context:
                 "threads": self.threads if self.fabric.device.type == "cpu" else 0,
                 "device": self.fabric.device.type,
                 "precision": self.recipe.precision,
+                **arm.join_facts,
                 **({"classes": list(self.recipe.classes)} if self.recipe.classes else {}),
                 **({"options": arm.options} if arm.options else {}),
                 **({"hidden": arm.hidden} if arm.hidden else {}),

@@ -55,6 +55,7 @@ def build(
         channels=int(context.dataset.info.get("channels", 1)),
         size=(window.length, *window.sides),
         dropout=setting.dropout,
+        join=arm.join,
         folders=context.recipe.weights,
         download=context.recipe.download,
         seed=seed,
@@ -204,7 +205,9 @@ def feature_cache(context: Context, run: runs.Run, arm: ArmConfig, model: Model,
     window = context.recipe.arm_window(arm).model_dump(mode="json", exclude={"join"})
     body = runs.digest({k: float(v.double().sum()) for k, v in model.body.state_dict().items()})
     facts = {"model": arm.model, "body": body, "window": window, "data": context.data_hash, "threads": context.threads}
-    key = runs.digest({**facts, **({"options": arm.options} if arm.options else {})})[:12]
+    facts |= {"options": arm.options} if arm.options else {}
+    facts |= {"join": arm.join} if arm.join != "mean" else {}  # a sequence of frames, not their mean
+    key = runs.digest(facts)[:12]
     if key not in context.features:
 
         def make() -> dict[str, np.ndarray]:

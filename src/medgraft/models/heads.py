@@ -9,15 +9,15 @@ from torch.nn import functional
 class LinearHead(nn.Module):
     """Dropout, then one linear layer: (B, F) -> (B, n) logits or quantities.
 
-    Starts with weights from a normal distribution of standard deviation 0.01 and biases 0, so the first
+    Starts with weights from a normal distribution of standard deviation ``std`` and biases 0, so the first
     outputs are near 0 whatever the body: all classes begin equally likely.
     """
 
-    def __init__(self, features: int, outputs: int, dropout: float = 0.0) -> None:
+    def __init__(self, features: int, outputs: int, dropout: float = 0.0, std: float = 0.01) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(features, outputs)
-        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.normal_(self.linear.weight, std=std)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Tensor) -> Tensor:

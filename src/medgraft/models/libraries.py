@@ -151,7 +151,7 @@ def _torchvision_facts(bare: str) -> dict[str, Any]:
     }
 
 
-def _build_torchvision(bare: str, *, channels: int, size: tuple[int, ...] | None, **options: Any) -> nn.Module:
+def _build_torchvision(bare: str, *, channels: int, size: tuple[int, ...] | None, classes: int | None = None, **options: Any) -> nn.Module:
     import torchvision.models as models
 
     if bare in _HALVES:
@@ -160,10 +160,10 @@ def _build_torchvision(bare: str, *, channels: int, size: tuple[int, ...] | None
         options = {"image_size": size[0], **options}
     if size is not None and bare.startswith("maxvit"):
         options = {"input_size": size, **options}
-    body = models.get_model(bare, weights=None, **options)
-    classifier = surgery.remove_classifier(body)
+    body = models.get_model(bare, weights=None, **({"num_classes": classes} if classes else {}), **options)
+    classifier = () if classes else (surgery.remove_classifier(body),)
     surgery.set_input_channels(body, channels)
-    return surgery.annotate(body, removed=(classifier, "AuxLogits", "aux1", "aux2"))
+    return surgery.annotate(body, removed=(*classifier, "AuxLogits", "aux1", "aux2"))
 
 
 def _torchvision_cards(bare: str) -> list[WeightCard]:
@@ -256,13 +256,15 @@ def _timm_facts(bare: str) -> dict[str, Any]:
     }
 
 
-def _build_timm(bare: str, *, channels: int, size: tuple[int, ...] | None, **options: Any) -> nn.Module:
+def _build_timm(bare: str, *, channels: int, size: tuple[int, ...] | None, classes: int | None = None, **options: Any) -> nn.Module:
     import timm
 
     record = timm.get_pretrained_cfg(bare)
     if size is not None and record is not None and record.fixed_input_size:
         options = {"img_size": size, **options}
-    body: Any = timm.create_model(bare, pretrained=False, num_classes=0, in_chans=channels, **options)
+    body: Any = timm.create_model(bare, pretrained=False, num_classes=classes or 0, in_chans=channels, **options)
+    if classes:
+        return surgery.annotate(body)
     classifier = (body.default_cfg or {}).get("classifier") or ()
     return surgery.annotate(body, removed=(classifier,) if isinstance(classifier, str) else tuple(classifier))
 

@@ -1,4 +1,4 @@
-"""Image networks on clips and volumes: fold depth into the batch, run, join over depth."""
+"""Image networks on clips and volumes: fold depth into the batch, run, join over depth or leave that to the head."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from medgraft.errors import UserError
 from medgraft.models import registry
 from medgraft.models.registry import BackboneInfo
 
-JOINS = ("mean",)
+JOINS = ("mean", "none")
 
 
 class Lift(nn.Module):
     """An image body that takes (B, C, D, H, W).
 
     Every frame or slice goes through the same body. A ``features`` body gives (B, F), the mean of its
-    frame features; a ``dense`` body gives (B, K, D, H, W), one map a frame. An image is a clip of one
-    frame, so for D = 1 the lifted body equals the body.
+    frame features, or with ``join="none"`` (B, D, F), for a head that reads sequences; a ``dense`` body
+    gives (B, K, D, H, W), one map a frame. An image is a clip of one frame, so for D = 1 the lifted body
+    equals the body.
     """
 
     def __init__(self, body: nn.Module, join: str = "mean") -> None:
@@ -33,10 +34,11 @@ class Lift(nn.Module):
         return registry.info_of(self.body)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, F), or (B, K, D, H, W) for a dense body."""
+        """(B, C, D, H, W) -> (B, F) or (B, D, F), or (B, K, D, H, W) for a dense body."""
         batch, channels, depth, height, width = x.shape
         folded = x.transpose(1, 2).reshape(batch * depth, channels, height, width)
         out = self.body(folded)
         if self.info.dense:
             return out.unflatten(0, (batch, depth)).transpose(1, 2)
-        return out.unflatten(0, (batch, depth)).mean(1)
+        frames = out.unflatten(0, (batch, depth))
+        return frames if self.join == "none" else frames.mean(1)

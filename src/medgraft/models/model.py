@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.errors import UserError
-from medgraft.models import registry, surgery, weights
+from medgraft.models import registry, sequence, surgery, weights
 from medgraft.models.heads import DenseHead, HiddenHead, LinearHead
 from medgraft.models.lift import Lift
 from medgraft.models.registry import BackboneInfo
 from medgraft.models.weights import LoadReport, WeightCard
 
+LONGEST = 64  # frames a BERT takes where no window is named
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image libraries use it
 
 
@@ -127,7 +128,7 @@ class Model(nn.Module):
         return (x * self.card.range - self.mean) / self.std
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
-        """Body features (B, F); for a dense body the maps (B, K, D, H, W).
+        """Body features (B, F), or (B, D, F) for a head that reads sequences; for a dense body the maps (B, K, D, H, W).
 
         A batch that carries ``features`` (computed earlier by the same still body) skips the body.
         """
@@ -197,6 +198,8 @@ def make_model(
     then adapts the first convolution. ``body_channels`` decides otherwise (1 = sum the filters of a colour
     network for grey data). ``size`` is the window's (H, W) or (D, H, W), for networks that fix it.
     ``options`` go to the network's builder, ``hidden`` puts a dense layer of that width with ReLU before the last one.
+    ``join`` says how the frames of an image network become one: ``mean``, or ``bert``: the network keeps its 1000
+    logits and a transformer reads them (``models.sequence``), of width ``hidden`` (0 = 1000); it belongs to the head.
     ``load_weights=False`` keeps the start's preprocessing and reads no file, for a checkpoint that follows.
 
     The same ``seed`` gives the same tensors; torch's global generator is left as it was. Raises
@@ -213,6 +216,11 @@ def make_model(
         body_channels = channels if card is None or (channels != 1 and channels != 3) or card.channels not in (1, 3) else card.channels
     if channels not in (1, body_channels) and (channels, body_channels) != (3, 1):
         raise UserError(f"data with {channels} channels cannot enter a body with {body_channels}", case=name)
+    if join not in ("mean", "bert"):
+        raise UserError(f"unknown way to join frames '{join}'", case=name, fix="choose mean or bert")
+    reads = join == "bert"
+    if reads and (facts.dims != 2 or dense):
+        raise UserError("BERT joins the frames of an image network that gives features", case=name, fix="leave out join")
     path = weights.locate(card, folders=folders, download=download, cache=cache) if card is not None and load_weights else None
 
     with torch.random.fork_rng(devices=[]):
@@ -222,15 +230,21 @@ def make_model(
             channels=body_channels,
             structures=outputs if dense else None,
             size=size[-facts.dims :] if size is not None else None,
+            classes=sequence.CLASSES if reads else None,
             options=options,
         )
-        head = _head(registry.info_of(body), outputs, hidden, dropout)
+        length = size[0] if size is not None and len(size) == 3 else LONGEST
+        head = _head(registry.info_of(body), outputs, hidden, dropout, length if reads else 0)
     report = weights.load(body, card, path) if card is not None and path is not None else None
-    whole = Lift(body, join) if facts.dims == 2 else body
+    whole = Lift(body, "none" if reads else "mean") if facts.dims == 2 else body
     return Model(whole, head, preprocess_of(card, body_channels), card), report
 
 
-def _head(facts: BackboneInfo, outputs: int, hidden: int, dropout: float) -> nn.Module:
+def _head(facts: BackboneInfo, outputs: int, hidden: int, dropout: float, frames: int) -> nn.Module:
+    """``frames`` is the longest sequence that the head must read, 0 where it reads none."""
+    if frames:
+        reader = sequence.Bert(facts.features, frames, hidden=hidden or sequence.CLASSES)
+        return nn.Sequential(reader, LinearHead(reader.features, outputs, dropout, sequence.SPREAD))
     if facts.dense:
         if hidden:
             raise UserError("a dense network ends in its own last layer, there is no place for a hidden one", case=facts.name, fix="leave hidden out")

@@ -158,12 +158,14 @@ def build_body(
     channels: int = 3,
     structures: int | None = None,
     size: tuple[int, ...] | None = None,
+    classes: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build a body with random weights; its facts are at ``.info``.
 
     ``channels`` is C of its input, ``structures`` is K of a dense output (then required), ``size`` its
-    input size for networks that fix one (transformers). ``options`` go to the builder (U-Net ``width``).
+    input size for networks that fix one (transformers). ``classes`` keeps the classifier of an image
+    network: the body then gives that many logits. ``options`` go to the builder (U-Net ``width``).
     Draws from torch's global generator; ``model.make_model`` seeds it.
     """
     from medgraft.models import surgery
@@ -174,6 +176,8 @@ def build_body(
         raise UserError("a dense network needs the number of structures", case=name, fix="use it with a segmentation task")
     if not facts.dense and structures is not None:
         raise UserError("this network gives features, not a map", case=name, fix=f"choose a dense one: {', '.join(names('dense'))}")
+    if classes is not None and (facts.dense or facts.dims != 2 or name.startswith(("monai:", "smp:"))):
+        raise UserError("only image networks keep their classifier", case=name)
     if channels < 1:
         raise UserError(f"a network needs at least one channel, not {channels}", case=name)
     if size is not None and len(size) != facts.dims:
@@ -188,12 +192,18 @@ def build_body(
         build = getattr(importlib.import_module(_zoo()[name][0]), name)
     else:
         build = importlib.import_module("medgraft.models.libraries").builder(name)
+        if classes is not None:
+            arguments["classes"] = classes
     try:
         body = build(**arguments)
     except TypeError as error:
         if options and any(f"'{key}'" in str(error) for key in options):
             raise UserError(f"the network takes no such option ({error})", case=name) from error
         raise
+    if classes is not None:
+        if name in _zoo():
+            surgery.put_classifier_back(body, facts.features, classes)
+        facts = replace(facts, features=classes)
     surgery.pool_by_mean(body)
     surgery.set_norm_momentum(body)
     body.info = replace(facts, default_size=tuple(size)) if size is not None else facts
