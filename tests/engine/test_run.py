@@ -429,3 +429,45 @@ def test_a_wrong_wish_is_refused_before_anything_is_trained(recipe, words, says,
     with pytest.raises(UserError, match=says) as error:
         flow.run(recipe(*words), say=quiet)
     assert "\n" not in str(error.value) and not list((tmp_path / "runs").glob("*/cells/*"))
+
+
+def test_bert_reads_frames_through_the_whole_run_and_serving(recipe, tmp_path) -> None:
+    """Join is part of the arm's name, its cells and the feature cache; a frozen network's sequences come from the cache."""
+    clip = "window={length: 4, size: 32}"
+    lite = "{model: efficientnet_lite0, strategy: frozen, join: bert, train: {augment: none, epochs: 2, learning_rate: 1e-4, logits: 2}}"
+    made = recipe(
+        clip,
+        "split.kind=holdout",
+        "split.test_share=0.4",
+        f"models=[{lite}, {{model: efficientnet_lite0, strategy: frozen, train: {{augment: none, epochs: 1}}}}]",
+        kind="video",
+    )
+    root = flow.run(made, say=quiet)
+    assert [arm.id.rpartition(" · ")[2] for arm in made.models] == ["frozen+bert", "frozen"]
+    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    shapes = {np.load(path)["features"].shape for path in (root / "features").glob("*.npz")}
+    assert shapes == {(24, 4, 1000), (24, 1280)}
+    plain, wide = (
+        config.load_recipe(None, [f"data={made.data}", f"models=[{{model: {MODEL}, join: bert{w}}}]"]).models[0] for w in ("", ", hidden: 1280")
+    )
+    assert wide.id.endswith("finetune+bert1280")
+    labelled = [arm.model_copy(update={"label": "same"}) for arm in (plain, wide, plain.model_copy(update={"join": "mean"}))]
+    assert len({context.cell(arm, made.train, outer=0, inner=-1, seed=0).hash for arm in labelled}) == 3
+
+    arm = made.models[0]
+    record = next(r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0 and r["strategy"] == "frozen+bert")
+    model, task = fit.load_model(context, the_run, arm, record)  # the head alone was stored, BERT in it
+    samples = context.samples(context.rows_of(context.outer[0]["test"]), context.window(arm), "none", (-1000.0, 1000.0))
+    from medgraft.engine import serve
+    from medgraft.engine.predict import predict_cases
+
+    fresh = predict_cases(context.fabric, model, task, samples, context.cases, batch_size=5).columns
+    stored = tables.read(root / "cells" / record["hash"] / "predictions.parquet", "predictions")
+    both = dict(zip(fresh["case_id"], fresh["y_pred"]))
+    np.testing.assert_allclose([both[c] for c in stored["case_id"]], stored["y_pred"], rtol=1e-4, atol=1e-5)
+    assert np.ptp(stored["y_pred"].to_numpy()) > 1e-4
+    assert serve.choose(the_run, made, "frozen+bert").join == "bert"
+    with pytest.raises(UserError, match="cannot read a sequence"):
+        recipe("models=[{model: efficientnet_lite0, strategy: frozen_logistic, join: bert}]")
+    with pytest.raises(UserError, match="joins the frames of an image network"):
+        flow.run(recipe(clip, "models=[{model: r3d_18, start: random, join: bert}]"), say=quiet)

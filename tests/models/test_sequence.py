@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,7 +81,7 @@ def test_bert_has_the_stated_sizes_and_start() -> None:
     extra = sum(p.numel() for p in reader.parameters())
     assert extra == 3 * 6_570_280 + 1_001_000 + 9_000 + 4_000  # pooler, 9 positions; class token, segment, norm
     assert round(extra / 1e6, 1) == 20.7
-    lite = sum(p.numel() for p in registry.build_body(LITE).parameters()) + 1281 * 1000
+    lite = sum(p.numel() for p in registry.build_body(LITE, channels=1).parameters()) + 1281 * 1000
     assert sum(p.numel() for p in model.parameters()) == lite + extra + 2 * 1001
     weight = reader.bert.encoder.layer[1].intermediate.dense.weight
     assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.02)
@@ -117,8 +115,8 @@ def test_every_parameter_learns_and_stands_in_the_head_or_its_stage() -> None:
     assert model.features(batch).shape == (2, 3, 1000)
     (model(batch) * torch.tensor([1.0, -0.7])).sum().backward()
     dead = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
-    unused = {"head.0.bert.encoder.layer.2.attention.self.key.bias"}  # a constant added to every key changes no softmax
-    assert not dead - {f"head.0.bert.encoder.layer.{k}.attention.self.key.bias" for k in range(3)}, (dead, unused)
+    # A constant added to every key changes no softmax: what gradient there is, is rounding.
+    assert dead <= {f"head.0.bert.encoder.layer.{k}.attention.self.key.bias" for k in range(3)}
     groups = dict(model.groups())
     head = {id(p) for p in groups["head"]}
     assert {id(p) for p in model.head.parameters()} == head
@@ -133,10 +131,13 @@ def test_an_image_is_a_sentence_of_one_word() -> None:
     assert model({"x": torch.rand(2, 1, 1, 64, 64), "value_range": torch.tensor([[0.0, 1.0]] * 2)}).shape == (2, 2)
 
 
-@pytest.mark.parametrize("name", ["r3d_18", "monai:densenet121"])
-def test_only_image_networks_are_read(name: str) -> None:
+def test_only_image_networks_are_read() -> None:
     with pytest.raises(UserError, match="joins the frames of an image network"):
-        make_model(name, outputs=2, join="bert")
+        make_model("r3d_18", outputs=2, join="bert")
+    with pytest.raises(UserError, match="joins the frames of an image network"):
+        make_model("unet2d", outputs=2, dense=True, join="bert")
+    with pytest.raises(UserError, match="only image networks keep"):
+        registry.build_body("r3d_18", classes=400)
 
 
 # ---------------------------------------------------------------------------------------- the logits are the file's own
@@ -151,16 +152,15 @@ def test_only_image_networks_are_read(name: str) -> None:
         ("torchvision:squeezenet1_1", "squeezenet1_1"),
     ],
 )
-def test_kept_logits_are_those_of_torchvisions_network(name: str, official: str, tmp_path: Path) -> None:
+def test_kept_logits_are_those_of_torchvisions_network(name: str, official: str) -> None:
     from torchvision import models
 
     theirs = models.get_model(official).eval()
-    state = filled(theirs)
-    torch.save(state, tmp_path / "file.pth")
+    state = theirs.state_dict() if official == "alexnet" else filled(theirs)  # no norm or gate that its start could hide
     card = weights.find_card(name, "imagenet")
     assert card is not None
     body = registry.build_body(name, classes=1000).eval()
-    report = weights.load(body, card, tmp_path / "file.pth")
+    report = weights.load_state(body, card, state, "file")
     assert not report.head and not report.missing and not report.unexpected and report.share_of_parameters == 1
     x = parity.signal((2, 3, 64, 64))
     with torch.no_grad():
@@ -192,10 +192,12 @@ def test_kept_logits_come_from_the_same_file_as_the_body() -> None:
 @pytest.mark.parametrize("name", sorted(n for n in registry.names("2d") if not registry.info(n).dense))
 def test_every_image_network_of_the_zoo_keeps_its_classifier(name: str) -> None:
     with torch.device("meta"):
+        if name == "genesis_encoder2d":  # an encoder of segmentation networks, which never had one
+            with pytest.raises(UserError, match="no classifier of its own"):
+                registry.build_body(name, classes=1000)
+            return
         body = registry.build_body(name, classes=1000)
         assert body.eval()(torch.empty(1, 3, *registry.info(name).default_size)).shape == (1, 1000)
-    for card in weights.cards(name):
-        assert card.channels == 3
 
 
 # ---------------------------------------------------------------------------------------- CEUS-M01 to M05, M18
@@ -218,9 +220,12 @@ def test_image_networks_of_the_ultrasound_study(bare: str, published: int, last:
         model, _ = make_model(name, start="imagenet", outputs=2, load_weights=False)
         logits = model({"x": torch.empty(2, 1, 1, 224, 224), "value_range": torch.empty(2, 2)})
         kept = registry.build_body(name, classes=1000)
+        read, _ = make_model(name, start="imagenet", outputs=2, join="bert", size=(8, 224, 224), load_weights=False)
+        joined = read({"x": torch.empty(2, 1, 8, 224, 224), "value_range": torch.empty(2, 2)})
     assert logits.shape == (2, 2) and registry.info(name).default_size == (224, 224)
     assert sum(p.numel() for p in model.parameters()) == published - 1000 * (last + 1) + 2 * (last + 1)
     assert sum(p.numel() for p in kept.parameters()) == published
+    assert joined.shape == (2, 2) and sum(p.numel() for p in read.parameters()) == published + 20_724_840 + 2 * 1001
     card = model.weight_card
     assert card is not None and card.source_data == "ImageNet-1k" and "acc@1" in card.accuracy
     assert (card.range, card.mean, card.std) == (1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

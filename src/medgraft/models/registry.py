@@ -202,7 +202,10 @@ def build_body(
         raise
     if classes is not None:
         if name in _zoo():
-            surgery.put_classifier_back(body, facts.features, classes)
+            try:
+                surgery.put_classifier_back(body, facts.features, classes)
+            except ValueError as error:
+                raise UserError("this network has no classifier of its own", case=name, fix="take one trained on classes") from error
         facts = replace(facts, features=classes)
     surgery.pool_by_mean(body)
     surgery.set_norm_momentum(body)

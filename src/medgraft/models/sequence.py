@@ -31,11 +31,12 @@ class Bert(nn.Module):
         from transformers import BertConfig, BertModel
 
         self.length, self.features = length, hidden
-        self.project = nn.Identity() if hidden == features else nn.Linear(features, hidden)
+        self.project: nn.Module = nn.Identity()
         if hidden != features:
-            nn.init.normal_(self.project.weight, std=SPREAD)
-            nn.init.zeros_(self.project.bias)
-        config = BertConfig(
+            self.project = projection = nn.Linear(features, hidden)
+            nn.init.normal_(projection.weight, std=SPREAD)
+            nn.init.zeros_(projection.bias)
+        config = BertConfig(  # type: ignore[call-arg]  # the last argument is one of every configuration
             vocab_size=1,
             pad_token_id=None,  # row 0 is the class token, which learns
             type_vocab_size=1,

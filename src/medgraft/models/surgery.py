@@ -87,13 +87,13 @@ def remove_classifier(module: nn.Module) -> str:
 def put_classifier_back(module: nn.Module, features: int, classes: int) -> nn.Module:
     """Put a linear layer where a body's classifier was taken off, under the name that its files give it, in place.
 
-    The body then gives (B, classes), and a file must fill the layer. Raises ``ValueError`` where nothing
-    stands in its place.
+    The body then gives (B, classes), and a file must fill the layer. Raises ``ValueError`` where the body
+    has no such place: its files hold no classifier.
     """
     removed: tuple[str, ...] = tuple(getattr(module, "removed", ()))
     name = removed[0] if removed else ""
     if not name or not isinstance(dict(module.named_modules()).get(name), nn.Identity):
-        raise ValueError("the classifier's place is not kept")
+        raise ValueError("no classifier was taken off")
     replace_module(module, name, nn.Linear(features, classes))
     return annotate(module, removed=removed[1:], last=tuple(getattr(module, "last", ())))
 
