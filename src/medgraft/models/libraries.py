@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from medgraft.errors import UserError
 from medgraft.models import surgery
 from medgraft.models.registry import BackboneInfo
 from medgraft.models.weights import WeightCard
@@ -239,6 +240,13 @@ def convert_state(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor
 # ---------------------------------------------------------------------------------------- timm
 
 
+#: Licences of timm's records that are no household names.
+_LICENCES = {
+    "dinov3-license": "DINOv3 License: Meta's own terms, to be read before use and passed on with every copy",
+    "fair-noncommercial-research-license": "FAIR Noncommercial Research License: no commercial use",
+}
+
+
 def _timm_facts(bare: str) -> dict[str, Any]:
     import timm
 
@@ -263,6 +271,11 @@ def _build_timm(bare: str, *, channels: int, size: tuple[int, ...] | None, class
     if size is not None and record is not None and record.fixed_input_size:
         options = {"img_size": size, **options}
     body: Any = timm.create_model(bare, pretrained=False, num_classes=classes or 0, in_chans=channels, **options)
+    embedding = getattr(body, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    if size is not None and isinstance(patch, tuple) and not getattr(embedding, "dynamic_img_pad", False) and any(s % p for s, p in zip(size, patch)):
+        # timm would build it and leave out what lies beyond the last whole patch, without a word
+        raise UserError(f"the network cuts pictures into patches of {patch}, {tuple(size)} is no multiple", case=f"timm:{bare}", fix="change `size`")
     if classes:
         return surgery.annotate(body)
     classifier = (body.default_cfg or {}).get("classifier") or ()
@@ -298,7 +311,7 @@ def _timm_cards(bare: str) -> list[WeightCard]:
                 file_name=file_name,
                 addresses=(address,),
                 sha256=digest,
-                licence=record.license or "unknown",
+                licence=_LICENCES.get(record.license or "", record.license or "unknown"),
                 source_data=_timm_source(tag, record.num_classes),
                 paper=record.paper_ids if isinstance(record.paper_ids, str) else "",
                 input_size=tuple(record.input_size[1:]),
