@@ -61,7 +61,7 @@ def test_two_logits_through_the_whole_run_and_serving(recipe, tmp_path) -> None:
     assert model.head.linear.out_features == 2 == task.outputs
     summary = json.loads((root / "summary.json").read_text())
     assert summary["models"][0]["metrics"]["case.auc"]["value"] > 0.8  # the signal is easy
-    assert (root / "report.html").is_file()
+    assert "ImageNet-1k (top-1 75.1 %)" in (root / "report.html").read_text(encoding="utf-8")  # CEUS-E08
     one = flow.run(recipe(lite % 1, "name=one"), say=quiet)
     mine, other = (tables.read(r / "predictions.parquet", "predictions").sort("cell", "case_id")["y_pred"] for r in (root, one))
     assert not np.allclose(mine, other)  # a start and a gradient of its own

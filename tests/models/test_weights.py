@@ -282,3 +282,21 @@ def test_batch_norms_that_are_not_folded_are_refused(tmp_path: Path) -> None:
     assert card is not None
     with pytest.raises(UserError, match=r"features.0.1 is not folded \(running_var"):
         weights.load(registry.build_body("mobilenet_v2_folded"), card, tmp_path / "w.pth")
+
+
+def test_published_accuracies_name_their_column() -> None:
+    """Top-1 and top-5 are never taken for each other, figures after transfer never for figures on the source data."""
+
+    def told(accuracy: str) -> str:
+        return weights.source_accuracy(weights.WeightCard("x.y", "x", "f", accuracy=accuracy))
+
+    assert told("top-1 73.524 %, top-5 91.562 % (ImageNet-1k validation)") == "top-1 73.524 %, top-5 91.562 %"
+    assert told("video top-5 84.4 (paper, ten clips a video); top-5, not top-1") == "video top-5 84.4"
+    assert told("after transfer: lung segmentation Dice 87.16 %") == "" == told("none published") == told("75.1 %")
+    card = weights.find_card("torchvision:resnet50", "IMAGENET1K_V1")
+    assert card is not None and weights.source_accuracy(card) == "top-1 76.13 %, top-5 92.862 %"
+    lite = weights.find_card("efficientnet_lite0", "imagenet")
+    assert lite is not None and weights.source_accuracy(lite) == "top-1 75.1 %"
+    for name in registry.names():
+        for card in weights.cards(name):
+            assert not card.accuracy[:1].isdigit(), f"{card.name}: a figure without its measure"

@@ -175,7 +175,8 @@ def test_schema_and_files(study: Study, tmp_path: Path) -> None:
     made = Study()
     made.add("good", 1.2)
     made.cell("absent", 0, 0, state="not run: weights absent")
-    made.run["cell_facts"] = {c["hash"]: {"seconds": 2.0, "parameters": 7, "load": {"loaded": 5, "share": 0.9, "card": "x"}} for c in made.cells[:6]}
+    load = {"loaded": 5, "share": 0.9, "source": "ImageNet-1k", "accuracy": "top-1 75.1 %"}
+    made.run["cell_facts"] = {c["hash"]: {"seconds": 2.0, "parameters": 7, "load": load | {"card": "x"}} for c in made.cells[:6]}
     made.run["curves"] = {made.cells[0]["hash"]: [{"step": 1.0, "learning_rate": 0.1, "train_loss": 0.7, "select_score": float("nan")}]}
     s = made.summary()
     write_tables(s, tmp_path)
@@ -183,7 +184,7 @@ def test_schema_and_files(study: Study, tmp_path: Path) -> None:
     assert list(read) == ["run", "models", "pairs", "roc", "calibration", "scatter", "heatmap", "missed", "curves"]
     good, absent = read["models"]
     assert absent["state"] == "not run" and absent["reason"] == "weights absent" and absent["metrics"] == {} and absent["rank"] is None
-    assert (good["seconds"], good["parameters"], good["load"]) == (12.0, 7, {"loaded": 5, "share": 0.9})
+    assert (good["seconds"], good["parameters"], good["load"]) == (12.0, 7, load)
     assert good["threshold"] == 0.5 and good["threshold_rule"] == "fixed at 0.5"
     assert set(good) >= {"id", "model", "start", "strategy", "state", "reason", "parameters", "metrics", "rank", "inner_score", "seconds", "load"}
     assert set(good["metrics"]["case.auc"]) >= {"value", "low", "high", "n", "unit", "seed_sd", "fold_mean"}

@@ -17,7 +17,7 @@ from medgraft.data.dataset import CaseDataset
 from medgraft.engine import features, loop, optim, predict
 from medgraft.engine.context import Context
 from medgraft.errors import UserError
-from medgraft.models import surgery
+from medgraft.models import surgery, weights
 from medgraft.models.model import Model, make_model
 from medgraft.models.weights import LoadReport
 from medgraft.tasks.task import Task
@@ -172,10 +172,18 @@ def run_cell(
         train_cases=len(train),
         judged_cases=len(judge),
         parameters=sum(p.numel() for p in model.parameters()),
-        load=None if report is None else {"loaded": len(report.loaded), "share": report.share_of_parameters, "card": report.card},
+        load=None if report is None else load_facts(model, report),
         **extra,
     )
     return result
+
+
+def load_facts(model: Model, report: LoadReport) -> dict[str, Any]:
+    """What ``cell.json`` keeps of a load: how much, from which card, and what its authors reached on their own data."""
+    facts: dict[str, Any] = {"loaded": len(report.loaded), "share": report.share_of_parameters, "card": report.card}
+    if (card := model.weight_card) is not None:
+        facts |= {"source": card.source_data, "accuracy": weights.source_accuracy(card)}
+    return facts
 
 
 def on_features(arm: ArmConfig, setting: TrainConfig, task: Task) -> bool:

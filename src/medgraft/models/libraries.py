@@ -179,7 +179,7 @@ def _torchvision_cards(bare: str) -> list[WeightCard]:
         url = entry.url
         stem = re.search(r"-([0-9a-f]{8})\.pth$", url)
         dataset = next(iter(entry.meta.get("_metrics", {})), "unknown")
-        figures = ", ".join(f"{k} {v}" for k, v in entry.meta.get("_metrics", {}).get(dataset, {}).items())
+        figures = ", ".join(f"{k.replace('acc@', 'top-')} {v} %" for k, v in entry.meta.get("_metrics", {}).get(dataset, {}).items())
         half = bare in _HALVES
         found.append(
             WeightCard(

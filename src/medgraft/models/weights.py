@@ -72,6 +72,15 @@ class WeightCard:
         return self.name.removeprefix(self.backbone + ".")
 
 
+def source_accuracy(card: WeightCard) -> str:
+    """The published accuracy of a file on its own source data, with the column it stands in: ``top-1 73.5 %``.
+
+    Empty where the card has none, where it is of another task (after transfer), or where no column is named.
+    """
+    found = re.match(r"(?:(?:video|clip) )?top-[15] \d[\d.]*(?: %)?(?:, top-[15] \d[\d.]*(?: %)?)?", card.accuracy)
+    return found.group() if found else ""
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What went where when a file was loaded into a body.

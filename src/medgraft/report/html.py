@@ -293,11 +293,16 @@ def _costs(view: View) -> list[dict[str, str]]:
         if finite(share) and model.get("start") != "random":
             loaded = text("loaded_share", share=text.percent(share, 0 if share in (0, 1) else 1))
         inner = model.get("inner_score")
+        load = model.get("load") or {}
+        source = text("unknown") if model.get("start") != "random" else "–"
+        if load.get("source"):
+            source = clean(load["source"], 80) + (f" ({clean(load['accuracy'], 60)})" if load.get("accuracy") else "")
         rows.append(
             {
                 "name": view.names[model["id"]],
                 "parameters": text("million", n=f"{parameters / 1e6:.2f}") if finite(parameters) else text("unknown"),
                 "loaded": loaded,
+                "source": source,
                 "seconds": text.duration(model.get("seconds")),
                 "inner": text.number(inner, view.primary) if finite(inner) else text("unknown"),
             }

@@ -259,6 +259,7 @@ STRINGS: dict[str, tuple[str, str]] = {
     "cost_title": ("Size, weights and time", "规模、权重与耗时"),
     "col_parameters": ("Parameters", "参数量"),
     "col_loaded": ("Weights loaded", "已载入权重"),
+    "col_source": ("Trained on (published accuracy there)", "预训练数据（其上发表的准确率）"),
     "col_seconds": ("Training time", "训练时间"),
     "col_inner": ("Selection score", "选择得分"),
     "inner_note": (

@@ -341,7 +341,7 @@ def _models(
                 "rank": ranks.get(str(name)),
                 "inner_score": None,
                 "seconds": float(sum(seconds)) if seconds else None,
-                "load": {"loaded": load.get("loaded"), "share": load.get("share")} if load else None,
+                "load": {k: load.get(k) for k in ("loaded", "share", "source", "accuracy")} if load else None,
             }
         )
     sign = -1.0 if METRICS[asked.primary].higher_is_better is not False else 1.0
