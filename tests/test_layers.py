@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": GROUND,
     "report": GROUND | {"stats"},
     "flow": GROUND | ACTS,  # the whole way, from a recipe to a report
-    "cli": GROUND | ACTS | {"flow"},
+    "audit": GROUND | {"intake", "stats", "report"},  # from a data set to the page of its faults
+    "cli": GROUND | ACTS | {"flow", "audit"},
     "__main__": GROUND | {"cli"},
     "__init__": set(),
 }
@@ -40,7 +41,7 @@ TORCH = {
     "transformers",
     "captum",
 }
-WITHOUT_TORCH = GROUND | {"simulate", "intake", "stats", "report", "data.random", "__init__", "__main__"}
+WITHOUT_TORCH = GROUND | {"simulate", "intake", "stats", "report", "audit", "data.random", "__init__", "__main__"}
 
 
 def imported(path: Path, package: str) -> set[str]:

@@ -27,7 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Which pretrained model transfers best to my images, videos or volumes, by which way, and how sure can I be?\n\n"
-    "The usual way: medgraft scan SOURCE labels=FILE patient=COLUMN out=DATA, then medgraft run data=DATA, then open report.html. "
+    "The usual way: medgraft scan SOURCE labels=FILE patient=COLUMN out=DATA, then medgraft audit DATA, then medgraft run data=DATA, "
+    "then open report.html. "
     "Options are key=value words everywhere.",
     epilog="First time here? `medgraft demo` runs the whole flow on simulated chest X-rays.",
 )
@@ -91,7 +92,31 @@ def scan(
     options = config.build(act.ScanOptions, _values(words), where="scan")
     report = act.scan(source, options)
     typer.echo(report.text())
+    if report.cases:
+        typer.echo(f"next: medgraft audit {report.out}, then medgraft run data={report.out}")
     if report.rejected:
+        raise typer.Exit(3)
+
+
+@app.command(
+    cls=_with_keys("medgraft.audit:AuditOptions"),
+    short_help="Find leaks, duplicates and confounders in a data set.",
+    epilog="Examples: medgraft audit data/xrays; medgraft audit data/xrays run=runs/xrays; medgraft audit data/here test=data/elsewhere",
+)
+def audit(
+    dataset: Annotated[Path, typer.Argument(help="data set folder written by medgraft scan")],
+    words: Words = None,
+) -> None:
+    """Look for what makes results too good: one picture under two patients, one patient in two roles, labels that size or scanner tell.
+
+    Writes audit.html (findings first, with pictures) and audit.json into the data set folder. Exit status 3 when there is a leak.
+    """
+    from medgraft import audit as act
+    from medgraft import config
+
+    report = act.audit(dataset, config.build(act.AuditOptions, _values(words), where="audit"))
+    typer.echo(report.text())
+    if report.leaks:
         raise typer.Exit(3)
 
 

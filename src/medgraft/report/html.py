@@ -59,9 +59,12 @@ def build(run_dir: Path | str, *, lang: str = "en") -> Path:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))  # ours, not a user's
     rendered = environment.get_template("report.html").render(t=text, style=style, script=script, **page)
-    # A recipe or a warning may quote an address: it stays readable, and nothing in the file can be followed.
-    rendered = _ADDRESS.sub("", rendered)
-    return tables.write_text(run_dir / ("report.html" if lang == "en" else f"report.{lang}.html"), rendered)
+    return tables.write_text(run_dir / ("report.html" if lang == "en" else f"report.{lang}.html"), without_addresses(rendered))
+
+
+def without_addresses(page: str) -> str:
+    """A recipe or a warning may quote an address: it stays readable, and nothing in the file can be followed."""
+    return _ADDRESS.sub("", page)
 
 
 def _dataset(run_dir: Path, facts: dict[str, Any]) -> tables.Dataset | None:

@@ -14,10 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 from medgraft.errors import UserError
+from medgraft.report.audit_text import AUDIT
 
 LANGUAGES = ("en", "zh")
 
 STRINGS: dict[str, tuple[str, str]] = {
+    **AUDIT,
     # --- frame of the page ---
     "language": ("en", "zh-Hans"),
     "title_transfer": ("{name}: which model transfers best", "{name}：哪个模型迁移效果最好"),
@@ -1003,6 +1005,10 @@ class Text:
             form = written[self._index]
             return form.format(**words) if form is not None else text if not words["model"] else text.replace(found["model"], words["model"], 1)
         return self("say_original", text=text)
+
+    def joined(self, parts: Sequence[str]) -> str:
+        """Parts of one list, with this language's comma."""
+        return ("，" if self.language == "zh" else ", ").join(parts)
 
     def join_states(self, states: str) -> str:
         """States of trainings ('failed: out of memory, running') in this language."""

@@ -267,7 +267,7 @@ class View:
         return self.interval(entry["value"], entry.get("low"), entry.get("high"), name, form=form, n=self.judged_on(entry))
 
     def join(self, parts: list[str]) -> str:
-        return ("，" if self.text.language == "zh" else ", ").join(parts)
+        return self.text.joined(parts)
 
     def metric_label(self, name: str) -> str:
         """'AUC per case'."""
