@@ -12,7 +12,7 @@ from medgraft.models import parity
 
 GOLDENS = sorted((Path(__file__).parent / "goldens").glob("*.json"))
 #: Each shares its code with a lighter sister: in the slow run.
-HEAVY = {"medicalnet_34", "medicalnet_101", "medicalnet_152", "medicalnet_200", "tsm_resnet101"}
+HEAVY = {"medicalnet_34", "medicalnet_101", "medicalnet_152", "medicalnet_200", "tsm_resnet101", "astra"}
 
 
 @pytest.mark.parametrize("path", [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.stem in HEAVY else ()) for p in GOLDENS])

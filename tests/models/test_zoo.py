@@ -40,6 +40,7 @@ HEAVY = {
     "tsm_resnet101",
     *(f"medicalnet_{n}" for n in (34, 50, 101, 152, 200)),
     "c3d",  # its golden runs both ways
+    "i3_resnet152",
 }
 ZOO = [pytest.param(n, 1, marks=pytest.mark.slow if n in HEAVY else ()) for n in registry.names()]
 TWO_CHANNELS = [

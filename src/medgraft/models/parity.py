@@ -76,6 +76,12 @@ def signal(shape: Sequence[int], name: str = "input") -> Tensor:
     return torch.from_numpy(((_uniform(name, math.prod(shape)) - np.float32(0.5)) * np.float32(2 * math.sqrt(3))).reshape(tuple(shape)))
 
 
+def input_of(golden: Mapping[str, Any]) -> Tensor:
+    """The input of a golden; with ``pixels``, brought to the 256 values k/255 that pictures have."""
+    x = signal(golden["input"])
+    return ((x / (2 * math.sqrt(3)) + 0.5).clamp(0, 1) * 255).round() / 255 if golden.get("pixels") else x
+
+
 def sample(output: Tensor) -> Tensor:
     """At most ``SAMPLE`` numbers of an output, evenly spaced, as float32."""
     flat = output.detach().float().reshape(-1)
@@ -110,7 +116,7 @@ def loaded_body(golden: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Tensor]
 
 def outputs(golden: Mapping[str, Any], body: nn.Module, state: Mapping[str, Tensor], x: Tensor | None = None) -> Tensor:
     """What our network gives where the official one gave ``golden["output"]``: logits, features or maps, whole."""
-    out = body(signal(golden["input"]) if x is None else x)
+    out = body(input_of(golden) if x is None else x)
     head = golden.get("head") or []
     if head:
         weight = state[head[0]].reshape(state[head[0]].shape[0], -1)

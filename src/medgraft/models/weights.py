@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import tempfile
 import urllib.error
 import urllib.request
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.errors import UserError, WeightsAbsent
-from medgraft.models import registry, surgery
+from medgraft.models import registry, surgery, torchscript
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class WeightCard:
     """What is known of one published weight file.
 
     ``mean`` and ``std`` are in units of ``range`` (values run from 0 to ``range``: 1.0 or 255.0), in the
-    order of ``channel_order``. ``sha256`` may be a prefix (torchvision publishes the first 8 digits) or
+    order of ``channel_order``. A file that a package index cannot hold whole comes as ``shards``; ``sha256``
+    is that of the joined file. ``sha256`` may be a prefix (torchvision publishes the first 8 digits) or
     empty where none is published. ``scope`` names the part of the body that the file fills: empty for
     all of it, ``encoder`` or ``backbone`` for segmentation networks. ``fresh`` names parts that the file
     of a plainer network does not have and whose start leaves its function as it was (zero gates): they
@@ -47,6 +49,7 @@ class WeightCard:
     addresses: tuple[str, ...] = ()
     package: str = ""
     package_file: str = ""
+    shards: tuple[str, ...] = ()  # parts in packages of their own, "package:file in it", joined in this order
     sha256: str = ""
     size_bytes: int | None = None
     licence: str = "unknown"
@@ -171,22 +174,22 @@ def locate(card: WeightCard, *, folders: Sequence[Path] = (), download: bool = F
     """The verified weight file on this machine.
 
     Looks in the package that ships it, in ``folders``, in ``cache`` (default: ``~/.cache/medgraft/weights``),
-    then, if ``download``, at the card's addresses. A file whose hash is wrong is an error, never skipped.
+    joins its shards into ``cache`` where their packages are installed, then, if ``download``, asks the card's
+    addresses. A file whose hash is wrong is an error, never skipped.
     Raises ``WeightsAbsent`` naming the file, its hash and the folder to put it in.
     """
     cache = Path(cache) if cache is not None else default_cache()
-    if card.package:
-        try:
-            path = Path(str(importlib.metadata.distribution(card.package).locate_file(card.package_file)))
-        except importlib.metadata.PackageNotFoundError:
-            pass
-        else:
-            if path.is_file():
-                return verify(path, card)
+    if card.package and card.package_file:
+        packaged = _in_package(card.package, card.package_file)
+        if packaged is not None:
+            return verify(packaged, card)
     for folder in (*folders, cache):
         path = Path(folder) / card.file_name
         if path.is_file():
             return verify(path, card)
+    parts = shards(card)
+    if parts:
+        return _joined(card, parts, cache)
     if download and card.addresses:
         return _download(card, cache)
     ways = [f"put it into {next(iter(folders), cache)}"]
@@ -197,6 +200,52 @@ def locate(card: WeightCard, *, folders: Sequence[Path] = (), download: bool = F
         ways.append(f"(published at {card.addresses[0]})")
     wanted = f"sha256 {card.sha256}" if len(card.sha256) == 64 else f"sha256 {card.sha256}..." if card.sha256 else "no published hash"
     raise WeightsAbsent(f"the weights file {card.file_name} ({wanted}) is not on this machine", case=card.name, fix=" ".join(filter(None, ways)))
+
+
+def _in_package(package: str, file: str) -> Path | None:
+    """A file of an installed package; nothing of the package is imported."""
+    try:
+        path = Path(str(importlib.metadata.distribution(package).locate_file(file)))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
+
+
+def shards(card: WeightCard) -> list[Path]:
+    """The parts of a card's file in order, or none if a package with one of them is not installed."""
+    parts = [_in_package(*shard.split(":", 1)) for shard in card.shards]
+    return [part for part in parts if part is not None] if all(parts) else []
+
+
+def _joined(card: WeightCard, parts: Sequence[Path], cache: Path) -> Path:
+    """Write the parts one after another into ``cache``; the file appears there whole and verified or not at all."""
+    handle, name = _partial(card, cache)
+    try:
+        with os.fdopen(handle, "wb") as sink:
+            for part in parts:
+                with open(part, "rb") as source:
+                    shutil.copyfileobj(source, sink, 1 << 22)
+            sink.flush()
+            os.fsync(sink.fileno())
+        try:
+            verify(name, card)
+        except UserError as error:
+            whole = error.cause.replace(name.name, card.file_name)
+            raise UserError(f"joined from its parts, {whole}", case=card.name, fix=f"install {card.package} again") from error
+        os.replace(name, cache / card.file_name)
+    finally:
+        name.unlink(missing_ok=True)
+    return cache / card.file_name
+
+
+def _partial(card: WeightCard, cache: Path) -> tuple[int, Path]:
+    """An open temporary file beside where the card's file will lie, and its path."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{card.file_name}.", suffix=".part", dir=cache)
+    except OSError as error:
+        raise UserError(f"the folder for weights cannot be written to ({error.strerror})", case=str(cache), fix="name another folder") from error
+    return handle, Path(name)
 
 
 def sha256(path: Path) -> str:
@@ -234,16 +283,11 @@ def _download(card: WeightCard, cache: Path) -> Path:
     """Fetch the file of a card into ``cache``; it appears there whole and verified or not at all."""
     path = cache / card.file_name
     failures = []
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder for weights cannot be made ({error.strerror})", case=str(cache), fix="name another folder") from error
     for address in card.addresses:
         if not address.lower().startswith(("https://", "http://")):
             failures.append(f"{address}: only http and https addresses are fetched")
             continue
-        handle, name = tempfile.mkstemp(prefix=f".{card.file_name}.", suffix=".part", dir=cache)
-        temporary = Path(name)
+        handle, temporary = _partial(card, cache)
         try:
             with os.fdopen(handle, "wb") as sink:
                 expected = _fetch(address, sink, card)
@@ -299,7 +343,8 @@ def _fetch(address: str, sink: Any, card: WeightCard) -> str:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file: safetensors, or a PyTorch file read with ``weights_only=True`` (no code is run).
+    """The tensors of a file: safetensors, a PyTorch file read with ``weights_only=True``, or a TorchScript archive
+    whose program is left alone (no code is run in any of them).
 
     A state dict wrapped under ``state_dict``, ``model`` or ``model_state`` is unwrapped; ``module.`` in
     front of every name is dropped.
@@ -309,6 +354,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             state: Any = load_file(str(path))
+        elif torchscript.is_torchscript(path):
+            state = torchscript.read(path)
         else:
             with open(path, "rb") as stream:  # by its name torch would take a file for safetensors
                 state = torch.load(stream, map_location="cpu", weights_only=True)

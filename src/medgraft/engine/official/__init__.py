@@ -1,6 +1,7 @@
 """Our networks against the official projects, where these are on the machine: outputs and speed.
 
-One file a project. It has ``PROJECT`` (``owner/name``) and ``networks(root) -> list[Official]``, which imports
+One file a project. It has ``PROJECT`` (``owner/name``, or ``pypi/name`` for an installed package) and
+``networks(root) -> list[Official]``, which imports
 the project from ``root`` (on ``sys.path`` while it runs). Nothing of a project is kept here but the calls
 that build its networks and feed them; each project gets a process of its own, for their modules share names.
 """
@@ -8,6 +9,7 @@ that build its networks and feed them; each project gets a process of its own, f
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import math
 import os
@@ -48,6 +50,7 @@ class Official:
     gain: float = math.sqrt(2)
     options: Mapping[str, Any] = field(default_factory=dict)
     structures: int | None = None
+    pixels: bool = False  # the network wants values k/255, as pictures have
     idle: tuple[str, ...] = ()  # parameters that reach no output in the official network either
     file_name_of: Callable[[str], str | None] | None = None
 
@@ -59,8 +62,13 @@ def families() -> dict[str, str]:
 
 
 def find(folder: Path, project: str) -> Path | None:
-    """The checkout of a project: ``folder`` itself or one of its folders, by the project's name."""
+    """The checkout of a project: ``folder`` itself or one of its folders, by the project's name; or where a package is installed."""
     owner, name = project.split("/")
+    if owner == "pypi":
+        try:
+            return Path(str(importlib.metadata.distribution(name).locate_file("")))
+        except importlib.metadata.PackageNotFoundError:
+            return None
     for path in (folder / name, folder / f"{owner}+{name}", folder / f"{owner}_{name}", folder / owner / name, folder):
         if path.is_dir() and (path is not folder or folder.name in (name, f"{owner}+{name}")):
             return path
@@ -120,12 +128,12 @@ def one(entry: Official, project: str, root: Path, record: Path | None, repeats:
     tensors = {target: own_names[name] for name, target in file_names.items()}
     state = parity.fill(tensors, entry.gain)
     theirs.load_state_dict({name: state[target] for name, target in file_names.items()}, strict=entry.file_name_of is None)
-    x = parity.signal(entry.input)
+    x = parity.input_of({"input": entry.input, "pixels": entry.pixels})
     with torch.no_grad():
         expected = entry.run(theirs, x)
     golden: dict[str, Any] = {
         "network": entry.network,
-        "official": f"{project}@{_commit(root)}",
+        "official": f"{project}@{_commit(project, root)}",
         **({"card": entry.card} if entry.card else {"name_map": entry.name_map or "identity"}),
         "input": list(entry.input),
         "gain": entry.gain,
@@ -133,6 +141,7 @@ def one(entry: Official, project: str, root: Path, record: Path | None, repeats:
         "structures": entry.structures,
         "head": list(entry.head),
         "idle": list(entry.idle),
+        **({"pixels": True} if entry.pixels else {}),
         "tensors": tensors,
         "output": [float(f"{v:.8g}") for v in parity.sample(expected).tolist()],
     }
@@ -172,7 +181,9 @@ def _timed(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> 
     return np.array(times[0]), np.array(times[1])
 
 
-def _commit(root: Path) -> str:
+def _commit(project: str, root: Path) -> str:
+    if project.startswith("pypi/"):
+        return importlib.metadata.version(project.removeprefix("pypi/"))
     done = subprocess.run(["git", "-C", str(root), "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 

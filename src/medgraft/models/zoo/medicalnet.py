@@ -36,10 +36,15 @@ def _convolution(channels_in: int, channels_out: int, side: int, stride: int = 1
     return convolution
 
 
+def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    """Shortcut of type B: a convolution of one voxel and its norm."""
+    return nn.Sequential(_convolution(channels_in, channels_out, 1, stride), nn.BatchNorm3d(channels_out))
+
+
 class Block(nn.Module):
     """Two 3x3x3 convolutions, or (``deep``) 1x1x1, 3x3x3 and 1x1x1 to four times the width, around a shortcut."""
 
-    def __init__(self, channels: int, width: int, deep: bool, stride: int, dilation: int, shortcut: nn.Module | None) -> None:
+    def __init__(self, channels: int, width: int, deep: bool, stride: int, dilation: int, around: nn.Module | None) -> None:
         super().__init__()
         out = 4 * width if deep else width
         self.conv1 = _convolution(channels, width, 1) if deep else _convolution(channels, width, 3, stride, dilation)
@@ -49,15 +54,15 @@ class Block(nn.Module):
         if deep:
             self.conv3 = _convolution(width, out, 1)
             self.bn3 = nn.BatchNorm3d(out)
-        self.downsample = shortcut
+        self.downsample = around
         self.deep = deep
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        past = x if self.downsample is None else self.downsample(x)
         x = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self.deep:
             x = self.bn3(self.conv3(F.relu(x, inplace=True)))
-        return F.relu(x + shortcut, inplace=True)
+        return F.relu(x + past, inplace=True)
 
 
 class MedicalNet(nn.Module):
@@ -76,10 +81,10 @@ class MedicalNet(nn.Module):
         have = 64
         for stage, (count, width, stride, dilation) in enumerate(zip(blocks, (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4)), 1):
             out = 4 * width if deep else width
-            shortcut: nn.Module | None = None
+            around: nn.Module | None = None
             if stride != 1 or have != out:
-                shortcut = Padded(out, stride) if padded else nn.Sequential(_convolution(have, out, 1, stride), nn.BatchNorm3d(out))
-            layers = [Block(have, width, deep, stride, dilation, shortcut)]
+                around = Padded(out, stride) if padded else shortcut(have, out, stride)
+            layers = [Block(have, width, deep, stride, dilation, around)]
             layers += [Block(out, width, deep, 1, dilation, None) for _ in range(count - 1)]
             self.add_module(f"layer{stage}", nn.Sequential(*layers))
             have = out
