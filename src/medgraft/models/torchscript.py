@@ -103,7 +103,8 @@ class _Shell:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Place:
-    return Place(*storage, offset, tuple(shape), tuple(stride))
+    kind, key, elements = storage
+    return Place(kind, key, elements, offset, tuple(shape), tuple(stride))
 
 
 def _as_is(value: Any, *rest: Any) -> Any:

@@ -1,9 +1,9 @@
 """Our networks against the official projects, where these are on the machine: outputs and speed.
 
 One file a project. It has ``PROJECT`` (``owner/name``, or ``pypi/name`` for an installed package) and
-``networks(root) -> list[Official]``, which imports
-the project from ``root`` (on ``sys.path`` while it runs). Nothing of a project is kept here but the calls
-that build its networks and feed them; each project gets a process of its own, for their modules share names.
+``networks(root) -> list[Official]``, which imports the project from ``root`` (on ``sys.path`` while it runs).
+Nothing of a project is kept here but the calls that build its networks and feed them; each project gets a
+process of its own, for their modules share names.
 """
 
 from __future__ import annotations
