@@ -103,7 +103,7 @@ class Page:
     def __init__(self, root: Path, content: dict[str, Any], text: Text) -> None:
         self.root, self.content, self.text = root, content, text
         self.galleries = [Gallery(_open(root / each["path"])) for each in content["sets"]]
-        self.left = _EVERY_PAIR
+        self.left, self.hidden = _EVERY_PAIR, False
 
     def everything(self) -> dict[str, Any]:
         text, content = self.text, self.content
@@ -114,7 +114,6 @@ class Page:
         facts = [kinds, text.count("patients", content["patients"]) if content["patients_known"] else text("audit_people_unknown_short")]
         if len(content["sets"]) > 1:
             facts.append(text("audit_against", name=clean(content["sets"][1]["name"], 80)))
-        hidden = sum(g.hidden for g in self.galleries)
         return {
             "title": text("audit_title", name=clean(content["name"], 80)),
             "facts_line": " · ".join([*facts, content["created"]]),
@@ -127,7 +126,7 @@ class Page:
             "facts": self._facts(),
             "fact_targets": [clean(t["name"], 60) for t in content["targets"]],
             "how": self._how(),
-            "hidden": text("audit_hidden_note") if hidden else "",
+            "hidden": text("audit_hidden_note") if self.hidden else "",
         }
 
     def _prepare(self) -> None:
@@ -281,9 +280,9 @@ class Page:
 
     def _tile(self, case: str, number: int = 0, place: int = -1, side: int | None = TILE) -> dict[str, Any]:
         gallery = self.galleries[number]
-        before = gallery.hidden
         picture = gallery.picture(case, frame=place, side=side)
-        blank = "" if picture else self.text("audit_hidden" if gallery.hidden > before else "audit_no_image")
+        self.hidden |= gallery.masked(case)
+        blank = "" if picture else self.text("audit_hidden" if gallery.masked(case) else "audit_no_image")
         return {"case": clean(case, 80), "picture": picture, "blank": blank, "alt": self.text("audit_alt", case=clean(case, 80))}
 
     # --- sheet, counts, facts ---

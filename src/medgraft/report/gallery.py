@@ -1,8 +1,4 @@
-"""Thumbnails of cases, read from the store: one frame of an image, five of a video or a volume.
-
-Every page takes its pictures from here, and here alone is decided what may be seen (``visible``): until the text
-pass has cleared a case, nothing outside its image region is shown, and nothing at all where that region is unknown.
-"""
+"""Thumbnails of cases, read from the store: one frame of an image, five of a video or a volume."""
 
 from __future__ import annotations
 
@@ -18,21 +14,9 @@ from medgraft.errors import UserError
 from medgraft.tables import Dataset
 
 SIDE, STRIP_SIDE, FRAMES = 240, 128, 5
-#: States of the text pass in which a picture may be shown whole: nothing found, blacked out, or declared public.
-CLEARED = ("clear", "blacked", "public")
+CLEARED = ("clear", "blacked", "public")  # states of pixel_text in which the whole frame may be seen
 #: Colours of reference contours, one a structure: yellow, sky blue, orange (apart under colour blindness, bright on grey).
 CONTOURS = np.array([[240, 228, 66], [86, 180, 233], [230, 159, 0], [204, 121, 167]], dtype=np.uint8)
-
-
-def visible(row: dict[str, Any], height: int, width: int) -> tuple[int, int, int, int] | None:
-    """(top, left, bottom, right) of what may be shown of a case of the manifest; None where nothing may."""
-    if row.get("pixel_text", "public") in CLEARED:
-        return 0, 0, height, width
-    region = row.get("region")
-    if not region or len(region) != 4 or any(v is None for v in region):
-        return None
-    top, left, bottom, right = max(0, region[0]), max(0, region[1]), min(height, region[2]), min(width, region[3])
-    return (top, left, bottom, right) if bottom > top and right > left else None
 
 
 class Gallery:
@@ -42,7 +26,6 @@ class Gallery:
         self.dataset, self.contours = dataset, contours
         self.rows: dict[str, dict[str, Any]] = {}
         self.traced: dict[str, list[tuple[int, int]]] = {}
-        self.hidden = 0  # pictures withheld because the text pass has not cleared them
 
     def prepare(self, case_ids: list[str]) -> None:
         """Look the cases up at once, so that a large manifest is walked once."""
@@ -58,21 +41,23 @@ class Gallery:
             for row in frames.iter_rows(named=True):
                 self.traced.setdefault(row["array_id"], []).append((row["frame"], row["mask_index"]))
 
+    def masked(self, case_id: str) -> bool:
+        """Whether nothing of this case may be shown, for its pixels were not cleared and no header names the image region."""
+        row = self.rows.get(case_id)
+        return row is not None and row.get("pixel_text", "public") not in CLEARED and row.get("region") is None
+
     def picture(self, case_id: str, *, frame: int | None = None, side: int | None = None) -> dict[str, Any] | None:
         """``{data, width, height, strip}`` with the JPEG in base64; None where the case or its array is not at hand, or may not be seen.
 
         ``frame`` shows that one alone (-1 = the middle), ``side`` sets the height.
         """
         row = self.rows.get(case_id)
-        if row is None or self.dataset is None:
+        if row is None or self.dataset is None or self.masked(case_id):
             return None
         try:
             array = store.open_array(self.dataset.root, row["array_id"])
             mask = store.open_mask(self.dataset.root, row["mask_id"]) if self.contours and row["mask_id"] else None
         except UserError:
-            return None
-        if visible(row, *array.shape[2:]) is None:
-            self.hidden += 1
             return None
         depth = array.shape[1]
         chosen = self._frames(array, mask, row) if frame is None else [(min(frame, depth - 1) if frame >= 0 else depth // 2, -1)]
@@ -110,12 +95,7 @@ class Gallery:
         if row["view_center"] and row["view_size"]:
             top, bottom = _bounds(row["view_center"][1], row["view_size"][1], height)
             left, right = _bounds(row["view_center"][2], row["view_size"][2], width)
-        shown = visible(row, height, width)
-        picture = np.zeros((array.shape[0], height, width), np.float32) + (row["p005"] or 0.0)
-        if shown is not None:
-            window = np.s_[:, shown[0] : shown[2], shown[1] : shown[3]]
-            picture[window] = array[:, frame][window]
-        picture = picture[:, top:bottom, left:right]
+        picture = np.asarray(array[:, frame, top:bottom, left:right], dtype=np.float32)
         display = row["value_unit"] == "display" and array.dtype == np.uint8
         low, high = (0.0, 255.0) if display else (row["p005"] or 0.0, row["p995"] or 1.0)
         scaled = np.clip((np.nan_to_num(picture) - low) / max(high - low, 1e-6), 0, 1) * 255
