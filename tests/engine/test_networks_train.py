@@ -32,7 +32,7 @@ from medgraft.tasks.segment import Segment
 from medgraft.tasks.task import Task
 
 STEPS = 20
-LIGHT = ["efficientnet_lite0", "resnet3d_10", "unet2d"]
+LIGHT = ["efficientnet_lite0", "unet2d", "tsm_mobilenet_v2"]
 LIBRARIES = [
     "torchvision:resnet34",
     "torchvision:mobilenet_v2",
