@@ -73,6 +73,13 @@ class TrainConfig(Section):
     augment: str = Field("auto", description="augmentation preset: auto (by kind), none, light, xray, ultrasound, volume")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
     balanced: bool = Field(False, description="draw classes equally often")
+    label_center: float | None = Field(
+        None,
+        description="quantity that an untrained network answers, in the label's unit: the bias of the last layer; default: the training part's mean",
+    )
+    label_scale: float | None = Field(
+        None, gt=0, description="unit in which the loss sees a quantity; 1 = the label's own; default: the training part's standard deviation"
+    )
     layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate factor per layer group, towards the input")
     l2sp: float = Field(0.0, ge=0, description="strength of the pull towards the starting weights")
     unfreeze: float = Field(0.5, gt=0, le=1, description="share of the steps after which all groups train (gradual)")

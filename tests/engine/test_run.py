@@ -309,6 +309,17 @@ def test_one_flow_for_every_kind(recipe, kind, facts, words) -> None:
     assert perfect or entry["low"] <= entry["value"] <= entry["high"]
 
 
+def test_a_given_center_and_scale_travel_with_the_checkpoint(recipe) -> None:
+    short = "train={iterations: 1, evaluations: 1, label_center: 55.6, label_scale: 1}"
+    made = recipe("task=regress", "target=size", short, "split.inner=0", regress=True)
+    root = flow.run(made, say=quiet)
+    record = next(r for r in runs.Run.open(root).records() if r["state"] == "done")
+    scale = torch.load(root / "cells" / record["hash"] / "best.ckpt", weights_only=True)["scale"]
+    assert (scale["center"].tolist(), scale["scale"].tolist()) == ([pytest.approx(55.6)], [1.0])
+    answers = tables.read(root / "predictions.parquet", "predictions")["y_pred"]
+    assert (answers - 55.6).abs().max() < 5  # blobs of a few pixels: an untrained network answers the centre
+
+
 def test_options_of_a_network_and_a_hidden_layer_reach_the_cell(recipe) -> None:
     arm = "{model: genesis_encoder3d, start: random, hidden: 8, options: {bn_mode: %s}, strategy: %s}"
     short = ["train={iterations: 1, batch_size: 2, evaluations: 1, augment: none}", "window={size: 16, length: 16}", "split.inner=0"]

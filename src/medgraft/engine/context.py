@@ -60,7 +60,7 @@ class Context:
         if self.task_name == "segment":
             return Segment(self.structures)
         if self.task_name == "regress":
-            return Regress(self.targets)
+            return Regress(self.targets, None if setting is None else setting.label_center, None if setting is None else setting.label_scale)
         return Classify(self.targets, logits=1 if setting is None else setting.logits)
 
     def rows_of(self, patients: set[str] | None) -> list[int]:

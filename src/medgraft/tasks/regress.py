@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from medgraft.data.dataset import TargetSpec
+from medgraft.errors import UserError
 from medgraft.stats import metrics
 from medgraft.tasks.task import Columns
 
@@ -17,7 +18,9 @@ class Regress:
     """Mean squared error in units of the training part's standard deviation; predictions in the label's own unit.
 
     ``center`` and ``scale`` (T,) come from the training labels (``fit_scale``) and travel with the
-    checkpoint, so that a served model answers in the label's unit.
+    checkpoint, so that a served model answers in the label's unit. The network answers
+    ``scale * output + center``, so ``center`` is a bias of its last layer: with ``center`` 55.6 and ``scale`` 1
+    it learns exactly as one whose bias starts at 55.6 and whose loss is in squared points (EchoNet-Dynamic).
     """
 
     name = "regress"
@@ -25,17 +28,24 @@ class Regress:
     metric = "mae"
     higher_is_better = False
 
-    def __init__(self, targets: Sequence[TargetSpec]) -> None:
+    def __init__(self, targets: Sequence[TargetSpec], center: float | None = None, scale: float | None = None) -> None:
+        """``center`` and ``scale`` given here stay, whatever the labels; only a single quantity has them."""
+        if len(targets) > 1 and (center is not None or scale is not None):
+            raise UserError(f"label_center and label_scale are of one quantity, there are {len(targets)}", fix="leave them out, or choose one target")
         self.targets = list(targets)
+        self._given = (center, scale)
         self.outputs = len(targets)
-        self.center = np.zeros(self.outputs, np.float32)
-        self.scale = np.ones(self.outputs, np.float32)
+        self.center = np.full(self.outputs, 0.0 if center is None else center, np.float32)
+        self.scale = np.full(self.outputs, 1.0 if scale is None else scale, np.float32)
 
     def fit_scale(self, y: np.ndarray) -> None:
-        """Mean and standard deviation of the training labels (n, T), NaN ignored."""
-        self.center = np.nanmean(y, axis=0).astype(np.float32)
-        spread = np.nanstd(y, axis=0).astype(np.float32)
-        self.scale = np.where(spread > 0, spread, 1.0).astype(np.float32)
+        """Mean and standard deviation of the training labels (n, T), NaN ignored, unless they were given."""
+        center, scale = self._given
+        if center is None:
+            self.center = np.nanmean(y, axis=0).astype(np.float32)
+        if scale is None:
+            spread = np.nanstd(y, axis=0).astype(np.float32)
+            self.scale = np.where(spread > 0, spread, 1.0).astype(np.float32)
 
     def _to(self, array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(array, device=like.device, dtype=torch.float32)
