@@ -45,6 +45,14 @@ _IMPLICIT = "1.2.840.10008.1.2"
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _JPEG_8_BIT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+#: Who decodes what. GDCM alone reads lossless JPEG; elsewhere it is passed over, since damaged data bring its process down.
+_DECODERS = {
+    **dict.fromkeys(("50", "51"), "pillow"),
+    **dict.fromkeys(("57", "70"), "gdcm"),
+    **dict.fromkeys(("80", "81"), "pyjpegls"),
+    **dict.fromkeys(("90", "91", "201", "202", "203"), "pylibjpeg"),
+}
+_FRAGILE = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 #: Transfer syntaxes that hold one coded video (PS3.5 8.2.5 to 8.2.8), fragmentable ones too: their elementary stream.
 _CODECS = {100: "mpegvideo", 101: "mpegvideo", **dict.fromkeys(range(102, 107), "h264"), 107: "hevc", 108: "hevc"}
 _VIDEO = {f"1.2.840.10008.1.2.4.{number}{part}": name for number, name in _CODECS.items() for part in ("", ".1")}
@@ -109,18 +117,25 @@ def read_series(paths: list[Path], limits: Limits) -> Study:
     return _volume(stack, positions, first, unit, notes, facts)
 
 
-def group_key(path: Path) -> tuple[str, str, bool]:
-    """Series of a file, its part of the series (slices of one orientation and size), and whether it may belong to a stack.
+class Group(NamedTuple):
+    """What decides with which other files a file is read, and where."""
 
-    A localiser that shares a series with other slices is thus a part of its own.
-    """
+    series: str
+    part: str  # slices of one orientation and size: a localiser that shares the series is a part of its own
+    slice_like: bool  # whether it may belong to a stack
+    fragile: bool  # its decoder may crash on damaged data: read in a process of its own
+
+
+def group_key(path: Path) -> Group:
+    """Series, part of the series, whether the file may belong to a stack, and whether its decoder needs a process of its own."""
     with warnings.catch_warnings():  # the header is read again, with its warnings noted, when the study is stored
         warnings.simplefilter("ignore")
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=GROUP_TAGS, force=True)
         series = str(header.get("SeriesInstanceUID") or "")
         slice_like = bool(series) and int(header.get("NumberOfFrames") or 1) == 1 and header.get("ImagePositionPatient") is not None
         turn = [round(float(v), 2) + 0.0 for v in header.get("ImageOrientationPatient") or ()]
-        return series, f"{series} {turn} {header.get('Rows')}x{header.get('Columns')}", slice_like
+        fragile = str(header.file_meta.get("TransferSyntaxUID", "")) in _FRAGILE
+        return Group(series, f"{series} {turn} {header.get('Rows')}x{header.get('Columns')}", slice_like, fragile)
 
 
 def _open(path: Path, limits: Limits) -> Dataset:
@@ -364,6 +379,7 @@ def _decoded(data: Dataset, path: Path, limits: Limits) -> Iterator[np.ndarray]:
     whole = _has_pixels(data)
     interpretation = str(data.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     encapsulated = data.file_meta.TransferSyntaxUID.is_encapsulated
+    decoder = _DECODERS.get(_syntax(data).removeprefix("1.2.840.10008.1.2.4."), "")
     try:
         if encapsulated and whole:
             frames = _checked_frames(data)
@@ -375,20 +391,20 @@ def _decoded(data: Dataset, path: Path, limits: Limits) -> Iterator[np.ndarray]:
                 pass
         if interpretation.startswith("YBR_PARTIAL") and whole:
             data.PhotometricInterpretation = "YBR_FULL_422" if interpretation.endswith("422") else "YBR_FULL"
-            yield from map(_partial_to_rgb, iter_pixels(data, raw=True))
+            yield from map(_partial_to_rgb, iter_pixels(data, raw=True, decoding_plugin=decoder))
             return
         if not interpretation.startswith(("MONOCHROME", "PALETTE", "RGB", "YBR")):
             data.PhotometricInterpretation = "MONOCHROME2" if int(data.get("SamplesPerPixel") or 1) == 1 else "RGB"
         count = 0
         try:
-            for pixels in iter_pixels(data if whole else path):
+            for pixels in iter_pixels(data if whole else path, decoding_plugin=decoder):
                 yield pixels
                 count += 1
         except (ValueError, AttributeError):
             # The streaming decoder fails on some sound files (signed JPEG 2000 under an unsigned header).
             if count:
                 raise
-            decoded = pixel_array(data if whole else pydicom.dcmread(path, force=True))
+            decoded = pixel_array(data if whole else pydicom.dcmread(path, force=True), decoding_plugin=decoder)
             yield from decoded if int(data.get("NumberOfFrames") or 1) > 1 else [decoded]
     except RuntimeError as error:
         kind = getattr(data.file_meta.TransferSyntaxUID, "name", "unknown")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -41,7 +40,9 @@ def members(path: Path) -> dict[str, Member]:
                         found[name[:-4]] = Member(name[:-4], *_header(stream))
                     _check_member(found[name[:-4]], archive.getinfo(name))
             return found
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, zlib.error) as error:
+    except Unreadable:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy's parser of headers raise many kinds
         if isinstance(error, ValueError) and "pickle" in str(error):
             raise Unreadable("holds pickled objects, which could run code", fix="save plain numeric arrays with numpy.savez") from error
         raise Unreadable("not a whole NumPy archive: damaged or truncated", fix="copy the file again from its source") from error
@@ -77,8 +78,11 @@ def load_small(path: Path, name: str) -> np.ndarray:
     member = members(path)[name]
     if math.prod(member.shape) * member.dtype.itemsize > _MOST_LABEL_BYTES:
         raise Unreadable(f"label array {name} is larger than {_MOST_LABEL_BYTES >> 20} MiB", fix="give one label a row")
-    with np.load(path, allow_pickle=False) as archive:
-        return archive[name]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[name]
+    except Exception as error:
+        raise Unreadable(f"label array {name} is damaged or truncated", fix="copy the file again from its source") from error
 
 
 class Rows:
@@ -115,10 +119,15 @@ _OPEN: list[Rows] = []  # at most one a process
 def read_row(path: Path, name: str, index: int, limits: Limits) -> np.ndarray:
     """One row of a member; consecutive rows cost one pass over the archive."""
     if not (_OPEN and (_OPEN[0].path, _OPEN[0].name) == (path, name) and _OPEN[0].next <= index):
-        while _OPEN:
-            _OPEN.pop().close()
+        forget()
         _OPEN.append(Rows(path, name, limits))
     return _OPEN[0].read(index)
+
+
+def forget() -> None:
+    """Close the archive that ``read_row`` keeps open."""
+    while _OPEN:
+        _OPEN.pop().close()
 
 
 def read_array(path: Path, limits: Limits) -> Study:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Item:
     member: str = ""  # npz: the array and its row
     row: int = -1
     notes: tuple[str, ...] = ()
+    fragile: bool = False  # its decoder may crash on damaged data: never read in the scan's own process
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
     pictures: list[Item] = []
     series: dict[str, list[str]] = defaultdict(list)  # by series, orientation and size
     uid_of: dict[str, str] = {}
+    risky: set[str] = set()
     for relative in files:
         path = source / relative
         try:
@@ -132,10 +134,12 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
             continue
         if reader.name == "dicom":
             try:
-                uid, part, slice_like = group_key(path)
+                uid, part, slice_like, fragile = group_key(path)
             except Exception as error:
                 rejects.append(Reject(relative, f"not a whole DICOM header ({type(error).__name__})", "copy the file again from its source"))
                 continue
+            if fragile:
+                risky.add(relative)
             if slice_like:
                 series[part].append(relative)
                 uid_of[part] = uid
@@ -155,6 +159,7 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
         ids = (uid, Path(name).name)
         files_of = tuple(str(source / m) for m in sorted(members))
         items.append(Item(name, files_of, "series", stem_of(Path(name).name), (name, *members), ids))
+    items = [replace(item, fragile=True) if not risky.isdisjoint(item.paths) else item for item in items]
     items.sort(key=lambda item: item.key)
     return items, rejects, ignored
 

@@ -475,8 +475,9 @@ def _results(todo: list[work.Task], workers: int) -> Iterator[Records]:
     """Records of tasks as they end, in this process or in others."""
     if workers == 1:
         for task in todo:
-            yield [work.read_item(task)]
-        return
+            if not task.item.fragile:
+                yield [work.read_item(task)]
+        todo = [task for task in todo if task.item.fragile]
     size = max(1, min(_CHUNK, len(todo) // (workers * 4)))
     chunks = [todo[i : i + size] for i in range(0, len(todo), size)]
     while chunks:

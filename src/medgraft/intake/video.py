@@ -30,7 +30,7 @@ def read_video(path: Path, limits: Limits) -> Study:
     assert reader is not None
     if reader.name == "avi":
         _check_riff(path)
-    container = av.open(str(path.resolve()), format=reader.name, options={"protocol_whitelist": "file"})
+    container = _open(str(path.resolve()), reader.name)
     _check_stream(container, limits)
     study = Study("video", iter(()), spacing=[None, None, None])
     frames = _frames(container, reader.name, limits, study)
@@ -47,9 +47,16 @@ def decode_stream(data: bytes, codec: str, limits: Limits, study: Study) -> Iter
     name = line.name if line is not None and line.name in ("mov", "mpeg", "mpegvideo", "mpegts") else codec
     if line is None and not data.startswith((b"\0\0\1", b"\0\0\0\1")):
         raise Unreadable("its coded video is neither bare nor in MP4 or MPEG", fix="export the video as MP4")
-    container = av.open(io.BytesIO(data), "r", format=name, options={"protocol_whitelist": "file"})
+    container = _open(io.BytesIO(data), name)
     _check_stream(container, limits)
     return _frames(container, name, limits, study)
+
+
+def _open(source: str | io.BytesIO, name: str) -> av.container.InputContainer:
+    try:
+        return av.open(source, "r", format=name, options={"protocol_whitelist": "file"})
+    except MemoryError as error:  # FFmpeg's word for a table that declares more entries than it would ever allocate
+        raise Unreadable("declares more than any decoder would allocate: damaged or hostile", fix="copy the file again from its source") from error
 
 
 def _check_stream(container: av.container.InputContainer, limits: Limits) -> None:
@@ -60,6 +67,7 @@ def _check_stream(container: av.container.InputContainer, limits: Limits) -> Non
     if stream.codec_context.width * stream.codec_context.height > limits.pixels:
         container.close()
         raise Unreadable(f"frames are larger than {limits.pixels} pixels", fix="allow more with max_pixels=N")
+    stream.codec_context.options = {"max_pixels": str(limits.pixels)}  # the size may change later in the stream
 
 
 def _check_riff(path: Path) -> None:

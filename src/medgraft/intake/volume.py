@@ -231,17 +231,39 @@ def _inspect_header(path: Path, voxels: Path | None, kind: str, limits: Limits, 
 
 
 def _inspect_metaimage(header: bytes, path: Path, voxels: Path | None, limits: Limits) -> None:
-    says = {key.strip().lower(): value.strip() for key, _, value in (line.partition(b"=") for line in header.splitlines())}
-    sides = [int(v) for v in says.get(b"dimsize", b"").split()]
+    """ITK's parser of this format trusts what it reads; every field that says a number or a length is checked here first."""
+    pairs = [(key.strip().lower(), value.strip()) for key, _, value in (line.partition(b"=") for line in header.splitlines() if line.strip())]
+    says = dict(pairs)
+    broken = Unreadable("not a whole metaimage header", fix="copy the file again from its source")
+    try:
+        sides = [int(v) for v in says[b"dimsize"].split()]
+        count = len(sides)
+        wanted = {b"offset": count, b"position": count, b"origin": count, b"elementspacing": count, b"elementsize": count, b"centerofrotation": count}
+        wanted |= dict.fromkeys((b"transformmatrix", b"rotation", b"orientation"), count * count)
+        wanted |= dict.fromkeys((b"elementnumberofchannels", b"headersize", b"compresseddatasize", b"id", b"parentid"), 1)
+        lengths = {key: len(_finite(says[key])) for key in wanted if key in says}
+        sound = int(says[b"ndims"]) == count and 1 <= count <= 4 and min(sides) > 0 and all(lengths[key] == wanted[key] for key in lengths)
+    except (KeyError, ValueError) as error:
+        raise broken from error
     width = _METAIMAGE_BYTES.get(says.get(b"elementtype", b"").removeprefix(b"MET_").removesuffix(b"_ARRAY"))
-    if not sides or width is None or min(sides) < 1:
-        raise Unreadable("not a whole metaimage header", fix="copy the file again from its source")
+    if not sound or width is None or len(says) != len(pairs) or max(map(len, header.splitlines())) > 1000:
+        raise broken
+    if not 1 <= int(says.get(b"elementnumberofchannels", b"1")) <= 64 or int(says.get(b"compresseddatasize", b"0")) > (voxels or path).stat().st_size:
+        raise broken
     declared = math.prod(sides) * width * int(says.get(b"elementnumberofchannels", b"1"))
     if says.get(b"binarydata", b"True").lower() == b"false":
         declared = math.prod(sides) * 2  # numbers as text: a digit and a space at least
     start = max(0, int(says.get(b"headersize", b"0"))) if voxels is not None else len(header) + 1
     zipped = says.get(b"compresseddata", b"False").lower() == b"true"
     _check_bytes(voxels or path, start, declared, zlib.decompressobj(zlib.MAX_WBITS | 32) if zipped else None, sides, limits)
+
+
+def _finite(text: bytes) -> list[float]:
+    """The numbers of a field. Raises ``ValueError`` where one is none."""
+    values = [float(v) for v in text.split()]
+    if not all(map(math.isfinite, values)):
+        raise ValueError("not finite")
+    return values
 
 
 def _inspect_nrrd(header: bytes, path: Path, voxels: Path | None, limits: Limits) -> None:
