@@ -224,6 +224,19 @@ def weights_verify(words: Words = None) -> None:
         raise typer.Exit(2)
 
 
+@weights_app.command("convert", epilog="Example: medgraft weights convert SLOWFAST_8x8_R50.pkl")
+def weights_convert(
+    file: Annotated[Path, typer.Argument(help="a Caffe2 or other pickle of arrays, a TorchScript archive, a PyTorch file that is refused as it is")],
+    words: Words = None,
+) -> None:
+    """Write the tensors of a foreign weight file as safetensors, without running anything in it. Not converted: what asks for more."""
+    from medgraft.models import convert
+
+    values = _checked(_values(words), out=None)
+    made = convert.convert(file, Path(values["out"]) if values["out"] else None)
+    typer.echo(f"{made}, with a note of the hashes of both files in {made.name}.sha256")
+
+
 def _folders(values: dict[str, Any]) -> dict[str, Any]:
     weights = values["weights"] if isinstance(values["weights"], list) else [values["weights"]]
     return {"folders": [Path(w) for w in weights]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medgraft.errors import UserError
-from medgraft.models import registry
+from medgraft.models import inflate, registry
 from medgraft.models.registry import BackboneInfo
 
 JOINS = ("mean", "none")
@@ -14,10 +14,10 @@ JOINS = ("mean", "none")
 class Lift(nn.Module):
     """An image body that takes (B, C, D, H, W).
 
-    Every frame or slice goes through the same body. A ``features`` body gives (B, F), the mean of its
-    frame features, or with ``join="none"`` (B, D, F), for a head that reads sequences; a ``dense`` body
-    gives (B, K, D, H, W), one map a frame. An image is a clip of one frame, so for D = 1 the lifted body
-    equals the body.
+    Every frame or slice goes through the same body; an inflated one (``models/inflate``) also sees its
+    neighbours. A ``features`` body gives (B, F), the mean of its frame features, or with ``join="none"``
+    (B, D, F), for a head that reads sequences; a ``dense`` body gives (B, K, D, H, W), one map a frame.
+    An image is a clip of one frame, so for D = 1 the lifted body equals the body.
     """
 
     def __init__(self, body: nn.Module, join: str = "mean") -> None:
@@ -36,6 +36,7 @@ class Lift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, F) or (B, D, F), or (B, K, D, H, W) for a dense body."""
         batch, channels, depth, height, width = x.shape
+        inflate.set_clip(self.body, depth)
         folded = x.transpose(1, 2).reshape(batch * depth, channels, height, width)
         out = self.body(folded)
         if self.info.dense:

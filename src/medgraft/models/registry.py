@@ -2,6 +2,7 @@
 
 Names are resolved so: a zoo name (``efficientnet_lite0``), or ``torchvision:NAME``, ``timm:NAME``,
 ``monai:NAME``, ``smp:ARCHITECTURE-ENCODER``; a bare name tries the zoo, torchvision, timm, in this order.
+``i3d:NAME`` and ``r2plus1d:NAME`` are an image network with a reach over time (``models/inflate.py``).
 
 A zoo backbone is a function decorated with ``@backbone(...)`` in ``models/zoo/*.py``; the function's
 name is the model's name and the decorator's arguments are literals, so that the registry reads them
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LIBRARIES = ("torchvision", "timm", "monai", "smp")
+INFLATIONS = ("i3d", "r2plus1d")
 _ZOO = Path(__file__).parent / "zoo"
 
 
@@ -116,8 +118,10 @@ def resolve(name: str) -> str:
         return name
     library, colon, bare = name.partition(":")
     if colon:
+        if library in INFLATIONS:
+            return f"{library}:{resolve(bare)}"
         if library not in LIBRARIES:
-            raise UserError(f"unknown library '{library}'", case=name, fix=f"choose one of {', '.join(LIBRARIES)}")
+            raise UserError(f"unknown library '{library}'", case=name, fix=f"choose one of {', '.join((*LIBRARIES, *INFLATIONS))}")
         if library == "torchvision" and bare in _zoo() and _zoo()[bare][1].weights_of == name:
             return bare  # the zoo's builder of that very network
         libraries = importlib.import_module("medgraft.models.libraries")
@@ -139,9 +143,21 @@ def _unknown(name: str, known: list[str]) -> UserError:
     return UserError("unknown network", case=name, fix=fix)
 
 
+def inflation(name: str) -> tuple[str, str]:
+    """``i3d:NAME`` -> (``i3d``, ``NAME``); (``""``, name) for a network that is not inflated."""
+    kind, colon, image = name.partition(":")
+    return (kind, image) if colon and kind in INFLATIONS else ("", name)
+
+
 def info(name: str) -> BackboneInfo:
     """What the named network takes and gives. Zoo names cost no import; library names build the network without memory."""
     name = resolve(name)
+    kind, image = inflation(name)
+    if kind:
+        facts = info(image)
+        if facts.dims != 2:
+            raise UserError("only an image network can be inflated", case=name, fix=f"choose among {', '.join(names('2d'))}")
+        return replace(facts, name=name)
     if name in _zoo():
         return _zoo()[name][1]
     return importlib.import_module("medgraft.models.libraries").library_info(name)
@@ -165,7 +181,8 @@ def build_body(
 
     ``channels`` is C of its input, ``structures`` is K of a dense output (then required), ``size`` its
     input size for networks that fix one (transformers). ``classes`` keeps the classifier of an image
-    network: the body then gives that many logits. ``options`` go to the builder (U-Net ``width``).
+    network: the body then gives that many logits. ``options`` go to the builder (U-Net ``width``); for an
+    inflated network ``frames`` is the odd reach of its kernels in time (3).
     Draws from torch's global generator; ``model.make_model`` seeds it.
     """
     from medgraft.models import surgery
@@ -185,6 +202,15 @@ def build_body(
     only = name in _zoo() and facts.fixed_size and facts.min_size == facts.default_size  # others are built for the size that they will meet
     if size is not None and only and tuple(size) != facts.default_size:
         raise UserError(f"the network takes {facts.default_size} only, not {tuple(size)}", case=name, fix="set `size` to match or choose another")
+    kind, image = inflation(name)
+    if kind:
+        inflate = importlib.import_module("medgraft.models.inflate")
+        given = dict(options or {})
+        frames = int(given.pop("frames", 3))
+        made = build_body(image, channels=channels, structures=structures, size=size, classes=classes, options=given)
+        body = inflate.convert(made, kind, frames)
+        body.info = replace(body.info, name=name)
+        return body
     arguments: dict[str, Any] = {"channels": channels, "size": size, **(options or {})}
     if facts.dense:
         arguments["structures"] = structures

@@ -1,8 +1,9 @@
 """Small operations on networks of other libraries: take the classifier off, change the input channels.
 
-A body keeps two notes for the weight loader: ``body.removed``, name prefixes of layers that were
-taken off (their tensors in a file are left out, not unexpected), and ``body.last``, name prefixes
-of the last layer of a dense body (it belongs to the task, so it is not taken from a file).
+A body keeps notes for the weight loader: ``body.removed``, name prefixes of layers that were taken off
+(their tensors in a file are left out, not unexpected), ``body.last``, name prefixes of the last layer of
+a dense body (it belongs to the task, so it is not taken from a file), and ``body.inputs``, names of the
+convolutions that see the input, where there are several.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
     setattr(root.get_submodule(parent), leaf, new)
 
 
-def annotate(body: nn.Module, *, removed: tuple[str, ...] = (), last: tuple[str, ...] = ()) -> nn.Module:
-    """Write the two notes of this module's docstring onto a body."""
+def annotate(body: nn.Module, *, removed: tuple[str, ...] = (), last: tuple[str, ...] = (), inputs: tuple[str, ...] = ()) -> nn.Module:
+    """Write the notes of this module's docstring onto a body."""
+    setattr(body, "inputs", inputs)  # noqa: B010
     setattr(body, "removed", removed)  # noqa: B010 plain attributes; nn.Module's annotations know tensors and modules only
     setattr(body, "last", last)  # noqa: B010
     return body
@@ -104,6 +106,14 @@ def first_convolution(module: nn.Module) -> tuple[str, Any]:
         if isinstance(child, CONVOLUTIONS):
             return name, child
     raise ValueError("the network has no convolution")
+
+
+def input_weights(body: nn.Module) -> tuple[str, ...]:
+    """Names of the weights that see the input: those of ``body.inputs``, else of the first convolution; none without one."""
+    names: tuple[str, ...] = tuple(getattr(body, "inputs", ()))
+    if not names and any(isinstance(m, CONVOLUTIONS) for m in body.modules()):
+        names = (first_convolution(body)[0],)
+    return tuple(f"{name}.weight" for name in names)
 
 
 def set_input_channels(module: nn.Module, channels: int) -> None:

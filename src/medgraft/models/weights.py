@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.errors import UserError, WeightsAbsent
-from medgraft.models import registry, surgery, torchscript
+from medgraft.models import convert, inflate, registry, surgery, torchscript
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class WeightCard:
     name_map: str = "identity"
     scope: str = ""
     fresh: tuple[str, ...] = ()
+    format: str = "torch"  # torch, safetensors, torchscript: told by content; caffe2: converted before it is read
     notes: str = ""
 
     @property
@@ -131,8 +132,11 @@ def card_from(row: Mapping[str, Any]) -> WeightCard:
 
 
 def cards(backbone: str) -> list[WeightCard]:
-    """All cards of a network, the default first."""
+    """All cards of a network, the default first. An inflated network has those of its image network."""
     name = registry.resolve(backbone)
+    image = registry.inflation(name)[1]
+    if image != name:
+        return [replace(card, backbone=name, name=f"{name}.{card.tag}") for card in cards(image)]
     found = [card for card in _own_cards() if card.backbone == name]
     source = name if ":" in name else registry.info(name).weights_of
     if source:
@@ -175,7 +179,8 @@ def locate(card: WeightCard, *, folders: Sequence[Path] = (), download: bool = F
 
     Looks in the package that ships it, in ``folders``, in ``cache`` (default: ``~/.cache/medgraft/weights``),
     joins its shards into ``cache`` where their packages are installed, then, if ``download``, asks the card's
-    addresses. A file whose hash is wrong is an error, never skipped.
+    addresses. A file whose hash is wrong is an error, never skipped. Of a file that medgraft converted
+    (``models/convert``) the result alone does, with the note of its hashes.
     Raises ``WeightsAbsent`` naming the file, its hash and the folder to put it in.
     """
     cache = Path(cache) if cache is not None else default_cache()
@@ -187,6 +192,8 @@ def locate(card: WeightCard, *, folders: Sequence[Path] = (), download: bool = F
         path = Path(folder) / card.file_name
         if path.is_file():
             return verify(path, card)
+        if convert.twin(path).is_file():
+            return convert.checked(convert.twin(path), source=card.sha256)
     parts = shards(card)
     if parts:
         return _joined(card, parts, cache)
@@ -342,13 +349,16 @@ def _fetch(address: str, sink: Any, card: WeightCard) -> str:
 # ---------------------------------------------------------------------------------------- loading
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, form: str = "") -> dict[str, Tensor]:
     """The tensors of a file: safetensors, a PyTorch file read with ``weights_only=True``, or a TorchScript archive
     whose program is left alone (no code is run in any of them).
 
-    A state dict wrapped under ``state_dict``, ``model`` or ``model_state`` is unwrapped; ``module.`` in
-    front of every name is dropped.
+    A file whose ``form`` (``WeightCard.format``) is ``caffe2`` is converted to safetensors first, once (``models/convert``).
+    A state dict wrapped under ``state_dict``, ``model`` or ``model_state`` is unwrapped; ``module.`` in front of every
+    name is dropped.
     """
+    if form == "caffe2" and path.suffix != ".safetensors":
+        path = convert.converted(path, default_cache())
     try:
         if _is_safetensors(path):
             from safetensors.torch import load_file
@@ -361,7 +371,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 state = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for a broken or unsafe file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"not a readable weights file ({reason})", case=path.name, fix="only plain tensors are read; fetch the file again") from error
+        raise UserError(f"not a readable weights file ({reason})", case=path.name, fix="fetch it again, or see `medgraft weights convert`") from error
     for key in ("state_dict", "model_state", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -388,7 +398,7 @@ def load(body: nn.Module, card: WeightCard, path: Path, *, allow_missing: bool =
     Any other tensor that is missing or of another shape is a ``UserError`` that names its layers, and the
     body is then unchanged. ``allow_missing`` lets missing tensors pass (not wrong shapes).
     """
-    return load_state(body, card, read_state(path), path.name, allow_missing=allow_missing)
+    return load_state(body, card, read_state(path, card.format), path.name, allow_missing=allow_missing)
 
 
 def load_state(body: nn.Module, card: WeightCard, state: dict[str, Tensor], file: str, *, allow_missing: bool = False) -> LoadReport:
@@ -396,21 +406,25 @@ def load_state(body: nn.Module, card: WeightCard, state: dict[str, Tensor], file
     mapped = name_map(card.name_map)(state, body)
     if card.scope:
         mapped = {f"{card.scope}.{k}": v for k, v in mapped.items()}
+    mapped, adapted = inflate.adapt(mapped, body)
+    identities = inflate.identities(body, mapped)
     target = body.state_dict()
     removed: tuple[str, ...] = tuple(getattr(body, "removed", ()))
     last: tuple[str, ...] = tuple(getattr(body, "last", ()))
     left_out = {k for k in mapped if k not in target and _under(k, removed)} | {k for k in mapped if _under(k, last)}
 
-    first = surgery.first_convolution(body)[0] + ".weight" if any(isinstance(m, surgery.CONVOLUTIONS) for m in body.modules()) else ""
+    first = surgery.input_weights(body)
     chosen: dict[str, Tensor] = {}
-    adapted: dict[str, str] = {}
     wrong: list[str] = []
     for name, tensor in mapped.items():
         if name not in target or name in left_out:
             continue
         goal = target[name]
-        if tensor.shape != goal.shape and name == first and tensor.ndim == goal.ndim and _same_but_inputs(tensor, goal):
-            adapted[name] = f"input channels {tensor.shape[1]} -> {goal.shape[1]} (" + ("sum)" if goal.shape[1] == 1 else "sum, spread evenly)")
+        if tensor.shape != goal.shape and name in first and tensor.ndim == goal.ndim and _same_but_inputs(tensor, goal):
+            before = f"{adapted[name]}; " if name in adapted else ""
+            adapted[name] = f"{before}input channels {tensor.shape[1]} -> {goal.shape[1]} (" + (
+                "sum)" if goal.shape[1] == 1 else "sum, spread evenly)"
+            )
             tensor = surgery.adapt_input_weight(tensor.float(), goal.shape[1])
         if tensor.shape != goal.shape:
             wrong.append(f"{name} {tuple(tensor.shape)} instead of {tuple(goal.shape)}")
@@ -418,7 +432,7 @@ def load_state(body: nn.Module, card: WeightCard, state: dict[str, Tensor], file
         chosen[name] = tensor.to(goal.dtype)
 
     # Counters of batches seen are not weights: published files of older versions lack them.
-    absent = [k for k in target if k not in chosen and not k.endswith("num_batches_tracked")]
+    absent = [k for k in target if k not in chosen and k not in identities and not k.endswith("num_batches_tracked")]
     in_scope = [k for k in absent if (not card.scope or k.startswith(card.scope + ".")) and not _under(k, (*last, *card.fresh))]
     missing = [k for k in in_scope if not any(w.startswith(k + " ") for w in wrong)]
     if wrong or (missing and not allow_missing) or not chosen:
@@ -431,6 +445,9 @@ def load_state(body: nn.Module, card: WeightCard, state: dict[str, Tensor], file
         )
     target.update(chosen)  # keeps the version notes of the modules, which plain dicts lack
     body.load_state_dict(target)
+    for name, module in identities.items():
+        module.reset_time()
+        adapted[name] = "identity over time: an image network has none"
 
     parameters = {name: p.numel() for name, p in body.named_parameters()}
     by_layer = {}
