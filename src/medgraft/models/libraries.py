@@ -29,6 +29,7 @@ _MONAI: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "densenet201": ("DenseNet201", "features", 1, {}),
     "basicunet": ("BasicUNet", "dense", 16, {}),
     "segresnet": ("SegResNet", "dense", 8, {}),
+    "swinunetr": ("SwinUNETR", "dense", 32, {"feature_size": 48}),  # the width of the published weights
 }
 
 
@@ -120,7 +121,12 @@ def builder(name: str) -> Callable[..., nn.Module]:
 def library_cards(name: str) -> list[WeightCard]:
     """Cards of ``library:name`` from the library's own records, the default first."""
     library, _, bare = name.partition(":")
-    makers: dict[str, Callable[[str], list[WeightCard]]] = {"torchvision": _torchvision_cards, "timm": _timm_cards, "smp": _smp_cards}
+    makers: dict[str, Callable[[str], list[WeightCard]]] = {
+        "torchvision": _torchvision_cards,
+        "timm": _timm_cards,
+        "monai": _monai_cards,
+        "smp": _smp_cards,
+    }
     return makers[library](bare) if library in makers else []
 
 
@@ -230,6 +236,8 @@ def convert_state(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor
         patch, image = int(body.patch_size), int(body.image_size)  # type: ignore[arg-type]
         state = dict(interpolate_embeddings(image, patch, OrderedDict(state)))
     module = type(body).__module__
+    if type(body).__name__ == "SwinUNETR":  # its self-supervised files predate MONAI's names for the layers of a block
+        state = {k.replace(".mlp.fc", ".mlp.linear"): v for k, v in state.items()}
     if module.startswith("timm."):
         convert = getattr(sys.modules[module], "checkpoint_filter_fn", None)
         if convert is not None:
@@ -395,6 +403,30 @@ def _build_monai(bare: str, *, channels: int, size: tuple[int, ...] | None, stru
     if output == "features":
         return surgery.annotate(body, removed=(surgery.remove_classifier(body),))
     return surgery.annotate(body, last=(surgery.last_layer(body),))
+
+
+def _monai_cards(bare: str) -> list[WeightCard]:
+    if bare != "swinunetr":
+        return []
+    return [
+        WeightCard(
+            name="monai:swinunetr.ssl_ct",
+            backbone="monai:swinunetr",
+            file_name="model_swinvit.pt",
+            addresses=("https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/model_swinvit.pt",),
+            licence="Apache-2.0 (MONAI); its training data may add terms",
+            source_data="5050 CT volumes of head, chest, abdomen and pelvis, self-supervised",
+            accuracy="none of its own; a start for segmentation",
+            paper="arXiv:2111.14791",
+            input_size=(96, 96, 96),
+            mean=(0.0,),
+            std=(1.0,),
+            channels=1,
+            name_map="library",
+            scope="swinViT",
+            notes="no hash is published; -1000 to 1000 HU become 0 to 1; encoder only",
+        )
+    ]
 
 
 # ---------------------------------------------------------------------------------------- segmentation_models_pytorch
