@@ -18,6 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medgraft.errors import UserError
 
+#: Faults of the sources that can be brought back, and the sentence that the report then opens with.
+COMPAT: dict[str, str] = {
+    "split_80_20": "compat split_80_20: the part held out chose the settings and is reported too, so these numbers are too good",
+}
+
 Strategy = Literal["finetune", "frozen", "frozen_logistic", "gradual"]
 WindowKind = Literal["auto", "uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled"]
 SplitKind = Literal["kfold", "nested", "holdout", "column", "external"]
@@ -51,10 +56,17 @@ class SplitConfig(Section):
     folds: int = Field(5, ge=2, description="outer folds (kfold, nested)")
     inner: int = Field(1, ge=0, description="inner parts: 1 = one hold-out, k = k folds, 0 = no selection (only with one setting)")
     test_share: float = Field(0.2, gt=0, lt=1, description="share of patients tested (holdout)")
-    select_share: float = Field(0.2, gt=0, lt=1, description="share of the training patients used for selection (inner=1)")
+    select_share: float | None = Field(
+        None, gt=0, lt=1, description="share of the training patients used for selection (inner=1); default .2, with holdout .125: 70/10/20 in all"
+    )
     column: str | None = Field(None, description="split column of the data set (column)")
     test: Path | None = Field(None, description="external data set folder (external)")
     seed: int = 0
+
+    @property
+    def selects(self) -> float:
+        """``select_share``, resolved."""
+        return self.select_share or (0.125 if self.kind == "holdout" else 0.2)
 
 
 class TrainConfig(Section):
@@ -69,8 +81,17 @@ class TrainConfig(Section):
     weight_decay: float = Field(1e-2, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
+    end_rate: float | None = Field(None, gt=0, description="learning rate at the end of a cosine or linear schedule; default: 1 % of the peak")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a linear rise")
-    augment: str = Field("auto", description="augmentation preset: auto (by kind), none, light, xray, ultrasound, volume")
+    warmup_epochs: float | None = Field(None, ge=0, description="epochs with a linear rise; replaces warmup")
+    augment: str = Field("auto", description="augmentation preset: auto (by kind), none, light, xray, xray_geometry, ultrasound, volume")
+    mirror: bool = Field(True, description="let the augmentation mirror left and right; false where the side matters (a mirrored heart is not real)")
+    tta: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="test-time augmentation: random views of a fixed seed, averaged with the clean one, whose result stands beside",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
     balanced: bool = Field(False, description="draw classes equally often")
     label_center: float | None = Field(
@@ -80,6 +101,12 @@ class TrainConfig(Section):
     label_scale: float | None = Field(
         None, gt=0, description="unit in which the loss sees a quantity; 1 = the label's own; default: the training part's standard deviation"
     )
+    positive_weight: float | Literal["balanced"] = Field(
+        1.0, description="weight of positive cases in the loss of yes/no targets; balanced: negatives over positives of the training part"
+    )
+    auxiliary_weight: float = Field(
+        0.4, ge=0, description="weight of an auxiliary head's loss in training, for networks that have one (Inception v3); 0 leaves the head out"
+    )
     layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate factor per layer group, towards the input")
     l2sp: float = Field(0.0, ge=0, description="strength of the pull towards the starting weights")
     unfreeze: float = Field(0.5, gt=0, le=1, description="share of the steps after which all groups train (gradual)")
@@ -87,6 +114,7 @@ class TrainConfig(Section):
     logits: Literal[1, 2] = Field(1, description="outputs for a yes/no target: 1 (sigmoid), or 2 (softmax and cross-entropy)")
     patience: int | None = Field(None, ge=1, description="evaluations without improvement before stopping; the refit takes the best step")
     evaluations: int = Field(4, ge=1, description="looks at the select part during a search fit")
+    keep_every: float | None = Field(None, gt=0, description="epochs after which a search fit keeps the best weights so far as best-<epoch>.ckpt")
     logistic_c: float | None = Field(None, gt=0, description="inverse regularisation of a logistic head; default: chosen on the training part")
 
 
@@ -122,6 +150,32 @@ class ArmConfig(Section):
         return {} if self.join == "mean" else {"join": self.join + (f"{self.hidden}" if self.hidden else "")}
 
 
+class ClaimConfig(Section):
+    """A sentence of a source, put to the test: arms chosen by ``better`` against those chosen by ``than``.
+
+    A chooser is a mapping of ``model``, ``start``, ``strategy`` (the printed name) to a value or a list of values. What ``better`` and ``than``
+    share in ``within`` (``model``: within each network) is compared pair by pair; else every chosen arm with every other.
+    """
+
+    text: str
+    source: str = Field("", description="where the sentence stands")
+    published: str = Field("", description="the number that the source gives for it, as printed; empty: none")
+    better: dict[str, str | list[str]]
+    than: dict[str, str | list[str]] = Field(default_factory=dict, description="empty: all other arms")
+    within: list[Literal["model", "start", "strategy"]] = Field(default_factory=list)
+    metrics: list[str] = Field(default_factory=list, description="measures by plain name (auc, accuracy, f1); default: the primary one")
+
+    @model_validator(mode="after")
+    def _check(self) -> ClaimConfig:
+        for chooser in (self.better, self.than):
+            for key in chooser:
+                if key not in ("model", "start", "strategy"):
+                    raise ValueError(f"claims: unknown field {key!r} of an arm{_nearest(key, ('model', 'start', 'strategy'))}")
+        if not self.better:
+            raise ValueError(f"claims: {self.text!r} says of no arm that it is better (better: {{model: NAME}})")
+        return self
+
+
 class StatsConfig(Section):
     """How sure can I be."""
 
@@ -145,6 +199,13 @@ class Recipe(Section):
     grid: dict[str, list[Any]] = Field(default_factory=dict, description="settings to search on inner parts: field of train -> values")
     models: list[ArmConfig] = Field(default_factory=list)
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    negatives: str | None = Field(
+        None, description="label column that tells kinds of negatives apart: positives are also judged against each kind alone"
+    )
+    claims: list[ClaimConfig] = Field(default_factory=list, description="sentences of a source to be tested: text, better, than, within, metrics")
+    explain: int = Field(
+        0, ge=0, description="positive test cases with boxes, of each refitted image network, whose Grad-CAM is held against the boxes; 0 = none"
+    )
     stats: StatsConfig = StatsConfig()
     weights: list[Path] = Field(default_factory=list, description="folders with weight files")
     download: bool = Field(False, description="fetch absent weights from their address")
@@ -191,8 +252,11 @@ class Recipe(Section):
         for arm in self.models:
             if arm.hidden and arm.strategy == "frozen_logistic":
                 raise ValueError(f"models: {arm.id}: a logistic head stands on the body itself, hidden goes with the other strategies")
-        if self.compat:
-            raise ValueError(f"compat: unknown name {self.compat[0]!r}; none is available yet")
+        for name in self.compat:
+            if name not in COMPAT:
+                raise ValueError(f"compat: unknown name {name!r}{_nearest(name, COMPAT)}")
+        if "split_80_20" in self.compat and (self.split.kind != "holdout" or self.split.inner != 1):
+            raise ValueError("compat: split_80_20 goes with split.kind=holdout and split.inner=1")
         return self
 
     def arm_train(self, arm: ArmConfig) -> TrainConfig:

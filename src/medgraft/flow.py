@@ -95,7 +95,11 @@ def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, dict
     chosen = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).select(key).unique()
     inner = cells.filter(pl.col("inner") >= 0).join(chosen, on=key, how="semi")
     arms = inner.select(pl.col("hash").alias("cell"), "outer", pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id"))
-    joined = predictions.filter((pl.col("split") == "select") & pl.col("y_true").is_not_null()).join(arms, on="cell")
+    whole = predictions.filter((pl.col("split") == "select") & pl.col("y_true").is_not_null() & (pl.col("window") == -1))
+    whole = whole.group_by("cell", "case_id", "target", "class", maintain_order=True).agg(
+        pl.col("y_true").first(), pl.col("y_pred").mean()
+    )  # over views
+    joined = whole.join(arms, on="cell")
     found: dict[str, dict[str, float]] = {}
     for (name, outer), part in joined.group_by(["id", "outer"], maintain_order=True):
         if part.select("target", "class").n_unique() == 1 and part["y_true"].n_unique() == 2:

@@ -181,7 +181,7 @@ def test_schema_and_files(study: Study, tmp_path: Path) -> None:
     s = made.summary()
     write_tables(s, tmp_path)
     read = json.loads((tmp_path / "summary.json").read_text())
-    assert list(read) == ["run", "models", "pairs", "roc", "calibration", "scatter", "heatmap", "missed", "curves"]
+    assert list(read) == ["run", "models", "pairs", "roc", "calibration", "scatter", "heatmap", "missed", "curves", "claims"]
     good, absent = read["models"]
     assert absent["state"] == "not run" and absent["reason"] == "weights absent" and absent["metrics"] == {} and absent["rank"] is None
     assert (good["seconds"], good["parameters"], good["load"]) == (12.0, 7, load)

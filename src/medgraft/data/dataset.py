@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +84,7 @@ class CaseDataset:
     kept between calls, so batches may be asked for in any order and by any process. The object pickles
     small (no tables, no open files) and opens arrays when first needed.
 
-    ``cases`` are rows of the manifest. ``augment`` holds for training batches only. ``dense`` adds the
+    ``cases`` are rows of the manifest. ``augment`` holds for training batches and for the views of ``seen``. ``dense`` adds the
     masks. ``store_root`` is where the arrays lie (default: the data set; else a ``stage`` folder).
     ``hu_window`` is black and white for cases in Hounsfield units. ``kept`` maps array ids to the frames
     that take part (``select.select``).
@@ -107,6 +108,7 @@ class CaseDataset:
     ) -> None:
         self.window, self.dense, self.targets = window, dense, tuple(targets)
         self.augment = transforms.preset(augment) if isinstance(augment, str) else augment
+        self.view = 0
         self.store_root = Path(store_root or dataset.root)
         self.cases = np.asarray(cases, np.int64)
         if not len(self.cases):
@@ -159,9 +161,24 @@ class CaseDataset:
             _in_array(window, case) for case in self._cases for window in eval_windows(self.window, case.extent, self._traced(case), case=case.row)
         ]
 
+    def seen(self, view: int) -> CaseDataset:
+        """The same cases as another view sees them (test-time augmentation).
+
+        View 0 is the window as it is. View v > 0 is augmented by draws that depend on v and the window's place alone, so
+        every network and every run sees the same.
+        """
+        other = copy(self)
+        other.view = view
+        return other
+
     def batch(self, windows: Sequence[Window]) -> Batch:
-        """The batch of given windows (array coordinates, as ``eval_windows`` gives them), without augmentation."""
-        return self._finish([self._sample(self._place[window.case], window, transforms.STILL) for window in windows])
+        """The batch of given windows (array coordinates, as ``eval_windows`` gives them), as ``view`` sees them."""
+        return self._finish([self._sample(self._place[window.case], window, self._still(window)) for window in windows])
+
+    def _still(self, window: Window) -> transforms.Draw:
+        if not self.view:
+            return transforms.STILL
+        return transforms.draw(self.augment, generator(0, "view", self.view, window.case, window.index))
 
     def grid(self, row: int) -> tuple[int, int, int]:
         """(D, H, W) of the array a manifest row looks at: the grid that ``DenseJoin`` fills."""

@@ -79,6 +79,7 @@ PRESETS: dict[str, Augment] = {
     "none": Augment(),
     "light": Augment(translate=0.04, brightness=0.05, contrast=0.05),
     "xray": Augment(flip_lr=0.5, rotate=10, scale=(0.9, 1.15), translate=0.05, brightness=0.1, contrast=0.15),
+    "xray_geometry": Augment(flip_lr=0.5, rotate=10, scale=(0.9, 1.1), translate=0.05),
     "ultrasound": Augment(flip_lr=0.5, rotate=10, scale=(0.9, 1.15), translate=0.05, brightness=0.05, contrast=0.1, gamma=0.15),
     "volume": Augment(flip_axes="dhw", rotate=15, scale=(0.9, 1.1), brightness=0.05, contrast=0.1, noise=0.02),
     "natural": Augment(flip_lr=0.5, scale=(1.0, 1.4), translate=0.1, brightness=0.2, contrast=0.2, erase=0.1),
@@ -96,6 +97,11 @@ def preset(name: str, **changes: Any) -> Augment:
             near = difflib.get_close_matches(key, known, 1)
             raise UserError(f"augmentation has no {key!r}", fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}")
     return replace(PRESETS[name], **changes)
+
+
+def without_mirror(augment: Augment) -> Augment:
+    """The same augmentation without left-right mirror images, for pictures and volumes alike."""
+    return replace(augment, flip_lr=0.0, flip_axes=augment.flip_axes.replace("w", ""))
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def loading_text(context: Context, arm: ArmConfig) -> str:
     setting = context.recipe.arm_train(arm)
     if fit.on_features(arm, setting, context.make_task()):
         return "data: frozen features, computed once and kept in the run folder"
-    samples = context.samples(context.rows_of(None), context.window(arm), setting.augment, context.recipe.arm_window(arm).hu_window)
+    samples = context.samples(context.rows_of(None), context.window(arm), context.augment(setting), context.recipe.arm_window(arm).hu_window)
     return fit.memory_plan(context, samples, setting).text
 
 
@@ -113,6 +113,10 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
     for arm in recipe.models:
         context.window(arm)  # an unknown model or an impossible window is named before anything is written
         for setting in recipe.arm_settings(arm):
+            if setting.tta and task == "segment":
+                raise UserError("test-time augmentation is for labels, not for masks", case=arm.id, fix="leave out train.tta")
+            if setting.positive_weight != 1 and (task != "classify" or any(t.kind != "binary" for t in targets)):
+                raise UserError("positive_weight is for yes/no targets", case=arm.id, fix="leave out train.positive_weight, or use balanced=true")
             if recipe.split.inner == 0 and (setting.patience or len(recipe.arm_settings(arm)) > 1):
                 raise UserError("a search or early stopping needs inner parts", case=arm.id, fix="set split.inner=1 or more")
     digests = runs.case_digests(dataset, [t.name for t in targets])
@@ -124,7 +128,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
         part = context.outer.setdefault(row["outer"], {}) if row["inner"] < 0 else context.inner.setdefault((row["outer"], row["inner"]), {})
         part.setdefault(row["role"], set()).add(row["patient_id"])
     for outer in {row["outer"] for row in rows}:
-        learns = {row["patient_id"] for row in rows if row["outer"] == outer and row["role"] != "test"}
+        learns = {row["patient_id"] for row in rows if row["outer"] == outer and row["role"] != "test"} - context.outer[outer].get("test", set())
         context.outer.setdefault(outer, {})["train"] = learns
     used = context.rows_of(None)
     manifest = dataset.manifest[used]
@@ -157,9 +161,11 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
             "device": str(fabric.device),
             "acquisition": acquisition(manifest),
             "unlabelled": len(dataset.manifest) - len(used),
+            "warnings": [*(config.COMPAT[name] for name in recipe.compat), *dataset.warnings],
+            **({"negatives": kinds_of_negatives(context, manifest)} if recipe.negatives else {}),
         },
     )
-    split.write_splits(rows, root / "splits.json")
+    split.write_splits(rows, root / "splits.json", recipe.compat)
     context.store_root = stage_arrays(dataset, recipe.stage)
     return context, the_run
 
@@ -173,11 +179,24 @@ def split_rows(context: Context) -> list[dict[str, Any]]:
         folds=recipe.split.folds,
         inner=recipe.split.inner,
         test_share=recipe.split.test_share,
-        select_share=recipe.split.select_share,
+        select_share=recipe.split.selects,
         column=external.COLUMN if recipe.split.kind == "external" else recipe.split.column,
         target=context.targets[0].name if context.targets and context.task_name == "classify" else None,
         seed=recipe.split.seed,
+        compat=recipe.compat,
     )
+
+
+def kinds_of_negatives(context: Context, manifest: pl.DataFrame) -> dict[str, Any]:
+    """``{column, kinds: {case: kind}}`` of the negative cases. Raises ``UserError`` where the question is not yes/no or the column is absent."""
+    column = str(context.recipe.negatives)
+    if context.task_name != "classify" or len(context.targets) != 1 or context.targets[0].kind != "binary":
+        raise UserError("kinds of negatives need one yes/no target", case=f"negatives={column}", fix="leave it out, or choose one target")
+    if f"label.{column}" not in manifest.columns:
+        raise UserError(f"no label column {column!r}; there are {', '.join(context.dataset.targets)}", case="negatives")
+    target = context.targets[0]
+    rows = manifest.filter(pl.col(f"label.{target.name}").cast(pl.String) != target.positive).drop_nulls(f"label.{column}")
+    return {"column": column, "kinds": dict(zip(rows["case_id"].to_list(), rows[f"label.{column}"].cast(pl.String).to_list()))}
 
 
 def acquisition(manifest: pl.DataFrame) -> dict[str, Any]:

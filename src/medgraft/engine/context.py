@@ -16,11 +16,15 @@ from lightning_fabric import Fabric
 
 from medgraft import runs, store
 from medgraft.config import ArmConfig, Recipe, TrainConfig, WindowConfig
+from medgraft.data import transforms
 from medgraft.data.dataset import CaseDataset, TargetSpec
+from medgraft.data.transforms import Augment
 from medgraft.data.windows import WindowSpec
+from medgraft.engine import explain
 from medgraft.engine.predict import Cases
 from medgraft.errors import UserError
 from medgraft.models import registry
+from medgraft.models.model import Model
 from medgraft.tables import Dataset
 from medgraft.tasks.classify import Classify
 from medgraft.tasks.regress import Regress
@@ -55,6 +59,16 @@ class Context:
     def cases(self) -> Cases:
         return Cases(self.dataset, self.store_root)
 
+    @cached_property
+    def boxes(self) -> dict[str, list[explain.Box]]:
+        """Boxes that people drew, by case id."""
+        return explain.boxes_of(self.dataset.root)
+
+    def explains(self, model: Model) -> bool:
+        """Whether Grad-CAM can be held against boxes: one yes/no target on pictures that have boxes, an image network."""
+        fit = self.kind == "image" and self.task_name == "classify" and len(self.targets) == 1 and self.targets[0].kind == "binary"
+        return fit and bool(self.boxes) and model.info.dims == 2
+
     def make_task(self, setting: TrainConfig | None = None) -> Task:
         """The task under a training setting (the default one where there is none yet)."""
         if self.task_name == "segment":
@@ -88,12 +102,17 @@ class Context:
     def _depths(self) -> list[int]:
         return [int(s[1]) for s in self.dataset.manifest["shape"].to_list()]
 
-    def samples(self, rows: Sequence[int], window: WindowSpec, augment: str, hu_window: tuple[float, float]) -> CaseDataset:
+    def augment(self, setting: TrainConfig) -> Augment:
+        """The augmentation of a setting, ``auto`` resolved by kind of data."""
+        found = transforms.preset(PRESETS[self.kind] if setting.augment == "auto" else setting.augment)
+        return found if setting.mirror else transforms.without_mirror(found)
+
+    def samples(self, rows: Sequence[int], window: WindowSpec, augment: Augment | str, hu_window: tuple[float, float]) -> CaseDataset:
         return CaseDataset(
             self.dataset,
             rows,
             window=window,
-            augment=PRESETS[self.kind] if augment == "auto" else augment,
+            augment=augment,
             targets=self.targets,
             dense=self.task_name == "segment",
             store_root=self.store_root,
@@ -125,6 +144,8 @@ class Context:
                 **({"classes": list(self.recipe.classes)} if self.recipe.classes else {}),
                 **({"options": arm.options} if arm.options else {}),
                 **({"hidden": arm.hidden} if arm.hidden else {}),
+                **({"explain": self.recipe.explain} if self.recipe.explain and inner < 0 else {}),
+                **({"compat": sorted(self.recipe.compat)} if self.recipe.compat else {}),
             },
         )
 

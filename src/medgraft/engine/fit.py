@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from medgraft import runs, tables
 from medgraft.config import ArmConfig, TrainConfig
 from medgraft.data import loader
 from medgraft.data.dataset import CaseDataset
-from medgraft.engine import features, loop, optim, predict
+from medgraft.engine import explain, features, loop, optim, predict
 from medgraft.engine.context import Context
 from medgraft.errors import UserError
 from medgraft.models import surgery, weights
@@ -62,6 +63,7 @@ def build(
         load_weights=load_weights,
         options=arm.options,
         hidden=arm.hidden,
+        auxiliary=setting.auxiliary_weight > 0 and arm.strategy in ("finetune", "gradual"),
     )
     if model.info.dims == 2:  # the layout in which convolutions of images are fastest, on CPUs and GPUs alike
         model.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -94,21 +96,30 @@ def run_cell(
     search = cell.inner >= 0
 
     # -- data, or its cached features -------------------------------------------------------------
-    training: Any = context.samples(train, window, setting.augment, hu_window)
-    judged: Any = context.samples(judge, window, "none", hu_window)
+    training: Any = context.samples(train, window, context.augment(setting), hu_window)
+    judged: Any = context.samples(judge, window, context.augment(setting) if setting.tta else "none", hu_window)
     if on_features(arm, setting, task):
         cache = feature_cache(context, run, arm, model, report)
-        training, judged = features.FeatureSamples(training, cache), features.FeatureSamples(judged, cache)
+        training = features.FeatureSamples(training, cache)
+        judged = judged if setting.tta else features.FeatureSamples(judged, cache)  # a random view has features of its own
         plan_workers, prefetch = 0, 2
     else:
         plan = memory_plan(context, training, setting)
         plan_workers, prefetch = plan.workers if context.recipe.workers is None else context.recipe.workers, plan.prefetch
     if task.name == "regress":
         task.fit_scale(training.labels())  # type: ignore[attr-defined]
+    if setting.positive_weight != 1:
+        task.fit_weight(training.labels(), setting.positive_weight)  # type: ignore[attr-defined]
 
     def score(trained: torch.nn.Module) -> tuple[float, Any]:
-        found = predict.predict_cases(context.fabric, trained, task, judged, context.cases, batch_size=setting.batch_size, workers=plan_workers)
-        return task.summary(found.columns)[task.metric], found.columns
+        found = predict.predict_cases(
+            context.fabric, trained, task, judged, context.cases, batch_size=setting.batch_size, workers=plan_workers, views=setting.tta
+        )
+        return task.summary(found.columns)[task.metric], found
+
+    def plain_score(trained: torch.nn.Module) -> tuple[float, Any]:
+        value, found = score(trained)  # plain columns: they travel with the checkpoint
+        return value, {"columns": found.columns, "views": found.views}
 
     # -- train --------------------------------------------------------------------------------------
     horizon = optim.steps_for(setting, len(training))
@@ -118,11 +129,11 @@ def run_cell(
         context.fabric.to_device(model)
         extra["logistic_c"] = features.fit_logistic(model, task, training, setting, groups=patients, seed=cell.seed)
         history = loop.History(best_step=horizon)
-        columns = None
+        found = None
         if search:
-            history.best_score, columns = score(model)
+            history.best_score, found = score(model)
     else:
-        history, columns = loop.train(
+        history, kept = loop.train(
             context.fabric,
             model,
             task,
@@ -132,29 +143,37 @@ def run_cell(
             horizon=horizon,
             stop=max(1, round(stop_share * horizon)),
             how=arm.strategy,
-            evaluate=score if search else None,
+            evaluate=plain_score if search else None,
             folder=folder,
             checkpoint_seconds=context.recipe.checkpoint_seconds,
             loading=loop.Loading(plan_workers, prefetch),
             progress=None if progress is None else lambda step, steps, facts: progress(cell, step, steps, facts),
         )
+        found = predict.Predicted(**kept) if kept else None
 
     # -- predict: the select part while searching, the test part once -------------------------------
-    split = "select" if search else "test"
-    if columns is None:
+    split, measured = "select" if search else "test", []
+    if search and "split_80_20" in context.recipe.compat:
+        run.look(cell)  # the part that selects is the one that is reported: each such look counts
+    if found is None:
         run.look(cell)
-        found = predict.predict_cases(context.fabric, model, task, judged, context.cases, batch_size=setting.batch_size, workers=plan_workers)
-        columns = found.columns
-        history.best_score = task.summary(columns)[task.metric]
+        history.best_score, found = score(model)
         if context.recipe.keep_windows and not task.dense:
             table = predict.window_table(found, task, judged, context.cases, cell=cell.hash, split=split, inner=cell.inner)
             tables.write(table, folder / "windows.parquet", "predictions")
         if found.votes is not None:
-            tables.write(predict.vote_table(found, context.cases, cell=cell.hash), folder / "measures.parquet", "measures")
+            measured.append(predict.vote_table(found, context.cases, cell=cell.hash))
     if task.dense:
-        tables.write(predict.measure_table(columns, cell=cell.hash), folder / "measures.parquet", "measures")
+        measured.append(predict.measure_table(found.columns, cell=cell.hash))
     else:
-        tables.write(predict.prediction_table(columns, cell=cell.hash, split=split, inner=cell.inner), folder / "predictions.parquet", "predictions")
+        tables.write(predict.view_table(found, cell=cell.hash, split=split, inner=cell.inner), folder / "predictions.parquet", "predictions")
+
+    # -- where it looks, held against the boxes that people drew ---------------------------------------
+    if not search and context.recipe.explain and context.explains(model):
+        pictures = context.samples(judge, window, "none", hu_window)
+        measured.append(explain.explain(context.fabric, model, pictures, context.boxes, folder, most=context.recipe.explain, cell=cell.hash))
+    if measured:
+        tables.write(pl.concat(measured), folder / "measures.parquet", "measures")
 
     # -- weights of chosen settings, then seal ---------------------------------------------------------
     if not search:

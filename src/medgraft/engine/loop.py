@@ -76,7 +76,9 @@ def train(
     ``evaluate(model) -> (score, anything)`` is called ``setting.evaluations`` times, evenly spaced and at
     the end; with ``setting.patience`` the best step's weights are put back and training stops early.
     ``folder`` receives ``last.ckpt`` every ``checkpoint_seconds`` and ``log.csv``; a checkpoint found there
-    is resumed. Raises ``UserError`` when the loss stops being a number.
+    is resumed. With ``setting.keep_every`` and ``evaluate`` it also receives the best weights so far at the
+    end of every so many epochs, ``best-<epoch>.ckpt``, and of the whole fit, ``best-overall.ckpt``: {model,
+    step, score}. Raises ``UserError`` when the loss stops being a number.
     """
     stop = horizon if stop is None else min(stop, horizon)
 
@@ -87,7 +89,10 @@ def train(
     pull = strategy.L2SP(model, setting.l2sp) if setting.l2sp else None  # type: ignore[arg-type]
     module, optimizer = fabric.setup(model, optimizer)
     looks = {max(1, round(stop * (k + 1) / setting.evaluations)) for k in range(setting.evaluations)} if evaluate else set()
+    keeping = keeps(setting, len(samples), stop) if evaluate and folder is not None else {}
+    looks |= set(keeping)
     history, kept, best_weights, first, since = History(), None, None, 0, 0
+    so_far: dict[str, Any] | None = None  # the best of all looks, whatever the fit ends with
     running, counted = torch.zeros(()), 0
 
     # -- resume ----------------------------------------------------------------------------------
@@ -95,6 +100,7 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, since, best_weights, kept = state["step"], state["since"], state["best_weights"], state["kept"]
+        so_far = state["so_far"]
         history = History(**state["history"])
         history.resumed_from = first
         running, counted = state["running"], state["counted"]
@@ -119,8 +125,13 @@ def train(
             open_stages(step)
         optim.set_rate(optimizer, optim.rate_factor(setting, step, horizon))
         batch = fabric.to_device(batch)
-        parts = task.loss(module(batch), batch)
-        loss = parts["loss"] if pull is None else parts["loss"] + pull()
+        output = module(batch)
+        loss = task.loss(output, batch)["loss"]
+        side = getattr(getattr(model, "auxiliary", None), "answer", None)
+        if side is not None:  # a side tower of the body answers too, and its loss counts in part
+            loss = loss + setting.auxiliary_weight * task.loss(side, batch)["loss"]
+        if pull is not None:
+            loss = loss + pull()
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         if setting.clip_gradient is not None:
@@ -137,6 +148,10 @@ def train(
             score, result = evaluate(model) if evaluate else (float("nan"), None)
             model.train()
             history.rows.append({"step": finished, "learning_rate": optimizer.param_groups[0]["lr"], "train_loss": train_loss, "select_score": score})
+            if keeping and best_is(score, so_far["score"] if so_far else float("nan"), task.higher_is_better):
+                so_far = {"model": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, "step": finished, "score": float(score)}
+            if finished in keeping and folder is not None and so_far is not None:
+                save_checkpoint(folder / f"best-{keeping[finished]:03d}.ckpt", so_far)
             better = best_is(score, history.best_score, task.higher_is_better)
             if setting.patience is None or better:
                 history.best_step, history.best_score, kept, since = finished, score, result, 0
@@ -165,6 +180,7 @@ def train(
                     "counted": counted,
                     "best_weights": best_weights,
                     "kept": kept,
+                    "so_far": so_far,
                     "history": asdict(history),
                 },
             )
@@ -180,7 +196,20 @@ def train(
     history.wait_share = batches.waiting_share
     if folder is not None:
         write_log(folder / "log.csv", history.rows)
+        if so_far is not None:
+            save_checkpoint(folder / "best-overall.ckpt", so_far)
     return history, kept
+
+
+def keeps(setting: TrainConfig, n: int, stop: int) -> dict[int, int]:
+    """Steps after which the best weights so far are kept -> epoch, for a fit of ``stop`` steps on ``n`` cases."""
+    if setting.keep_every is None:
+        return {}
+    found, number = {}, 1
+    while (step := round(number * setting.keep_every * n / setting.batch_size)) <= stop:
+        found[max(1, step)] = round(number * setting.keep_every)
+        number += 1
+    return found
 
 
 def best_is(score: float, best: float, higher_is_better: bool) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from medgraft.config import TrainConfig
+from medgraft.errors import UserError
 from medgraft.models import strategy
 from medgraft.models.model import Model
 
@@ -37,19 +38,30 @@ def make_optimizer(model: Model, setting: TrainConfig) -> torch.optim.Optimizer:
 def rate_factor(setting: TrainConfig, step: int, horizon: int) -> float:
     """Factor on the learning rate at ``step`` of ``horizon``: linear warm-up, then the schedule.
 
-    cosine and linear end at 1 % of the peak; step divides by 10 at 1/2 and at 3/4 of the way.
+    cosine and linear end at ``end_rate`` (by default 1 % of the peak), for all groups by the same factor; step divides
+    by 10 at 1/2 and at 3/4 of the way.
     """
-    warm = round(setting.warmup * horizon)
+    warm = round(warm_share(setting) * horizon)
+    floor = 0.01 if setting.end_rate is None else min(1.0, setting.end_rate / setting.learning_rate)
     if step < warm:
         return (step + 1) / warm
     way = (step - warm) / max(1, horizon - warm)
     if setting.schedule == "cosine":
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * way))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * way))
     if setting.schedule == "linear":
-        return 0.01 + 0.99 * (1 - way)
+        return floor + (1 - floor) * (1 - way)
     if setting.schedule == "step":
         return 0.1 ** ((way >= 0.5) + (way >= 0.75))
     return 1.0
+
+
+def warm_share(setting: TrainConfig) -> float:
+    """Share of the steps with a rising rate."""
+    if setting.warmup_epochs is None:
+        return setting.warmup
+    if setting.iterations is not None:
+        raise UserError("warmup_epochs needs epochs, and the fit runs by iterations", fix="set train.warmup, a share of the steps")
+    return min(1.0, setting.warmup_epochs / setting.epochs)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

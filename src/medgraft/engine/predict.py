@@ -51,6 +51,7 @@ class Predicted:
     ``columns`` are the task's rows (of ``predictions``, or of ``measures`` for dense tasks). ``scores``
     holds, per case in order of ``cases``, the joined probabilities (n, answers); for dense tasks it is empty.
     ``votes`` (n, 2), where windows vote: how many of a case's windows said yes, and how many there are.
+    ``views`` has one set of columns a view where there were several, the clean one first; ``columns`` is their mean.
     """
 
     columns: Columns
@@ -58,6 +59,7 @@ class Predicted:
     scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     windows: dict[str, np.ndarray] = field(default_factory=dict)
     votes: np.ndarray | None = None
+    views: list[Columns] = field(default_factory=list)
 
 
 @torch.inference_mode()
@@ -71,8 +73,9 @@ def predict_cases(
     batch_size: int,
     workers: int = 0,
     on_case: Callable[[int, np.ndarray], None] | None = None,
+    views: int = 0,
 ) -> Predicted:
-    """Predict every case of ``samples``.
+    """Predict every case of ``samples``; with ``views`` > 0 as the mean of the clean view and that many random ones.
 
     ``on_case(row, scores)`` receives the joined field (K, D, H, W) of dense tasks, one case at a time, so
     that no more than one case is ever in memory. Predictions do not depend on the number of workers.
@@ -80,20 +83,27 @@ def predict_cases(
     model.eval()
     if task.dense:
         return _dense(fabric, model, task, samples, facts, batch_size, workers, on_case)
-    rows, starts, outputs = [], [], []
-    for _, batch in loader.eval_batches(samples, batch_size, workers):
-        outputs.append(task.scores(model(fabric.to_device(batch))).cpu().numpy())
-        rows.append(np.asarray(batch["case"]))
-        starts.append(np.asarray(batch["start"])[:, 0])
-    scores, rows_ = np.concatenate(outputs), np.concatenate(rows)
-    cases, joined = join_scores(scores, rows_)
+    seen, windows = [], {}
+    for view in range(views + 1):
+        rows, starts, outputs = [], [], []
+        for _, batch in loader.eval_batches(samples.seen(view) if view else samples, batch_size, workers):
+            outputs.append(task.scores(model(fabric.to_device(batch))).cpu().numpy())
+            rows.append(np.asarray(batch["case"]))
+            starts.append(np.asarray(batch["start"])[:, 0])
+        scores, rows_ = np.concatenate(outputs), np.concatenate(rows)
+        cases, joined = join_scores(scores, rows_)
+        seen.append(joined)
+        if not view:
+            windows = {"case": rows_, "start": np.concatenate(starts), "scores": scores}
+    joined = np.mean(seen, axis=0) if views else seen[0]
     order = {int(row): place for place, row in enumerate(samples.cases)}
     truth = samples.labels()[[order[int(c)] for c in cases]]
     ids = [facts.ids[int(c)] for c in cases]
     patients = [facts.patients[int(c)] for c in cases]
     columns = task.rows(ids, patients, truth, joined)
-    votes = np.stack(join_votes(scores[:, 0], rows_)[1:], axis=1) if samples.window.join == "vote" else None
-    return Predicted(columns, [int(c) for c in cases], joined, {"case": rows_, "start": np.concatenate(starts), "scores": scores}, votes)
+    votes = np.stack(join_votes(windows["scores"][:, 0], windows["case"])[1:], axis=1) if samples.window.join == "vote" else None
+    each = [task.rows(ids, patients, truth, scores) for scores in seen] if views else []
+    return Predicted(columns, [int(c) for c in cases], joined, windows, votes, each)
 
 
 def _dense(
@@ -163,6 +173,13 @@ def prediction_table(columns: Columns, *, cell: str, split: str, inner: int) -> 
         ),
         "predictions",
     )
+
+
+def view_table(predicted: Predicted, *, cell: str, split: str, inner: int) -> pl.DataFrame:
+    """Rows of ``predictions.parquet`` for whole cases: one a view where there were several (0 = clean), else one."""
+    each = predicted.views or [predicted.columns]
+    found = [prediction_table(columns, cell=cell, split=split, inner=inner) for columns in each]
+    return pl.concat([table.with_columns(pl.lit(view, dtype=pl.Int64).alias("view")) for view, table in enumerate(found)])
 
 
 def window_table(predicted: Predicted, task: Any, samples: CaseDataset, facts: Cases, *, cell: str, split: str, inner: int) -> pl.DataFrame:

@@ -188,7 +188,8 @@ def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, reje
     spec = context.window(arm)
     if spec.kind == "labelled":  # new studies carry no tracing: every frame is predicted
         spec = type(spec)(kind="slices", length=spec.length, size=spec.size)
-    samples = context.samples(keep, spec, "none", window.hu_window)
+    setting = config.TrainConfig(**members[0]["setting"])
+    samples = context.samples(keep, spec, context.augment(setting) if setting.tta else "none", window.hu_window)
     facts = joined.Cases(dataset)
     total: Any = None
     share: Any = None  # of a study's windows that vote yes, where windows vote
@@ -202,7 +203,7 @@ def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, reje
 
             joined.predict_cases(fabric, network, task, samples, facts, batch_size=4, on_case=add)
         else:
-            answer = joined.predict_cases(fabric, network, task, samples, facts, batch_size=16)
+            answer = joined.predict_cases(fabric, network, task, samples, facts, batch_size=16, views=setting.tta)
             total = answer.scores / len(members) if total is None else total + answer.scores / len(members)
             if answer.votes is not None:
                 said = answer.votes[:, 0] / answer.votes[:, 1] / len(members)

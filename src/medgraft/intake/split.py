@@ -7,6 +7,7 @@ Rows are ``{outer, inner, patient_id, role}``. The role ``test`` belongs to an o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def make_splits(
     column: str | None = None,
     target: str | None = None,
     seed: int = 0,
+    compat: Sequence[str] = (),
 ) -> list[Row]:
     """Rows of ``splits.json``, a function of the data set and the arguments alone.
 
@@ -49,7 +51,8 @@ def make_splits(
     ``column`` takes the roles of a split column (train, val, test). ``inner`` is the number of inner
     parts: 1 holds out ``select_share`` of the training patients, k makes k folds, 0 none. Parts are
     grouped by patient and stratified by the classes of ``target``. Cases without that label take no
-    part. Raises ``UserError`` when a class has fewer patients than parts, or a column names unknown roles.
+    part. ``compat`` with ``split_80_20`` (holdout only) selects on the test part, as a source did. Raises
+    ``UserError`` when a class has fewer patients than parts, or a column names unknown roles.
     """
     frame = dataset.manifest
     if target is not None:
@@ -64,6 +67,8 @@ def make_splits(
         _enough(classes, parts, f"{parts} outer parts")
         tests = _parts(classes, parts, seed, "outer")
         rows = []
+        if "split_80_20" in compat:
+            return _selected_on_test(tests[0], classes)
         for outer, test in enumerate(tests if kind != "holdout" else tests[:1]):
             rows += _rows_of_fold(outer, sorted(set(classes) - test), test, inner, select_share, classes, seed)
     else:
@@ -126,6 +131,14 @@ def _rows_of_fold(outer: int, learns: list[str], test: set[str], inner: int, sel
     return rows
 
 
+def _selected_on_test(test: set[str], classes: dict[str, str]) -> list[Row]:
+    """One part held out both for choosing and for reporting: the fault of a source, for ``compat`` alone."""
+    rows = [{"outer": 0, "inner": -1, "patient_id": p, "role": "test"} for p in sorted(test)]
+    rows += [{"outer": 0, "inner": 0, "patient_id": p, "role": "select" if p in test else "train"} for p in sorted(classes)]
+    check(rows, compat=("split_80_20",))
+    return rows
+
+
 def _by_column(frame: pl.DataFrame, column: str | None, inner: int, select_share: float, classes: dict[str, str], seed: int) -> list[Row]:
     have = [c.removeprefix("split.") for c in frame.columns if c.startswith("split.")]
     if column is None or f"split.{column}" not in frame.columns:
@@ -151,8 +164,11 @@ def _by_column(frame: pl.DataFrame, column: str | None, inner: int, select_share
     return _rows_of_fold(0, learns, test, inner, select_share, classes, seed)
 
 
-def check(rows: list[Row]) -> None:
-    """Raise ``UserError`` when a patient stands in two roles of one part, or in the test role and an inner part of one fold."""
+def check(rows: list[Row], compat: Sequence[str] = ()) -> None:
+    """Raise ``UserError`` when a patient stands in two roles of one part, or in the test role and an inner part of one fold.
+
+    Under ``compat`` ``split_80_20`` tested patients may select too; they never train.
+    """
     seen: dict[tuple[int, int, str], str] = {}
     for row in rows:
         key = (row["outer"], row["inner"], row["patient_id"])
@@ -162,13 +178,14 @@ def check(rows: list[Row]) -> None:
             raise UserError(f"role {row['role']!r} is unknown")
     tests = {(row["outer"], row["patient_id"]) for row in rows if row["role"] == "test"}
     for row in rows:
-        if row["role"] != "test" and (row["outer"], row["patient_id"]) in tests:
+        allowed = ("test", "select") if "split_80_20" in compat else ("test",)
+        if row["role"] not in allowed and (row["outer"], row["patient_id"]) in tests:
             raise UserError(f"patient {row['patient_id']} is tested and trained on in fold {row['outer'] + 1}")
 
 
-def write_splits(rows: list[Row], path: Path) -> Path:
+def write_splits(rows: list[Row], path: Path, compat: Sequence[str] = ()) -> Path:
     """Write ``splits.json``. A split that shares a patient between roles is refused."""
-    check(rows)
+    check(rows, compat)
     return tables.write_json(path, {"rows": rows})
 
 

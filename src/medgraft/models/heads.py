@@ -38,6 +38,30 @@ class HiddenHead(nn.Module):
         return self.last(functional.relu(self.hidden(features)))
 
 
+class AuxiliaryHead(nn.Module):
+    """A second linear head on a side tower of the body, for training only (Szegedy et al., arXiv:1512.00567).
+
+    ``tower`` is heard by a hook while the body runs; ``answer`` then holds the logits (B, n) for the loss, the mean over
+    frames where an image network was lifted, or None where the tower did not run (evaluation, a still body).
+    """
+
+    def __init__(self, features: int, outputs: int, tower: nn.Module) -> None:
+        super().__init__()
+        self.head = LinearHead(features, outputs)
+        self.answer: Tensor | None = None
+        self._heard: Tensor | None = None
+        tower.register_forward_hook(self._hear)
+
+    def _hear(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self._heard = output
+
+    def forward(self, batch: int) -> Tensor | None:
+        """Logits (``batch``, n) of what was heard since the last call."""
+        heard, self._heard = self._heard, None
+        self.answer = None if heard is None else self.head(heard.unflatten(0, (batch, -1)).mean(1))
+        return self.answer
+
+
 class DenseHead(nn.Module):
     """Nothing to add to a dense body, whose own last convolution already gives K maps.
 

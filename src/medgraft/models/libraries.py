@@ -154,15 +154,19 @@ def _torchvision_facts(bare: str) -> dict[str, Any]:
         "default_size": size,
         "min_size": least,
         "fixed_size": bare.startswith(("vit_", "maxvit")),
+        "auxiliary": 768 if bare == "inception_v3" else 0,
         "paper": paper,
     }
 
 
-def _build_torchvision(bare: str, *, channels: int, size: tuple[int, ...] | None, classes: int | None = None, **options: Any) -> nn.Module:
+def _build_torchvision(
+    bare: str, *, channels: int, size: tuple[int, ...] | None, classes: int | None = None, auxiliary: bool = False, **options: Any
+) -> nn.Module:
+    """``auxiliary`` keeps Inception's side tower, which runs in training mode only; ``body.tower`` names it."""
     import torchvision.models as models
 
     if bare in _HALVES:
-        options = {"aux_logits": False, "transform_input": False, "init_weights": True, **options}
+        options = {"aux_logits": auxiliary, "transform_input": False, "init_weights": True, **options}
     if size is not None and bare.startswith("vit_"):
         options = {"image_size": size[0], **options}
     if size is not None and bare.startswith("maxvit"):
@@ -170,7 +174,11 @@ def _build_torchvision(bare: str, *, channels: int, size: tuple[int, ...] | None
     body = models.get_model(bare, weights=None, **({"num_classes": classes} if classes else {}), **options)
     classifier = () if classes else (surgery.remove_classifier(body),)
     surgery.set_input_channels(body, channels)
-    return surgery.annotate(body, removed=(*classifier, "AuxLogits", "aux1", "aux2"))
+    if auxiliary:
+        body.AuxLogits.fc = nn.Identity()
+        body.eager_outputs = lambda x, aux: x  # the tower is heard by a hook; the body gives its features alone
+        body.tower = "AuxLogits"
+    return surgery.annotate(body, removed=(*classifier, "AuxLogits.fc" if auxiliary else "AuxLogits", "aux1", "aux2"))
 
 
 def _torchvision_cards(bare: str) -> list[WeightCard]:

@@ -7,7 +7,7 @@ stored values and ``value_range (B, 2)``, and brings it to what its weights were
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medgraft.errors import UserError
 from medgraft.models import registry, sequence, surgery, weights
-from medgraft.models.heads import DenseHead, HiddenHead, LinearHead
+from medgraft.models.heads import AuxiliaryHead, DenseHead, HiddenHead, LinearHead
 from medgraft.models.lift import Lift
 from medgraft.models.registry import BackboneInfo
 from medgraft.models.weights import LoadReport, WeightCard
@@ -75,10 +75,13 @@ class Model(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, head: nn.Module, card: Preprocess, weight_card: WeightCard | None = None) -> None:
+    def __init__(
+        self, body: nn.Module, head: nn.Module, card: Preprocess, weight_card: WeightCard | None = None, auxiliary: AuxiliaryHead | None = None
+    ) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        self.auxiliary = auxiliary
         self.card = card
         self.weight_card = weight_card
         # Not part of the state: they belong to the card, a checkpoint must not carry a second truth.
@@ -146,7 +149,10 @@ class Model(nn.Module):
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         """A batch (``x`` and ``value_range`` at least) to logits (B, n) or maps (B, K, D, H, W)."""
-        return self.head(self.features(batch))
+        features = self.features(batch)
+        if self.auxiliary is not None:
+            self.auxiliary(len(features))
+        return self.head(features)
 
     def _dense(self, x: Tensor) -> Tensor:
         """Pad to what the body takes by repeating the border, run, crop back."""
@@ -165,11 +171,12 @@ class Model(nn.Module):
         body = self.body.body if isinstance(self.body, Lift) else self.body
         last: tuple[str, ...] = tuple(getattr(body, "last", ()))
         head = {id(p) for name, p in body.named_parameters() if any(name.startswith(prefix + ".") for prefix in last)}
+        side = self.auxiliary.parameters() if self.auxiliary is not None else ()
         stages = []
         for name, members in surgery.stages(body):
             if kept := [p for p in members if id(p) not in head]:
                 stages.append((name, kept))
-        return [*stages, ("head", [*(p for p in body.parameters() if id(p) in head), *self.head.parameters()])]
+        return [*stages, ("head", [*(p for p in body.parameters() if id(p) in head), *self.head.parameters(), *side])]
 
 
 def make_model(
@@ -188,6 +195,7 @@ def make_model(
     seed: int = 0,
     body_channels: int | None = None,
     load_weights: bool = True,
+    auxiliary: bool = False,
     options: Mapping[str, Any] | None = None,
     hidden: int = 0,
 ) -> tuple[Model, LoadReport | None]:
@@ -201,6 +209,7 @@ def make_model(
     ``join`` says how the frames of an image network become one: ``mean``, or ``bert``: the network keeps its 1000
     logits and a transformer reads them (``models.sequence``), of width ``hidden`` (0 = 1000); it belongs to the head.
     ``load_weights=False`` keeps the start's preprocessing and reads no file, for a checkpoint that follows.
+    ``auxiliary`` adds the side head of networks that have one (``BackboneInfo.auxiliary``; others ignore it).
 
     The same ``seed`` gives the same tensors; torch's global generator is left as it was. Raises
     ``UserError`` for unknown names and unfit tasks, ``WeightsAbsent`` where the start's file is not here.
@@ -223,6 +232,10 @@ def make_model(
         raise UserError("BERT joins the frames of an image network that gives features", case=name, fix="leave out join")
     path = weights.locate(card, folders=folders, download=download, cache=cache) if card is not None and load_weights else None
 
+    auxiliary = auxiliary and facts.auxiliary > 0
+    if auxiliary:
+        options = {**(options or {}), "auxiliary": True}
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = registry.build_body(
@@ -235,9 +248,12 @@ def make_model(
         )
         length = size[0] if size is not None and len(size) == 3 else LONGEST
         head = _head(registry.info_of(body), outputs, hidden, dropout, length if reads else 0)
+        if auxiliary:  # the tower's last convolution needs all of the map that the network's own size gives
+            setattr(body, "info", replace(registry.info_of(body), min_size=facts.default_size))  # noqa: B010
+        side = AuxiliaryHead(facts.auxiliary, outputs, body.get_submodule(str(body.tower))) if auxiliary else None
     report = weights.load(body, card, path) if card is not None and path is not None else None
     whole = Lift(body, "none" if reads else "mean") if facts.dims == 2 else body
-    return Model(whole, head, preprocess_of(card, body_channels), card), report
+    return Model(whole, head, preprocess_of(card, body_channels), card, side), report
 
 
 def _head(facts: BackboneInfo, outputs: int, hidden: int, dropout: float, frames: int) -> nn.Module:

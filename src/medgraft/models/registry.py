@@ -51,6 +51,7 @@ class BackboneInfo:
     divisor: int = 1  # a dense input is padded to multiples of it; an int for all sides
     paper: str = ""
     notes: str = ""
+    auxiliary: int = 0  # features of an auxiliary head's input, for bodies built with option auxiliary=True
     weights_of: str = ""  # library network whose published weights fit this body name by name
 
     @property

@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from medgraft import __version__, tables
 from medgraft.errors import UserError
-from medgraft.report import figures
+from medgraft.report import beside, figures
 from medgraft.report.gallery import Gallery
 from medgraft.report.text import Text, clean, finite, split_metric
 from medgraft.report.view import View, agreement, listed, patient_interval, public
@@ -55,7 +55,7 @@ def build(run_dir: Path | str, *, lang: str = "en") -> Path:
         run["units"] = {t: (described.get(t) or {}).get("unit") for t in listed(run.get("targets")) if isinstance(described, dict)}
     view = View({**summary, "run": run}, text)
     drawn = Drawn(run_dir, view)
-    page = _page(view, drawn, dataset, _splits(run_dir, facts))
+    page = _page(view, drawn, dataset, _splits(run_dir, facts), run_dir)
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))  # ours, not a user's
     rendered = environment.get_template("report.html").render(t=text, style=style, script=script, **page)
@@ -135,7 +135,7 @@ class Drawn:
         return {"panels": panels, "shown": shown}
 
 
-def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list[dict[str, int]]) -> dict[str, Any]:
+def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list[dict[str, int]], run_dir: Path) -> dict[str, Any]:
     """Everything the template shows."""
     text, summary, run, names = view.text, view.summary, view.run, view.names
     warnings = [text.say(w, names) for w in run["warnings"]]
@@ -183,6 +183,11 @@ def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list
     made = drawn.panels("calibration", text("calibration_title"), view.order(bins), lambda ids: figures.calibration(bins, ids, names, text))
     page["calibration"] = {**made, "note": text("calibration_note", confidence=view.confidence_text, shown=made["shown"])}
 
+    page["claims"] = beside.claims(view)
+    page["kinds"] = beside.kinds(view)
+    page["clean"] = beside.without_views(view)
+    page["looks_at"] = beside.looks(view, run_dir, dataset)
+    page["ways"] = _ways(view, drawn)
     page["agreement"] = _agreement(view, drawn)
     page["distribution"] = _distribution(view, drawn)
 
@@ -190,6 +195,16 @@ def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list
     made = drawn.panels("learning", text("learning_title"), view.order(lines), lambda ids: figures.learning(lines, ids, names, text))
     page["learning"] = {**made, "note": text("learning_note", shown=made["shown"])}
     return page
+
+
+def _ways(view: View, drawn: Drawn) -> dict[str, Any] | None:
+    """Fine-tuning beside frozen features, network by network."""
+    rows = beside.ways(view)
+    if not rows:
+        return None
+    svg = drawn.keep("ways", beside.draw_ways(view, rows))
+    alt = view.text("figure_alt", title=view.text("ways_title"), models="; ".join(name for name, _ in rows))
+    return {"svg": drawn.inline(svg, alt)}
 
 
 def _classes(view: View) -> list[Any]:
@@ -274,6 +289,10 @@ def _metrics(view: View) -> dict[str, Any]:
         {"name": text.metric(c), "level": text.metric_level(c), "cells": [view.shown(m, c) if c in m["metrics"] else "–" for m in view.judged]}
         for c in view.metric_names()
     ]
+    if larger := beside.majority(view):
+        place = next((i for i, c in enumerate(view.metric_names()) if split_metric(c)[1:] == ("accuracy", "")), None)
+        if place is not None:
+            rows.insert(place + 1, {"name": text("majority_row"), "level": "", "cells": [larger] * len(view.judged)})
     rules = [view.rule(m) for m in view.judged]
     thresholds = {}
     if any(rules) and not view.several_targets:

@@ -38,6 +38,8 @@ STRINGS: dict[str, tuple[str, str]] = {
     "nav_heatmap": ("Case by case", "逐例结果"),
     "nav_missed": ("Missed cases", "漏判病例"),
     "nav_worst": ("Worst cases", "最差病例"),
+    "nav_claims": ("Claims", "论断"),
+    "nav_looks_at": ("Where it looks", "关注区域"),
     "nav_learning": ("Learning curves", "学习曲线"),
     "nav_made": ("How it was made", "制作过程"),
     "nav_limits": ("Limits", "局限"),
@@ -586,6 +588,54 @@ STRINGS: dict[str, tuple[str, str]] = {
         "The patients are divided into parts; each part is once the test part of models trained on the others.",
         "将患者分为若干部分；每一部分轮流作为测试部分，由在其余部分上训练的模型预测。",
     ),
+    # --- beside the leaderboard ---
+    "claims_title": ("Sentences of the sources, put to the test", "对来源论断的检验"),
+    "claims_note": (
+        "Each sentence names networks that should do better than others. Every such pair is compared on the same cases by resampling patients, "
+        "and p values are corrected within the sentence (Holm). Not shown is not the same as wrong.",
+        "每条论断都指明哪些网络应优于其他网络。每一对均在相同病例上按患者重抽样比较，p 值在该论断内校正（Holm）。“未证实”不等于“错误”。",
+    ),
+    "claim_quoted": ("“{text}”", "“{text}”"),
+    "claim_published": ("published value: {value}", "发表数值：{value}"),
+    "claim_unpublished": ("no published value", "无发表数值"),
+    "claim_pair": ("{a} against {b}", "{a} 对比 {b}"),
+    "claim_difference": ("Difference (positive: in its favour)", "差值（正值支持论断）"),
+    "claim_supported": ("Supported: shown in every pair.", "得到支持：每一对均已证实。"),
+    "claim_partly": ("Partly supported: shown in some pairs, against it in none.", "部分支持：部分对已证实，无相反结果。"),
+    "claim_contradicted": ("Contradicted: the opposite is shown in at least one pair.", "被反驳：至少一对证实了相反结果。"),
+    "claim_not_shown": ("Not shown: the data cannot tell.", "未证实：数据无法判断。"),
+    "claim_not_run": ("Not tested:", "未检验："),
+    "ways_title": ("Fine-tuning or frozen features", "微调还是冻结特征"),
+    "ways_note": (
+        "The same networks used in different ways. Bars are the main measure, lines its interval.",
+        "同一网络的不同使用方式。条形为主要指标，线段为其置信区间。",
+    ),
+    "kinds_title": ("Against each kind of negative", "按阴性类型分别评估"),
+    "kinds_note": (
+        "All positive cases against the negative cases of one kind alone ({column}), AUC with {confidence} interval. What looks easy against the "
+        "healthy may fail against other disease.",
+        "所有阳性病例仅与某一类阴性病例（{column}）相比较，给出 AUC 及 {confidence} 置信区间。与健康者相比容易区分的，与其他疾病相比未必。",
+    ),
+    "kinds_specificity": ("specificity {value}", "特异度 {value}"),
+    "clean_title": ("With and without test-time augmentation", "有无测试时增强"),
+    "clean_note": (
+        "The numbers above are means over the picture and random views of it, with a fixed seed. Here is what the picture alone gives.",
+        "以上数值为原图与若干固定种子随机视图预测的平均。此处列出仅用原图的结果。",
+    ),
+    "clean_with": ("With views", "含随机视图"),
+    "clean_without": ("Picture alone", "仅原图"),
+    "clean_change": ("Change (with minus without)", "变化（有减无）"),
+    "looks_at_title": ("Where the network looks", "网络关注何处"),
+    "looks_at_note": (
+        "Positive test cases with boxes that people drew: how often the brightest place of the network's map (Grad-CAM) lies in a box, with {confidence} "
+        "interval, and how often a blindly chosen place would. A map shows what moved the score, not what is ill.",
+        "对带有人工标注框的阳性测试病例：网络热图（Grad-CAM）最亮处落在框内的比例及 {confidence} 置信区间，并列出盲选位置的命中率。热图显示影响得分之处，而非病变本身。",
+    ),
+    "looks_at_hit": ("In a box", "落在框内"),
+    "looks_at_chance": ("Blindly", "盲选"),
+    "looks_at_whose": ("Maps of {model}: warm where the score rises, blue outlines are the boxes.", "{model} 的热图：暖色处提高得分，蓝框为标注框。"),
+    "looks_alt": ("Picture of {case} with the network's map and the boxes", "{case} 的图像，含网络热图与标注框"),
+    "majority_row": ("always naming the larger class", "始终判为较多的类别"),
     # --- tasks, levels ---
     "task_classify": ("classification", "分类"),
     "task_regress": ("regression", "回归"),
@@ -608,6 +658,11 @@ STRINGS: dict[str, tuple[str, str]] = {
 #: Warnings and reasons that the pipeline writes, as patterns, with what the page says (English, Chinese; None = as written).
 #: Groups named ``fold`` are counted from 1 on the page; ``model``, ``metric`` and ``reason`` are put into words.
 SAYINGS: tuple[tuple[str, str | None, str], ...] = (
+    (r"compat split_80_20: the part held out chose the settings and is reported too, so these numbers are too good",
+     None, "compat split_80_20：留出部分既用于选择设置又用于报告结果，因此数值偏高"),
+    (r"the run holds no such arms", None, "本次运行没有此类模型"),
+    (r"no measure (?P<target>\w+) here", None, "此处没有指标 {target}"),
+    (r"the measure is not taken here: (?P<target>.+)", None, "此处未计算该指标：{target}"),
     (r"weights absent", None, "缺少权重文件"),
     (r"patient ?= ?none: one person may stand in training and test, and intervals are by case",
      None, "patient=none：同一人可能同时出现在训练与测试中，置信区间按病例计算"),

@@ -16,7 +16,9 @@ import numpy as np
 import polars as pl
 
 from medgraft import tables
+from medgraft.stats.beside import against_kinds, clean_view, majority_share, pointing_game
 from medgraft.stats.calibration import reliability, slope_and_intercept
+from medgraft.stats.claims import verdicts
 from medgraft.stats.compare import Difference, delong_test, difference, holm
 from medgraft.stats.intervals import MINIMUM_PATIENTS, Interval, bootstrap, rank_intervals
 from medgraft.stats.judged import ID, Judged, Question, by_patient, collect, inner_parts, question
@@ -80,6 +82,8 @@ def summarise(
     order = [m["id"] for m in models if m["id"] in judged]
     judged = {name: judged[name] for name in order}
     _warn_coverage(by_case, cells, warnings)
+    _beside(asked, predictions, measures, cells, run, models, by_case, options, warnings)
+    claims = verdicts((run.get("recipe") or {}).get("claims") or [], asked, judged, thresholds, models, options)
     everyone = sorted({c for a in judged.values() for c in a.cases})
     patients = {p for a in judged.values() for p in a.patients}
     refits = cells.filter(pl.col("inner") == -1)
@@ -96,6 +100,8 @@ def summarise(
         "stats_seed": seed,
         "pooled": "pooled over the outer test folds",
         "primary_metric": primary,
+        "majority": _majority(asked, by_case),
+        **({"negatives": {"column": run["negatives"]["column"]}} if run.get("negatives") else {}),
         "warnings": list(dict.fromkeys(warnings)),
     }
     return {
@@ -108,6 +114,7 @@ def summarise(
         "heatmap": _heatmap(asked, judged, everyone),
         "missed": _missed(asked, judged, thresholds),
         "curves": _curves(cells, run),
+        "claims": claims,
     }
 
 
@@ -126,6 +133,14 @@ def _level(asked: Question, by_case: dict[str, Judged], run: dict[str, Any], war
     elif wanted == "study":
         warnings.append("labels live on studies; every number stands at the level of cases")
     return "case", by_case
+
+
+def _majority(asked: Question, by_case: dict[str, Judged]) -> float | None:
+    """Accuracy of always naming the most frequent class, over all judged cases."""
+    if asked.task not in ("binary", "multiclass") or not by_case:
+        return None
+    truth = {c: float(y) for a in by_case.values() if a.y_true is not None for c, y in zip(a.cases.tolist(), a.y_true)}
+    return majority_share(np.array(list(truth.values())))
 
 
 def _patient_level(by_case: dict[str, Judged], name: str) -> Judged | None:
@@ -231,6 +246,40 @@ def _entry(interval: Interval, fold_mean: float) -> Entry:
         "fold_mean": fold_mean,
         "undefined": interval.undefined,
     }
+
+
+def _beside(
+    asked: Question,
+    predictions: pl.DataFrame,
+    measures: pl.DataFrame,
+    cells: pl.DataFrame,
+    run: dict[str, Any],
+    models: list[Entry],
+    by_case: dict[str, Judged],
+    options: dict[str, Any],
+    warnings: list[str],
+) -> None:
+    """Add to each model what stands beside its numbers, at the level of cases: ``against``, ``clean``, ``looks_at``."""
+    kinds = (run.get("negatives") or {}).get("kinds") or {}
+    views = int(predictions["view"].max() or 0) if len(predictions) else 0  # type: ignore[arg-type]
+    clean = collect(predictions.filter(pl.col("view") == 0), measures, cells, asked, run, []) if views else {}
+    pointed = pointing_game(measures, cells, run.get("patients") or {}, options) if asked.task == "binary" else {}
+    augmented = set(predictions.filter(pl.col("view") > 0)["cell"].unique()) if views else set()
+    of_id = dict(cells.filter(pl.col("inner") == -1).with_columns(ID).select("hash", "id").iter_rows())
+    with_views = {of_id[c] for c in augmented if c in of_id}
+    for model in models:
+        name = model["id"]
+        answers = by_case.get(name)
+        if answers is None:
+            continue
+        threshold = _threshold(run, name, answers)
+        if kinds and asked.task == "binary":
+            model["against"] = against_kinds(answers, kinds, threshold, options)
+        if name in with_views and name in clean:
+            higher = METRICS[asked.primary].higher_is_better is not False
+            model["clean"] = clean_view(asked, answers, clean[name], threshold, for_task(asked.task), higher, options)
+        if name in pointed:
+            model["looks_at"] = pointed[name]
 
 
 # ---- comparisons --------------------------------------------------------------------------------

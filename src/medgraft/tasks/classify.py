@@ -37,6 +37,19 @@ class Classify:
         self.answers = len(targets[0].classes) if self.exclusive else len(targets)  # columns of ``scores``
         self.outputs = 2 * self.answers if self.pairs else self.answers
         self.metric = "balanced_accuracy" if self.exclusive else "auc" if self.answers == 1 else "macro_auc"
+        self.positive_weight = np.ones(len(targets), np.float32)
+
+    def fit_weight(self, y: np.ndarray, weight: float | str) -> None:
+        """Weight of positive labels in the loss of yes/no targets: a number, or ``balanced``, negatives over positives of ``y (n, T)``.
+
+        ``balanced`` leaves a target without positives or negatives at 1.
+        """
+        if weight != "balanced":
+            self.positive_weight = np.full(len(self.targets), float(weight), np.float32)
+            return
+        positive, negative = np.nansum(y == 1, axis=0), np.nansum(y == 0, axis=0)
+        both = (positive > 0) & (negative > 0)
+        self.positive_weight = np.where(both, negative / np.maximum(positive, 1), 1.0).astype(np.float32)
 
     def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Cross-entropy (multi-class) or mean binary cross-entropy over known labels. ``output (B, outputs)`` logits."""
@@ -51,6 +64,8 @@ class Classify:
             each = functional.cross_entropy(output.float().view(-1, 2), torch.nan_to_num(y).long().view(-1), reduction="none").view_as(y)
         else:
             each = functional.binary_cross_entropy_with_logits(output.float(), torch.nan_to_num(y), reduction="none")
+        weight = torch.where(y == 1, torch.as_tensor(self.positive_weight, device=y.device), torch.ones_like(y))
+        each = each * weight
         return {"loss": (each * known).sum() / count}
 
     def scores(self, output: torch.Tensor) -> torch.Tensor:

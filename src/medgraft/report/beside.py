@@ -1,0 +1,214 @@
+"""What stands beside the leaderboard: sentences of the sources with their verdicts, kinds of negatives, the result without
+test-time augmentation, ways of transfer network by network, and where the networks look. Rows and pictures, no HTML."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from medgraft import store, tables
+from medgraft.errors import UserError
+from medgraft.report import figures
+from medgraft.report.text import clean, finite, split_metric
+from medgraft.report.view import View
+from medgraft.tables import Dataset
+
+PICTURES, SIDE = 6, 240
+#: Strategies by what they mean for a network: the bars of ``ways`` stand in this order.
+WAYS = ("finetune", "gradual", "frozen", "frozen_logistic")
+_VERDICTS = ("supported", "partly", "contradicted", "not shown", "not run")
+
+
+def claims(view: View) -> list[dict[str, Any]]:
+    """One row a sentence: text, source, verdict word, why, and the comparisons behind it."""
+    text, rows = view.text, []
+    for claim in view.summary.get("claims") or []:
+        verdict = str(claim.get("verdict"))
+        compared = [
+            {
+                "what": text("claim_pair", a=view.names.get(str(c["a"]), clean(c["a"], 80)), b=view.names.get(str(c["b"]), clean(c["b"], 80))),
+                "metric": text.metric(str(c["metric"])),
+                "difference": view.interval(c.get("difference"), c.get("low"), c.get("high"), f"case.{c['metric']}"),
+                "p": text.p(c.get("p_holm")),
+            }
+            for c in claim.get("comparisons") or []
+        ]
+        reason = "; ".join(_reason(view, part) for part in str(claim.get("reason") or "").split("; ") if part)
+        rows.append(
+            {
+                "text": clean(claim.get("text"), 400),
+                "source": clean(claim.get("source"), 200),
+                "published": clean(claim.get("published"), 200) or text("claim_unpublished"),
+                "verdict": text(f"claim_{verdict.replace(' ', '_')}") if verdict in _VERDICTS else clean(verdict, 40),
+                "shown": verdict in ("supported", "contradicted"),
+                "reason": reason,
+                "comparisons": compared,
+            }
+        )
+    return rows
+
+
+def _reason(view: View, part: str) -> str:
+    """'id: not run: weights absent' with the printed name and in this language."""
+    for model, name in view.names.items():
+        if part.startswith(f"{model}: "):
+            return f"{name}: {view.text.say(part.removeprefix(f'{model}: '))}"
+    return view.text.say(part)
+
+
+def kinds(view: View) -> dict[str, Any]:
+    """Rows a model, columns a kind of negative: AUC with interval, and specificity at the model's threshold."""
+    text = view.text
+    models = [m for m in view.judged if m.get("against")]
+    names = list(dict.fromkeys(k for m in models for k in m["against"]))
+    rows = []
+    for model in models:
+        cells = []
+        for kind in names:
+            entry = model["against"].get(kind) or {}
+            auc, specificity = entry.get("auc") or {}, entry.get("specificity") or {}
+            shown = view.interval(auc.get("value"), auc.get("low"), auc.get("high"), "case.auc")
+            cleared = view.interval(specificity.get("value"), specificity.get("low"), specificity.get("high"), "case.specificity")
+            cells.append({"auc": shown, "specificity": text("kinds_specificity", value=cleared)})
+        rows.append({"name": view.names[model["id"]], "cells": cells})
+    counts = {k: next((m["against"][k]["auc"].get("negatives") for m in models if k in m["against"]), None) for k in names}
+    heads = [{"name": clean(k, 60), "n": text.count("cases", counts[k]) if finite(counts[k]) else ""} for k in names]
+    column = clean((view.run.get("negatives") or {}).get("column") or "", 60)
+    return {"heads": heads, "rows": rows, "note": text("kinds_note", column=column, confidence=view.confidence_text) if rows else ""}
+
+
+def without_views(view: View) -> list[dict[str, str]]:
+    """The primary measure with and without test-time augmentation, and the paired change."""
+    base = split_metric(view.primary)[1]
+    rows = []
+    for model in view.judged:
+        clean_side = model.get("clean")
+        if not clean_side:
+            continue
+        entry = (clean_side.get("metrics") or {}).get(base) or {}
+        change = view.interval(clean_side.get("difference"), clean_side.get("low"), clean_side.get("high"), view.primary)
+        rows.append(
+            {
+                "name": view.names[model["id"]],
+                "with": view.shown(model, view.primary),
+                "without": view.interval(entry.get("value"), entry.get("low"), entry.get("high"), view.primary),
+                "change": change,
+                "p": view.text.p(clean_side.get("p")),
+            }
+        )
+    return rows
+
+
+def ways(view: View) -> list[tuple[str, list[tuple[str, float, float, float]]]]:
+    """Networks that were used in several ways from one start: (network, [(way, value, low, high)]), for bars."""
+    found: dict[str, list[tuple[str, float, float, float]]] = {}
+    order = sorted(view.judged, key=lambda m: next((i for i, w in enumerate(WAYS) if str(m.get("strategy")).startswith(w)), len(WAYS)))
+    for model in order:
+        entry = view.estimate(model, view.primary)
+        if not all(finite(entry.get(k)) for k in ("value", "low", "high")):
+            continue
+        way = view.join([view.text.start_short(model.get("start")), view.text.strategy_short(model.get("strategy"))])
+        found.setdefault(view.text.model_name(model.get("model") or model["id"]), []).append((way, entry["value"], entry["low"], entry["high"]))
+    plain = {
+        name: rows
+        for name, rows in found.items()
+        if len({str(m.get("strategy")).split("+")[0] for m in order if view.text.model_name(m.get("model") or m["id"]) == name}) > 1
+    }
+    return list(plain.items())
+
+
+def looks(view: View, run_dir: Path, dataset: Dataset | None) -> dict[str, Any]:
+    """Hits of Grad-CAM in the boxes people drew, with the chance of a blind hit, and pictures of the best model that has maps."""
+    text, rows = view.text, []
+    for model in view.judged:
+        found = model.get("looks_at")
+        if not found:
+            continue
+        hit = found["hit"]
+        rows.append(
+            {
+                "name": view.names[model["id"]],
+                "hit": view.interval(hit.get("value"), hit.get("low"), hit.get("high"), "case.sensitivity"),
+                "chance": text.number(found.get("chance"), "case.sensitivity"),
+                "n": text.count("cases", hit.get("n")),
+            }
+        )
+    first = next((m for m in view.judged if m.get("looks_at")), None)
+    pictures = _pictures(first["id"], run_dir, dataset) if first is not None and dataset is not None else []
+    for picture in pictures:
+        picture["alt"] = text("looks_alt", case=picture["case"])
+    note = text("looks_at_note", confidence=view.confidence_text) if rows else ""
+    whose = text("looks_at_whose", model=view.names[first["id"]]) if first is not None and pictures else ""
+    return {"rows": rows, "pictures": pictures, "note": note, "whose": whose}
+
+
+def _pictures(model: str, run_dir: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """The first maps of a model's cells over their pictures, boxes drawn: JPEG in base64."""
+    cells = tables.read(run_dir / "cells.parquet", "cells") if (run_dir / "cells.parquet").is_file() else tables.empty("cells")
+    boxes = _boxes(dataset)
+    rows = {r["case_id"]: r for r in dataset.manifest.iter_rows(named=True)} if boxes else {}
+    found: list[dict[str, Any]] = []
+    for cell in cells.iter_rows(named=True):
+        path = run_dir / "cells" / cell["hash"] / "explain.npz"
+        if cell["inner"] >= 0 or " · ".join((cell["model"], cell["start"], cell["strategy"])) != model or not path.is_file():
+            continue
+        with np.load(path, allow_pickle=False) as stored:
+            for case, cam in zip(stored["case"].tolist(), stored["cam"]):
+                if len(found) < PICTURES and case in rows and not any(f["case"] == clean(case, 80) for f in found):
+                    try:
+                        array = store.open_array(dataset.root, rows[case]["array_id"])
+                    except UserError:
+                        continue
+                    found.append({"case": clean(case, 80), **_overlay(np.asarray(array[0, 0]), rows[case], cam, boxes.get(case, []))})
+    return found
+
+
+def _boxes(dataset: Dataset) -> dict[str, list[tuple[float, float, float, float]]]:
+    path = dataset.root / "annotations.parquet"
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    if path.is_file():
+        for row in tables.read(path, "annotations").iter_rows(named=True):
+            if row["kind"] == "box" and row["author"] != "header":
+                box = json.loads(row["geometry"])
+                found.setdefault(row["case_id"], []).append(tuple(float(box[k]) for k in ("x", "y", "width", "height")))  # type: ignore[arg-type]
+    return found
+
+
+def _overlay(pixels: np.ndarray, row: dict[str, Any], cam: np.ndarray, boxes: list[tuple[float, float, float, float]]) -> dict[str, Any]:
+    """A grey picture with the map as a warm glow and the boxes as outlines."""
+    height, width = pixels.shape
+    display = row["value_unit"] == "display" and pixels.dtype == np.uint8
+    low, high = (0.0, 255.0) if display else (float(row["p005"] or 0), float(row["p995"] or 1))
+    grey = np.clip((pixels.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    size = (max(1, round(SIDE * width / height)), SIDE)
+    base = np.asarray(Image.fromarray((grey * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR), np.float32) / 255
+    heat = np.asarray(Image.fromarray(cam).resize(size, Image.Resampling.BILINEAR), np.float32)[..., None] / 255
+    glow = np.array([0.96, 0.55, 0.10], np.float32)
+    mixed = base[..., None] * (1 - 0.55 * heat) + glow * 0.55 * heat
+    picture = (np.clip(mixed, 0, 1) * 255).astype(np.uint8)
+    for x, y, w, h in boxes:
+        left, right = (int(np.clip(round(v * size[0] / width), 0, size[0] - 1)) for v in (x, x + w))
+        top, bottom = (int(np.clip(round(v * size[1] / height), 0, size[1] - 1)) for v in (y, y + h))
+        for edge in (np.s_[top, left : right + 1], np.s_[bottom, left : right + 1], np.s_[top : bottom + 1, left], np.s_[top : bottom + 1, right]):
+            picture[edge] = (86, 180, 233)
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "JPEG", quality=82, optimize=True)
+    return {"data": base64.b64encode(stream.getvalue()).decode("ascii"), "width": size[0], "height": size[1]}
+
+
+def majority(view: View) -> str:
+    """Accuracy of always naming the larger class, as it is printed; empty where there is none."""
+    value = view.run.get("majority")
+    return view.text.number(value, "case.accuracy") if finite(value) else ""
+
+
+def draw_ways(view: View, rows: list[tuple[str, list[tuple[str, float, float, float]]]]) -> str:
+    """The bar chart of ``ways``."""
+    chance = 0.5 if split_metric(view.primary)[1] in ("auc", "macro_auc", "balanced_accuracy") else None
+    return figures.bars(rows, view.metric_label(view.primary), chance)

@@ -1,0 +1,84 @@
+"""What stands beside a model's numbers: kinds of negatives, the clean view, the majority class, where it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from medgraft.stats.compare import difference
+from medgraft.stats.intervals import bootstrap, limits, patient_counts
+from medgraft.stats.judged import ID, Judged, Question
+
+Entry = dict[str, Any]
+
+
+def entry(interval: Any) -> Entry:
+    """An interval as the summary writes it."""
+    return {k: getattr(interval, k) for k in ("value", "low", "high", "n", "n_units", "unit", "undefined")}
+
+
+def majority_share(y_true: np.ndarray) -> float:
+    """Accuracy of always naming the most frequent class of yes/no or class labels (n,); NaN without labels."""
+    known = y_true[~np.isnan(y_true)]
+    return float(np.unique(known, return_counts=True)[1].max() / len(known)) if len(known) else float("nan")
+
+
+def against_kinds(answers: Judged, kinds: Mapping[str, str], threshold: np.ndarray, options: dict[str, Any]) -> dict[str, dict[str, Entry]]:
+    """Positives against each kind of negative alone: {kind: {auc, auprc, specificity: entry}}.
+
+    ``kinds`` maps negative cases to their kind; negatives without a kind stand under no kind. AUPRC depends on how many
+    negatives there are, so it does not compare between kinds.
+    """
+    assert answers.y_true is not None
+    found: dict[str, dict[str, Entry]] = {}
+    of_case = np.array([kinds.get(c, "") for c in answers.cases.tolist()], dtype=object)
+    positive = answers.y_true == 1
+    for kind in sorted({k for k, p in zip(of_case, positive) if k and not p}):
+        rows = positive | (of_case == kind)
+        part = answers.take(rows)
+        intervals = bootstrap(part.y_true, part.y_pred, part.patients, ["auc", "auprc", "specificity"], threshold=threshold[rows], **options)
+        found[str(kind)] = {name: {**entry(i), "negatives": int((rows & ~positive).sum())} for name, i in intervals.items()}
+    return found
+
+
+def clean_view(
+    asked: Question, answers: Judged, clean: Judged, threshold: np.ndarray, names: list[str], higher: bool, options: dict[str, Any]
+) -> Entry:
+    """The result without test-time augmentation, and how much the augmentation changed the primary metric (paired).
+
+    ``{metrics: {name: entry}, difference, low, high, p}``; the threshold is that of the augmented scores.
+    """
+    rows = np.isin(clean.cases, answers.cases)
+    clean = clean.take(rows)
+    without = bootstrap(clean.y_true, clean.y_pred, clean.patients, names, task=asked.task, threshold=threshold, **options)
+    primary = asked.primary
+    with_ = bootstrap(answers.y_true, answers.y_pred, answers.patients, [primary], task=asked.task, threshold=threshold, **options)[primary]
+    change = difference(with_, without[primary], higher, options.get("confidence", 0.95))
+    metrics = {name: entry(i) for name, i in without.items()}
+    return {"metrics": metrics, "difference": change.difference, "low": change.low, "high": change.high, "p": change.p}
+
+
+def pointing_game(measures: pl.DataFrame, cells: pl.DataFrame, patients: Mapping[str, str], options: dict[str, Any]) -> dict[str, Entry]:
+    """Share of positive cases whose Grad-CAM peaks in a box, by model id, with the share that a blind place would hit.
+
+    Hits are averaged over seeds within a case; the interval resamples patients. ``{hit: {value, low, high, n, n_units}, chance}``.
+    """
+    refits = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).with_columns(ID).select("id", pl.col("hash").alias("cell"))
+    rows = measures.filter(pl.col("name").is_in(["cam.hit", "cam.chance"])).join(refits, on="cell")
+    found: dict[str, Entry] = {}
+    for (name,), part in rows.sort("id").group_by(["id"], maintain_order=True):
+        wide = part.group_by("case_id", "name").agg(pl.col("value").mean()).pivot("name", index="case_id", values="value").sort("case_id")
+        hits, cases = wide["cam.hit"].to_numpy(), wide["case_id"].to_list()
+        _, codes = np.unique(np.array([patients.get(c, c) for c in cases]), return_inverse=True)
+        units = int(codes.max()) + 1
+        drawn = []
+        for _, counts in patient_counts(units, options.get("resamples", 2000), options.get("seed", 0)):
+            weight = counts[codes]
+            drawn.append(hits @ weight / weight.sum(axis=0))
+        low, high = limits(np.concatenate(drawn), options.get("confidence", 0.95))
+        value = {"value": float(hits.mean()), "low": low, "high": high, "n": len(cases), "n_units": units, "unit": options.get("unit", "patient")}
+        found[str(name)] = {"hit": value, "chance": float(wide["cam.chance"].mean() or 0.0)}  # type: ignore[arg-type]
+    return found
