@@ -22,16 +22,28 @@ IGNORE = 255  # mask value of pixels that nobody judged
 
 
 @dataclass(frozen=True)
-class Task:
-    """One study and all that is needed to store it. ``structures`` are (label value, channel) pairs of the masks."""
+class Job:
+    """What a worker does on its own. ``key`` names it in the journal, ``record`` does it and returns its line."""
 
     key: str
+
+    def record(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Task(Job):
+    """One study and all that is needed to store it. ``structures`` are (label value, channel) pairs of the masks."""
+
     item: Item
     out: Path
     limits: Limits
     secret: bytes
     mask: str | None = None
     structures: tuple[int, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        return read_item(self)
 
 
 def start_worker() -> None:
