@@ -226,6 +226,12 @@ def close_all() -> None:
     _OPEN.clear()
 
 
+def remove(root: str | os.PathLike[str], array_id: str) -> None:
+    """Delete an array that another one replaces."""
+    _OPEN.pop((os.fspath(root), array_id), None)
+    path_of(root, array_id).unlink(missing_ok=True)
+
+
 def clean(root: str | os.PathLike[str]) -> int:
     """Remove unfinished files of writers that died; return how many."""
     folder = Path(root) / "arrays" / TEMPORARY

@@ -15,7 +15,9 @@ import hmac
 import io
 import re
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from medgraft import __version__
 from medgraft.intake.keys import Names
 from medgraft.intake.read import Unreadable
+from medgraft.intake.work import Job
 from medgraft.tables import write_bytes
 
 TABLE = "dicomfields_2026c"
@@ -66,40 +69,11 @@ NAMING = (
     "DeviceSerialNumber",
 )
 #: Words of institutions that say nothing; without them a maker's name would look like a hospital's.
-COMMON = frozenset(
-    [
-        "hospital",
-        "hospitals",
-        "clinic",
-        "clinical",
-        "center",
-        "centre",
-        "medical",
-        "medicine",
-        "university",
-        "department",
-        "systems",
-        "general",
-        "health",
-        "healthcare",
-        "radiology",
-        "ultrasound",
-        "imaging",
-        "institute",
-        "laboratory",
-        "lab",
-        "the",
-        "and",
-        "von",
-        "der",
-        "anonymous",
-        "anonymized",
-        "unknown",
-        "none",
-        "null",
-        "test",
-    ]
-)
+_COMMON = """
+hospital hospitals clinic clinical center centre medical medicine university department systems general health healthcare radiology
+ultrasound imaging institute laboratory lab the and von der anonymous anonymized unknown none null test
+"""
+COMMON = frozenset(_COMMON.split())
 _TEXT = ("LO", "SH", "UC", "CS", "AE", "AS", "IS", "DS")
 _GONE = ("LT", "ST", "UT", "UR", "UN", "DA", "DT", "AE")  # not in the table: free text, unknown bytes, dates of whatever
 
@@ -386,3 +360,28 @@ def _coded(value: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
     return item
+
+
+@dataclass(frozen=True)
+class CopyJob(Job):
+    """De-identified copies of the files of one case; all of them, or none and a reject."""
+
+    files: tuple[str, ...]
+    folder: Path
+    secret: bytes
+    patient: str
+    days: int | None
+    boxes: tuple[tuple[int, int, int, int], ...]
+
+    def record(self) -> dict[str, Any]:
+        done: list[str] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom quotes values of the header
+            try:
+                for file in self.files:
+                    done.append(copy(Path(file), self.folder, Names(self.secret), self.patient, self.days, self.boxes))
+            except Unreadable as error:
+                for path in done:
+                    (self.folder / path).unlink(missing_ok=True)
+                return {"key": self.key, "reject": {"reason": error.cause, "fix": error.fix}}
+        return {"key": self.key, "copy": done}

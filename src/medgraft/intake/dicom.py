@@ -722,4 +722,20 @@ def _facts(header: Dataset) -> dict[str, Any]:
         "device": device[:64],
         "day": deidentify.day_of(header),
         "names": deidentify.identity_words(header),
+        "region": _region(header),
     }
+
+
+def _region(header: Dataset) -> list[int] | None:
+    """Top, left, bottom, right of the box around all ultrasound regions (PS3.3 C.8.5.5), or ``None``."""
+    try:
+        found = [
+            (int(r.RegionLocationMinY0), int(r.RegionLocationMinX0), int(r.RegionLocationMaxY1) + 1, int(r.RegionLocationMaxX1) + 1)
+            for r in header.get("SequenceOfUltrasoundRegions") or []
+            if r.get("RegionSpatialFormat") in (1, 2, 3)
+        ]
+    except (AttributeError, TypeError, ValueError):
+        return None
+    box = [f(side) for f, side in zip((min, min, max, max), zip(*found))] if found else [0, 0, 0, 0]
+    inside = 0 <= box[0] < box[2] <= int(header.Rows) and 0 <= box[1] < box[3] <= int(header.Columns)
+    return box if inside else None

@@ -93,6 +93,15 @@ def write_private(path: Path, value: object) -> None:
         raise disk_error(error, path.parent) from error
 
 
+def append_private(path: Path, value: object) -> None:
+    """Append a line of JSON to a file that only its owner may read."""
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise disk_error(error, path.parent) from error
+
+
 def shape_of(value: str) -> str:
     """How a name is built, without the name: ``MRN_00412b`` -> ``AAA_00000a``."""
     return "".join("0" if c.isdigit() else "A" if c.isupper() else "a" if c.isalpha() else c for c in value)

@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 import medgraft
 from medgraft import store, tables
 from medgraft.errors import UserError
-from medgraft.intake import labels, plan, work
-from medgraft.intake.keys import Names, code, load_key, shape_of, write_private
+from medgraft.intake import deidentify, labels, plan, text, work
+from medgraft.intake.keys import Names, append_private, code, load_key, shape_of, write_private
 from medgraft.intake.labels import Matched, Reject, Target
 from medgraft.intake.layouts import find_layout
 from medgraft.intake.plan import Item, Plan
@@ -83,6 +83,10 @@ class ScanOptions(BaseModel):
     identity: Literal["code", "keep"] = Field(
         "code", description="patients, studies, cases and sites as keyed codes, or as they are called (public data only; said in every report)"
     )
+    text: Literal["none", "list", "black", "black_all"] = Field(
+        "none", description="search pixels for burnt-in text (1 to 3 s a frame looked at) and list it, black out what may name someone, or all of it"
+    )
+    deidentified: Path | None = Field(None, description="folder for de-identified copies of the DICOM files (PS3.15); needs text=list or black")
     dates: Literal["shift", "drop"] = Field("shift", description="days of acquisition: shifted by a keyed offset a patient, or left out")
     workers: int | None = Field(None, ge=1, description="processes; default: the cores, or one for little data")
     max_pixels: int = Field(120_000_000, ge=1, description="most pixels of one frame")
@@ -120,6 +124,7 @@ class ScanReport:
     notes: list[str]
     seconds: float
     reasons: dict[str, int] = field(default_factory=dict)
+    copies: str = ""
 
     def text(self) -> str:
         """For a terminal: counts, the mapping of columns, classes, warnings, and where things lie."""
@@ -139,6 +144,7 @@ class ScanReport:
         if self.rejected:
             lines.append(f"{self.rejected} rejected, see {self.out / 'rejects.csv'}:")
             lines += [f"  {n} x {reason}" for reason, n in list(self.reasons.items())[:8]]
+        lines += [self.copies] if self.copies else []
         lines.append(f"data set {self.out}")
         return "\n".join(lines)
 
@@ -164,6 +170,10 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
     source = Path(source)
     if not source.exists():
         raise UserError("no such file or folder", case=str(source), fix="give the folder that holds the studies")
+    if options.deidentified is not None and options.identity == "keep":
+        raise UserError("identity=keep and deidentified= exclude each other", fix="leave identity=keep out")
+    if options.deidentified is not None and options.text == "none":
+        raise UserError("copies whose pixels were not searched are not de-identified", fix="say text=black, or text=list to refuse files with text")
     out = options.out or Path("datasets") / (source.stem if source.is_file() else source.resolve().name)
     options = options.model_copy(update={"out": out})
     layout = find_layout(source, options.layout, options.labels)
@@ -199,12 +209,15 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
         store.clean(out)
         structures = _structures(masks, options, limits, journal, secret, source)
         tasks = [_task(item, masks.get(item.key), structures, out, limits, secret, source) for item in items]
-        todo = [t for t in tasks if not _kept(journal.records.get(t.key), out)]
+        pixels = _Pixels(out, options, journal, secret)
+        todo = [t for t in tasks if not _kept(pixels, journal.records.get(t.key), out)]
         if not outside.keep:  # the order in which the journal grows must not tell the order of names; rows of archives are read in theirs
             todo.sort(key=lambda t: ("", t.item.row) if t.item.row >= 0 else (t.key, 0))
-        compose = _Composer(out, source, options, found, wanted, items, names, patients, tasks, structures, rejects, journal, outside)
+        compose = _Composer(out, source, options, found, wanted, items, names, patients, tasks, structures, rejects, journal, outside, pixels)
         _write_sources(out, source, items, names, outside)  # before a code can appear anywhere
         _read_all(todo, journal, options, compose)
+        pixels.search([study for _, study in compose.cases([])])
+        copies = _copies(compose) if options.deidentified is not None else 0
         manifest, info, all_rejects = compose(True)
     _write_sources(out, source, items, names, outside)
     reasons = Counter(r.reason for r in all_rejects)
@@ -224,6 +237,7 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
         notes=info["notes"],
         seconds=time.monotonic() - began,
         reasons=dict(reasons.most_common()),
+        copies=f"{copies} de-identified files in {options.deidentified}" if options.deidentified is not None else "",
     )
 
 
@@ -423,13 +437,13 @@ def _stamp(file: str, source: Path) -> str:
     return f"{os.path.relpath(file, source)}:{facts.st_size}:{facts.st_mtime_ns}"
 
 
-def _kept(record: dict[str, Any] | None, out: Path) -> bool:
-    """Whether a journal record still holds: its arrays are there."""
+def _kept(pixels: _Pixels, record: dict[str, Any] | None, out: Path) -> bool:
+    """Whether a journal record still holds: its arrays are there, the original or the one with blacked text."""
     if record is None:
         return False
     if "reject" in record:
         return True
-    ids = [record["study"]["array_id"], record["study"]["mask_id"]]
+    ids = [pixels.of(record["study"])["array_id"], record["study"]["mask_id"]]
     return all(store.path_of(out, i).is_file() for i in ids if i is not None)
 
 
@@ -460,24 +474,31 @@ def _structures(masks: dict[str, str], options: ScanOptions, limits: Limits, jou
 def _read_all(todo: list[work.Task], journal: Journal, options: ScanOptions, compose: _Composer) -> None:
     """Read all tasks and journal each as it ends; tables are refreshed now and then."""
     total = sum(os.path.getsize(f) for t in todo if t.item.row <= 0 for f in t.item.files)
-    workers = options.workers or (1 if total < _SMALL else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     last = time.monotonic()
-    with _progress(len(todo), options.progress) as advance:
-        for records in _results(todo, min(workers, max(1, len(todo)))):
-            journal.add(records)
+    for records in _done(todo, options, small=total < _SMALL):
+        journal.add(records)
+        if time.monotonic() - last > _TABLES_EVERY:
+            compose(False)
+            last = time.monotonic()
+
+
+def _done(jobs: Sequence[work.Job], options: ScanOptions, *, small: bool, label: str = "scan") -> Iterator[Records]:
+    """Records of jobs as they end, with progress shown."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = options.workers or (1 if small else cores)
+    with _progress(len(jobs), options.progress, label) as advance:
+        for records in _results(jobs, min(workers, max(1, len(jobs)))):
+            yield records
             advance(len(records))
-            if time.monotonic() - last > _TABLES_EVERY:
-                compose(False)
-                last = time.monotonic()
 
 
-def _results(todo: list[work.Task], workers: int) -> Iterator[Records]:
+def _results(todo: Sequence[work.Job], workers: int) -> Iterator[Records]:
     """Records of tasks as they end, in this process or in others."""
     if workers == 1:
         for task in todo:
-            if not task.item.fragile:
-                yield [work.read_item(task)]
-        todo = [task for task in todo if task.item.fragile]
+            if not task.fragile:
+                yield [task.record()]
+        todo = [task for task in todo if task.fragile]
     size = max(1, min(_CHUNK, len(todo) // (workers * 4)))
     chunks = [todo[i : i + size] for i in range(0, len(todo), size)]
     while chunks:
@@ -498,7 +519,7 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), work.start_worker)
 
 
-def _pooled(chunks: list[list[work.Task]], workers: int) -> Generator[Records, None, tuple[set[int], dict[int, list[work.Task]]]]:
+def _pooled(chunks: Sequence[Sequence[work.Job]], workers: int) -> Generator[Records, None, tuple[set[int], dict[int, Sequence[work.Job]]]]:
     """Yield records; return (numbers of chunks done, chunks in hand when a worker died)."""
     done: set[int] = set()
     waiting = iter(enumerate(chunks))
@@ -523,17 +544,17 @@ def _pooled(chunks: list[list[work.Task]], workers: int) -> Generator[Records, N
 
 
 @contextlib.contextmanager
-def _progress(total: int, wanted: bool | None) -> Iterator[Callable[[int], None]]:
+def _progress(total: int, wanted: bool | None, label: str = "scan") -> Iterator[Callable[[int], None]]:
     if not total or not (sys.stderr.isatty() if wanted is None else wanted):
         yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("scan"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     began, count = time.monotonic(), 0
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("scan", total=total, rate="")
+        task = bar.add_task(label, total=total, rate="")
 
         def advance(number: int) -> None:
             nonlocal count
@@ -541,6 +562,117 @@ def _progress(total: int, wanted: bool | None) -> Iterator[Callable[[int], None]
             bar.update(task, advance=number, rate=f"{count / max(1e-9, time.monotonic() - began):.1f} studies/s")
 
         yield advance
+
+
+# ------------------------------------------------------------------------------------------ text in pixels, copies
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What is known of text in the pixels of stored arrays: boxes and kinds in the journal, words in a private file beside the data set."""
+
+    out: Path
+    options: ScanOptions
+    journal: Journal
+    secret: bytes
+
+    @property
+    def black(self) -> tuple[str, ...]:
+        """Kinds of text that are blacked out."""
+        return {"black": text.NAMING, "black_all": text.KINDS}.get(self.options.text, ())
+
+    def key(self, array_id: str) -> str:
+        return code(self.secret, "text", f"{text.VERSION}|{array_id}|{','.join(self.black)}", 32)
+
+    def of(self, study: dict[str, Any]) -> dict[str, Any]:
+        """The study's record with ``pixel_text``, the boxes found, and the array in which text is blacked out."""
+        record = self.journal.records.get(self.key(study["array_id"]), {}) if self.options.text != "none" else {}
+        found = record.get("text") or {"state": "unchecked", "array_id": study["array_id"], "p005": None, "p995": None, "found": []}
+        state = "public" if self.options.identity == "keep" and found["state"] in ("unchecked", "found") else found["state"]
+        shown = {k: found[k] for k in ("p005", "p995") if found[k] is not None}
+        return {**study, **shown, "array_id": found["array_id"], "pixel_text": state, "text": found["found"]}
+
+    def search(self, studies: list[dict[str, Any]]) -> None:
+        """Search all arrays that were not searched yet; the originals of blacked ones are removed."""
+        if self.options.text == "none":
+            return
+        jobs: dict[str, text.TextJob] = {}
+        for study in studies:
+            key = self.key(study["array_id"])
+            if "text" not in self.journal.records.get(key, {}):
+                shown = (0.0, 255.0) if study["value_unit"] == "display" else (study["p005"], study["p995"])
+                jobs[key] = text.TextJob(key, self.out, study["array_id"], study["kind"], shown, self.black)
+        private = self.out.parent / f".medgraft-text-{self.out.name}.jsonl"
+        for records in _done(list(jobs.values()), self.options, small=len(jobs) < 4, label="text"):
+            for record in records:
+                if "text" in record:
+                    rows = [[*row, word] for row, word in zip(record["text"]["found"], record.pop("words"))]
+                    append_private(private, {"array_id": record["text"]["array_id"], "found": rows})
+            self.journal.add(records)
+        for study in studies:
+            final = self.of(study)["array_id"]
+            if final != study["array_id"]:
+                store.remove(self.out, study["array_id"])
+
+    def table(self, studies: list[dict[str, Any]]) -> pl.DataFrame:
+        """Rows of ``text.parquet``."""
+        rows = [(array, *row) for array, found in {s["array_id"]: s["text"] for s in studies}.items() for row in found]
+        return pl.DataFrame(rows, schema=tables.SCHEMAS["text"], orient="row") if rows else tables.empty("text")
+
+    def notes(self, states: list[str]) -> list[str]:
+        """What the states of all cases mean for whoever scans."""
+        count = Counter(states)
+        found = []
+        if count["unchecked"]:
+            found.append(
+                f"pixels of {count['unchecked']} cases were not searched for text: thumbnails stay masked (text=list searches, text=black blacks out)"
+            )
+        if count["found"]:
+            found.append(f"pixels of {count['found']} cases hold text that may name someone: thumbnails stay masked (text=black blacks it out)")
+        if count["blacked"]:
+            found.append(f"text was blacked out in the pixels of {count['blacked']} cases")
+        return found
+
+
+def _copies(compose: _Composer) -> int:
+    """Write de-identified copies of the DICOM files of all cases; return how many. A file that cannot be cleaned is a reject."""
+    folder = compose.options.deidentified
+    assert folder is not None
+    jobs: dict[str, tuple[Item, deidentify.CopyJob]] = {}
+    tasks = {item.key: task for item, task in zip(compose.items, compose.tasks)}
+    for item, study in compose.cases([]):
+        if item.reader not in ("dicom", "series"):
+            continue
+        known = compose.pixels.of(study)
+        blacked = [tuple(row[1:5]) for row in known["text"] if row[-1]]
+        reason = ""
+        if known["pixel_text"] not in ("clear", "blacked"):
+            reason = "text in its pixels may name someone" if known["pixel_text"] == "found" else "its pixels could not be searched for text"
+        elif blacked and study["kind"] == "volume":
+            reason = "text stands in the slices of a volume"
+        if reason:
+            fix = "black it out with text=black" if known["pixel_text"] == "found" and not compose.pixels.black else "leave it out"
+            compose.rejects.append(Reject(item.key, f"no de-identified copy: {reason}", fix))
+            continue
+        patient = compose.patient(item, study)
+        days = compose.outside.days(patient) if compose.options.dates == "shift" else None
+        clocks = [tuple(row[1:5]) for row in known["text"] if row[5] == "clock" and not row[-1]]
+        boxes = tuple(text.margin(box, tuple(study["shape"][2:]), clocks) for box in blacked)
+        key = code(compose.outside.key, "copy", f"{deidentify.METHOD}|{tasks[item.key].key}|{folder.resolve()}|{patient}|{days}|{boxes}", 32)
+        jobs[key] = item, deidentify.CopyJob(key, item.files, folder, compose.outside.key, patient, days, boxes)
+    records = compose.journal.records
+    todo = [
+        job for key, (_, job) in jobs.items() if not all((folder / f).is_file() for f in records.get(key, {}).get("copy", [""])) or key not in records
+    ]
+    for done in _done(todo, compose.options, small=len(todo) < 100, label="copy"):
+        compose.journal.add(done)
+    written = 0
+    for key, (item, _) in jobs.items():
+        if "reject" in records[key]:
+            compose.rejects.append(Reject(item.key, f"no de-identified copy: {records[key]['reject']['reason']}", records[key]["reject"]["fix"]))
+        else:
+            written += len(records[key]["copy"])
+    return written
 
 
 # ------------------------------------------------------------------------------------------ tables
@@ -563,12 +695,11 @@ class _Composer:
     rejects: list[Reject]
     journal: Journal
     outside: Names
+    pixels: _Pixels
 
-    def __call__(self, complete: bool) -> tuple[pl.DataFrame, dict[str, Any], list[Reject]]:
-        """Write all tables; return the manifest, ``dataset.json`` and all rejects."""
-        rejects = list(self.rejects)
+    def cases(self, rejects: list[Reject]) -> list[tuple[Item, dict[str, Any]]]:
+        """Items that are cases, each with its journal record; the others are added to ``rejects``."""
         cases: list[tuple[Item, dict[str, Any]]] = []
-        no_patient: list[str] = []
         for item, task in zip(self.items, self.tasks):
             record = self.journal.records.get(task.key)
             if record is None:
@@ -576,12 +707,23 @@ class _Composer:
             if "reject" in record:
                 rejects.append(Reject(item.key, record["reject"]["reason"], record["reject"]["fix"]))
             elif self.wanted.patient == "header" and record["study"]["patient"] is None:
-                no_patient.append(item.key)
+                rejects.append(Reject(item.key, "the header names no patient", "give patient=COLUMN or patient=none"))
             else:
                 cases.append((item, record["study"]))
-        rejects += [Reject(k, "the header names no patient", "give patient=COLUMN or patient=none") for k in no_patient]
         if not self.outside.keep:
             cases.sort(key=lambda case: self.names[case[0].key])  # the source's order is that of names
+        return cases
+
+    def patient(self, item: Item, study: dict[str, Any]) -> str:
+        """The patient of a case, as the manifest calls them."""
+        if self.wanted.patient != "header":
+            return self.patients[item.key]
+        return str(study["patient"]) if self.outside.keep else f"patient-{study['patient']}"
+
+    def __call__(self, complete: bool) -> tuple[pl.DataFrame, dict[str, Any], list[Reject]]:
+        """Write all tables; return the manifest, ``dataset.json`` and all rejects."""
+        rejects = list(self.rejects)
+        cases = [(item, self.pixels.of(study)) for item, study in self.cases(rejects)]
         rejects = [self._coded(r) for r in rejects]
         targets = self._targets(cases)
         manifest = self._manifest(cases, targets)
@@ -592,6 +734,7 @@ class _Composer:
         tables.write(manifest, self.out / "manifest.parquet", "manifest")
         tables.write(frames, self.out / "frames.parquet", "frames")
         tables.write(annotations, self.out / "annotations.parquet", "annotations")
+        tables.write(self.pixels.table([study for _, study in cases]), self.out / "text.parquet", "text")
         write_rejects(rejects, self.out / "rejects.csv")
         tables.write_json(self.out / "dataset.json", info)
         return manifest, info, rejects
@@ -642,18 +785,17 @@ class _Composer:
         tasks = {item.key: task for item, task in zip(self.items, self.tasks)}
         for item, study in cases:
             name, task = self.names[item.key], tasks[item.key]
-            header = {k: study[k] if self.outside.keep or study[k] is None else f"{k}-{study[k]}" for k in ("patient", "study")}
-            patient = header["patient"] if self.wanted.patient == "header" else self.patients[item.key]
+            patient = self.patient(item, study)
+            uid = study["study"] if self.outside.keep or study["study"] is None else f"study-{study['study']}"
             row = {
                 **study,
                 "patient_id": patient,
-                "study_id": self._column("study", item) or header["study"] or name,
+                "study_id": self._column("study", item) or uid or name,
                 "case_id": name,
                 "value_unit": options.unit or study["value_unit"],
                 "site": self._column("site", item) or study["site"],
                 "device": self._column("device", item) or study["device"],
-                "day": self._day(study, task.key, str(patient)),
-                "pixel_text": "public" if self.outside.keep else "unchecked",
+                "day": self._day(study, task.key, patient),
             }
             for column, values in columns.items():
                 values.append(row.get(column))
@@ -734,6 +876,7 @@ class _Composer:
             "patient": "none" if self.wanted.patient == "none" else "column",
             "patient_source": self.wanted.patient,
             "identity": self.options.identity,
+            "text": {"pass": self.options.text, **dict(sorted(Counter(manifest["pixel_text"].to_list()).items()))},
             "dates": "as given" if self.outside.keep else "shifted" if self.options.dates == "shift" else "dropped",
             "mapping": matched.mapping if matched is not None else [],
             "coordinates": "to_source: (d, h, w, 1) -> patient x, y, z in mm (LPS) for volumes; frame, row, column for images and videos",
@@ -757,6 +900,7 @@ class _Composer:
         shared = manifest.height - manifest["array_id"].n_unique()
         if shared:
             found.append(f"{shared} cases have the same pixels as another")
+        found += self.pixels.notes([study["pixel_text"] for _, study in cases])
         notes = Counter(note for _, study in cases for note in study["notes"])
         found += [f"{count} cases: {note}" for note, count in notes.most_common(10)]
         return found

@@ -9,7 +9,7 @@ proven otherwise: tables hold boxes and kinds, never words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,29 +23,33 @@ from medgraft.intake.work import Job
 VERSION = 1  # raise when the pass would find other boxes or kinds than before
 #: Kinds that name nobody. A date or an id may, and a name is any word that is not one of ``WORDS``.
 HARMLESS = ("clock", "number", "word")
+NAMING = ("date", "id", "name")
+KINDS = HARMLESS + NAMING
 OVERLAID = -1  # frame number of what was found in the brightest values over all frames
 SMALLEST = 80  # pixels of the shorter side below which no writing is legible
 CONFIDENT = 0.5  # readings below this, of fewer than three characters, are speckle
 _BLOCK = 64 << 20  # bytes of frames looked at together
 
 #: Words of scanners and radiographs that name nobody: indices, settings, units, sides, views, organs.
-WORDS = frozenset(
-    """
-    mi ti tis tib tic ao dr dva dua gn gain dyn rng map persist pwr power freq frq pen res gen thi crd sec sector secto linear on off page cine
-    loop live frz freeze zoom depth fr fps hz khz mhz db cm mm ms sec min bpm hr ml mpa kpa mmhg deg pct fov tgc agc sri xres xbeam cri cross
-    harm harmonic color colour cf cfm cpa pd pw cw mmode bmode dual split left right lt rt l r li re ap pa lat lateral sup inf ant post
-    supine prone erect upright portable decubitus sitting inspiration expiration view plane im image img frame ser series acq se te tr ti fa nex
-    slice thk kv kvp ma mas wl ww level window width sag cor axial trans transverse long longitudinal
-    pelvis abdomen abd liver kidney renal spleen pancreas gallbladder gb aorta ivc thyroid breast chest lung lungs heart cardiac lymph node
-    nodes uterus ovary bladder prostate testis carotid vein artery neck head brain neuro neonatal adult child fetal ob gyn small parts msk mscskel
-    musculoskeletal vascular arterial venous nerve general hgen gen default preset cist mag cyst calc dist area vol circ ellipse trace caliper
-    ultrasound echo doppler spectral tissue ge philips siemens toshiba canon aloka hitachi samsung mindray sonosite esaote fujifilm acuson logiq
-    voluson epiq iu22 affiniti vivid aplio healthcare systems hospital probe transducer curved convex phased array pla c p s x y z a b d m v
-    """.split()
-)
+_WORDS = """
+mi ti tis tib tic ao dr dva dua gn gain dyn rng map persist pwr power freq frq pen res gen thi crd sec sector secto linear on off page cine
+loop live frz freeze zoom depth fr fps hz khz mhz db cm mm ms sec min bpm hr ml mpa kpa mmhg deg pct fov tgc agc sri xres xbeam cri cross
+harm harmonic color colour cf cfm cpa pd pw cw mmode bmode dual split left right lt rt l r re ap pa lat lateral sup inf ant post supine
+prone erect upright portable decubitus sitting inspiration expiration view plane im image img frame ser series acq se te tr ti fa nex slice
+thk kv kvp mas wl ww level window width sag cor axial trans transverse long longitudinal pelvis abdomen abd liver kidney renal spleen
+pancreas gallbladder gb aorta ivc thyroid breast chest lung lungs heart cardiac lymph node nodes uterus ovary bladder prostate testis
+carotid vein artery neck head brain neuro neonatal adult child fetal ob gyn small parts msk mscskel musculoskeletal vascular arterial venous
+nerve general hgen gen default preset cist mag cyst calc dist area vol circ ellipse trace caliper ultrasound echo doppler spectral tissue ge
+philips siemens toshiba canon aloka hitachi samsung mindray sonosite esaote fujifilm acuson logiq voluson epiq iu22 affiniti vivid aplio
+healthcare systems hospital probe transducer curved convex phased array pla c p s x y z a b d m v
+"""
+WORDS = frozenset(_WORDS.split())
 _CLOCK = re.compile(r"(?<![\d:.])([+-]?)(\d{1,2})[:;](\d{2})(?:[:;](\d{2})(?:\.(\d{1,3}))?)?(?!\d|[:;]\d)(?:\s*([AP])\.?M\b\.?)?", re.I)
 _DATE = re.compile(r"(?<!\d)(\d{1,4}[-/.](?:\d{1,2}|[a-z]{3,9})[-/.]\d{2,4}|(?:19|20)\d{6})(?!\d)", re.I)
 _NUMBER = re.compile(r"[<>=~+-]?\d{1,4}(?:[.,]\d{1,3})?(?:[a-z%°]{0,4})?|[a-z]{1,2}\d{1,3}", re.I)
+
+
+Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right lie outside
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Found:
     confidence: float
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
+    def box(self) -> Box:
         return self.top, self.left, self.bottom, self.right
 
 
@@ -193,7 +197,8 @@ class TextJob(Job):
         found = find(array, self.kind, self.show)
         final, p005, p995, blacked = self.array_id, None, None, [f for f in found if f.kind in self.black]
         if blacked:
-            stored, again = _blacked(self.out, array, self.kind, self.show, blacked, self.black)
+            kept = [f.box for f in found if f.kind == "clock" and "clock" not in self.black]
+            stored, again = _blacked(self.out, array, self.kind, self.show, blacked, self.black, kept)
             final, p005, p995 = stored.array_id, stored.p005, stored.p995
             found += [f for f in again if f.box not in {g.box for g in found}]
             blacked += again
@@ -204,25 +209,25 @@ class TextJob(Job):
         return {"key": self.key, "text": text, "words": [f.text for f in found]}
 
 
-def find(array: np.ndarray, kind: str, show: tuple[float, float]) -> list[Found]:
-    """Text of an array (C, D, H, W); what stands at one place in several frames is told once."""
+def find(array: np.ndarray, kind: str, show: tuple[float, float], only: Collection[int] | None = None) -> list[Found]:
+    """Text of an array (C, D, H, W); what stands at one place in several frames is told once. ``only`` names the pictures to look at."""
     found: list[Found] = []
-    for frame, picture in _pictures(array, kind, show):
+    for frame, picture in _pictures(array, kind, show, only):
         for new in read_frame(picture, frame):
             if not any(_same(new, old) for old in found):
                 found.append(new)
     return found
 
 
-def _pictures(array: np.ndarray, kind: str, show: tuple[float, float]) -> Iterator[tuple[int, np.ndarray]]:
+def _pictures(array: np.ndarray, kind: str, show: tuple[float, float], only: Collection[int] | None) -> Iterator[tuple[int, np.ndarray]]:
     """(frame number, picture) of what the pass looks at; pictures that differ nowhere are looked at once."""
     depth, seen = array.shape[1], set()
-    for frame in sorted({0, depth // 2, depth - 1}):
+    for frame in sorted(f for f in {0, depth // 2, depth - 1} if only is None or f in only):
         picture = _shown(np.asarray(array[:, frame]), show)
         if (mark := hash(picture.tobytes())) not in seen:
             seen.add(mark)
             yield frame, picture
-    if kind == "video" and depth > 3:
+    if kind == "video" and depth > 3 and (only is None or OVERLAID in only):
         step = max(1, _BLOCK // max(1, array[:, 0].nbytes))
         brightest = np.asarray(array[:, 0])
         for start in range(0, depth, step):
@@ -250,7 +255,7 @@ def _same(a: Found, b: Found) -> bool:
 
 
 def _blacked(
-    out: Path, array: np.ndarray, kind: str, show: tuple[float, float], boxes: list[Found], black: tuple[str, ...]
+    out: Path, array: np.ndarray, kind: str, show: tuple[float, float], boxes: list[Found], black: tuple[str, ...], kept: list[Box]
 ) -> tuple[store.Stored, list[Found]]:
     """A copy of the array with boxes set to the darkest value; looked at again, twice at most, until nothing is left in it."""
     mask = np.zeros(array.shape[2:], bool)
@@ -258,13 +263,16 @@ def _blacked(
     new = boxes
     for _ in range(2):
         for f in new:
-            mask[window(f.box, mask.shape)] = True
-        new = [f for f in find(_Masked(array, mask, show[0]), kind, show) if f.kind in black]  # type: ignore[arg-type]
+            top, left, bottom, right = margin(f.box, mask.shape, kept)
+            mask[top:bottom, left:right] = True
+        seen = {f.frame for f in new}
+        new = [f for f in find(_Masked(array, mask, show[0]), kind, show, seen) if f.kind in black]  # type: ignore[arg-type]
         if not new:
             break
         again += new
     for f in new:
-        mask[window(f.box, mask.shape)] = True
+        top, left, bottom, right = margin(f.box, mask.shape, kept)
+        mask[top:bottom, left:right] = True
     masked = _Masked(array, mask, show[0])
     with store.ArrayWriter(out) as writer:
         for frame in range(array.shape[1]):
@@ -290,14 +298,18 @@ class _Masked:
         return part
 
 
-def window(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """The rows and columns that are blacked out for a box: its own and a margin, for the edges of letters lie outside."""
+def margin(box: Box, shape: tuple[int, ...], kept: Collection[Box] = ()) -> Box:
+    """What is blacked out for a box: its own pixels and a margin, for the edges of letters lie outside.
+
+    The margin, never the box, gives way to ``kept`` boxes above and below: a clock stays legible.
+    """
     top, left, bottom, right = box
-    margin = 2 + round(0.15 * (bottom - top))
-    return slice(max(0, top - margin), min(shape[0], bottom + margin)), slice(max(0, left - margin), min(shape[1], right + margin))
-
-
-def without_words(record: dict[str, Any]) -> dict[str, Any]:
-    """The part of a record that may stand in the data set."""
-    return {k: v for k, v in record.items() if k != "words"}
-
+    more = 2 + round(0.15 * (bottom - top))
+    wide = [max(0, top - more), max(0, left - more), min(shape[0], bottom + more), min(shape[1], right + more)]
+    for k in kept:
+        if k[1] < wide[3] and wide[1] < k[3] and k[0] < wide[2] and wide[0] < k[2]:
+            if k[0] + k[2] > top + bottom:
+                wide[2] = max(bottom, min(wide[2], k[0]))
+            else:
+                wide[0] = min(top, max(wide[0], k[2]))
+    return wide[0], wide[1], wide[2], wide[3]

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,9 @@ def start_worker() -> None:
         threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def read_items(tasks: list[Task]) -> list[dict[str, Any]]:
-    """``read_item`` over several; one message between processes."""
-    return [read_item(task) for task in tasks]
+def read_items(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Records of several jobs; one message between processes."""
+    return [job.record() for job in jobs]
 
 
 def read_item(task: Task) -> dict[str, Any]:
@@ -159,6 +160,7 @@ def _store(task: Task) -> dict[str, Any]:
         "site": coded(task.secret, "site", facts["site"]) if facts.get("site") else None,
         "device": _device(facts, task.secret),
         "day": None if facts.get("day") is None else facts["day"] + day_pad(task.secret, task.key),
+        "region": facts.get("region"),
         "notes": study.notes,
         "boxes": study.boxes,
     }

@@ -20,8 +20,7 @@ def detect(source: Path) -> bool:
 def plan(source: Path, options: ScanOptions) -> Plan:
     """All files of known content below ``source``; the label table and mask files are no studies."""
     table, skip = None, set()
-    if options.out is not None:
-        skip.add(options.out.resolve())
+    skip |= {folder.resolve() for folder in (options.out, options.deidentified) if folder is not None}
     if options.labels not in (None, "folders"):
         path = labels.find_table(source, str(options.labels))
         skip |= {path, path.resolve()}
