@@ -84,6 +84,7 @@ def make_dataset(
                 "to_source": [float(v) for v in np.eye(4).reshape(-1)],
                 "site": f"site{patient % 3}",
                 "device": None,
+                "pixel_text": "public",
                 "label.finding": None if rng.random() < missing else f"class{label}",
                 **({"label.size": float(radius)} if regress else {}),
                 **({"label.a": str(int(label == classes - 1)), "label.b": str(int(index % 3 == 0))} if multilabel else {}),

@@ -499,12 +499,14 @@ def test_two_builds_agree_to_the_byte(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "b" / "figures" / path.name).read_bytes()
 
 
-def _dataset(root: Path, kind: str, array: np.ndarray, mask: np.ndarray | None = None) -> None:
+def _dataset(
+    root: Path, kind: str, array: np.ndarray, mask: np.ndarray | None = None, state: str | None = "public", region: list[int] | None = None
+) -> None:
     root.mkdir(parents=True)
     kept = store.write_array(root, array)
     mask_id = store.write_mask(root, mask).array_id if mask is not None else None
     row = dict.fromkeys(tables.SCHEMAS["manifest"]) | {"patient_id": "p000", "case_id": "c001", "array_id": kept.array_id, "mask_id": mask_id}
-    row |= {"kind": kind, "shape": list(kept.shape), "value_unit": "raw", "p005": kept.p005, "p995": kept.p995}
+    row |= {"kind": kind, "shape": list(kept.shape), "value_unit": "raw", "p005": kept.p005, "p995": kept.p995, "pixel_text": state, "region": region}
     tables.write(pl.DataFrame([row], schema=tables.SCHEMAS["manifest"]), root / "manifest.parquet", "manifest")
     frames = [{"array_id": kept.array_id, "frame": i, "mask_index": i - 3 if i in (3, 4, 5) else -1} for i in range(array.shape[1])]
     tables.write(
@@ -543,6 +545,31 @@ def test_gallery_shows_the_stored_picture_and_strips_and_contours(tmp_path: Path
     colour = np.asarray(traced.convert("RGB")).astype(int)
     yellow = (colour[..., 0] - colour[..., 2]) > 60
     assert traced.width == 2 * 128 + 2 and 200 < yellow.sum() < 2000 and "reference contours" in html
+
+
+@pytest.mark.parametrize("state", [None, "unchecked", "found", "clear", "blacked"])
+def test_thumbnails_are_masked_until_the_pixels_are_cleared(tmp_path: Path, state: str | None) -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    bright = np.full((1, 1, 32, 32), 1000, np.int16)
+    bright[..., 28:, :] = 0
+    cleared = state in ("clear", "blacked")
+    _dataset(tmp_path / "plain", "image", bright, state=state)
+    html = written(tmp_path / "plain" / "run", made(), {"dataset": ".."})
+    assert ("data:image/jpeg" in html, "pixels were not cleared of text" in html) == (cleared, not cleared)
+    _dataset(tmp_path / "region", "image", bright, state=state, region=[8, 4, 32, 28])
+    box = {"frame": 0, "top": 20, "left": 10, "bottom": 22, "right": 14, "kind": "name", "confidence": 1.0, "blacked": False}
+    array = tables.read(tmp_path / "region" / "manifest.parquet", "manifest")["array_id"][0]
+    tables.write(pl.DataFrame([{"array_id": array, **box}]), tmp_path / "region" / "text.parquet", "text")
+    html = written(tmp_path / "region" / "run", made(), {"dataset": ".."})
+    (data,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L").resize((32, 32), Image.Resampling.BOX)).astype(int)
+    assert pixels[10:17, 6:26].min() > 200  # the image region
+    outside, text = max(pixels[2:7].max(), pixels[:, :3].max(), pixels[:, 30:].max()), pixels[20:22, 10:14].max()
+    assert (outside > 200, text > 200) == (cleared, cleared)
 
 
 def test_shares_and_limits_of_agreement_against_closed_forms() -> None:
