@@ -1,4 +1,9 @@
-"""Thumbnails of cases, read from the store: one frame of an image, five of a video or a volume."""
+"""Thumbnails of cases, read from the store: one frame of an image, five of a video or a volume.
+
+Every page takes its pictures from here, and they fail closed: until the text pass has cleared a case (or its data
+set was said to be public), only the image region that the header names is shown, without the boxes in which text
+was found; without a region nothing is.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medgraft import store
+from medgraft import store, tables
 from medgraft.errors import UserError
 from medgraft.tables import Dataset
 
@@ -26,6 +31,7 @@ class Gallery:
         self.dataset, self.contours = dataset, contours
         self.rows: dict[str, dict[str, Any]] = {}
         self.traced: dict[str, list[tuple[int, int]]] = {}
+        self.texts: dict[str, list[tuple[int, int, int, int]]] = {}  # boxes with text of arrays that are not cleared
 
     def prepare(self, case_ids: list[str]) -> None:
         """Look the cases up at once, so that a large manifest is walked once."""
@@ -35,6 +41,11 @@ class Gallery:
 
         found = self.dataset.manifest.filter(pl.col("case_id").is_in(case_ids))
         self.rows = {row["case_id"]: row for row in found.iter_rows(named=True)}
+        if (self.dataset.root / "text.parquet").is_file():
+            arrays = [row["array_id"] for row in self.rows.values() if row["pixel_text"] not in CLEARED]
+            boxes = tables.read(self.dataset.root / "text.parquet", "text").filter(pl.col("array_id").is_in(arrays))
+            for array, *box in boxes.select("array_id", "top", "left", "bottom", "right").iter_rows():
+                self.texts.setdefault(array, []).append((box[0], box[1], box[2], box[3]))
         if self.contours:
             arrays = [row["array_id"] for row in self.rows.values() if row["mask_id"]]
             frames = self.dataset.frames.filter(pl.col("array_id").is_in(arrays) & (pl.col("mask_index") >= 0)).sort("frame")
@@ -44,7 +55,7 @@ class Gallery:
     def masked(self, case_id: str) -> bool:
         """Whether nothing of this case may be shown, for its pixels were not cleared and no header names the image region."""
         row = self.rows.get(case_id)
-        return row is not None and row.get("pixel_text", "public") not in CLEARED and row.get("region") is None
+        return row is not None and row["pixel_text"] not in CLEARED and row["region"] is None
 
     def picture(self, case_id: str, *, frame: int | None = None, side: int | None = None) -> dict[str, Any] | None:
         """``{data, width, height, strip}`` with the JPEG in base64; None where the case or its array is not at hand, or may not be seen.
@@ -99,6 +110,7 @@ class Gallery:
         display = row["value_unit"] == "display" and array.dtype == np.uint8
         low, high = (0.0, 255.0) if display else (row["p005"] or 0.0, row["p995"] or 1.0)
         scaled = np.clip((np.nan_to_num(picture) - low) / max(high - low, 1e-6), 0, 1) * 255
+        self._hide(scaled, row, top, left)
         colour = scaled[:3] if scaled.shape[0] >= 3 else np.repeat(scaled[:1], 3, axis=0)
         spacing = row["spacing"] or [None, None, None]
         aspect = (spacing[2] / spacing[1]) if spacing[1] and spacing[2] else 1.0
@@ -109,6 +121,19 @@ class Gallery:
                 grown = np.asarray(Image.fromarray(layer.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR)) > 127
                 tile[_edge(grown)] = CONTOURS[number % len(CONTOURS)]
         return tile
+
+
+    def _hide(self, scaled: np.ndarray, row: dict[str, Any], top: int, left: int) -> None:
+        """Blacken what may carry a name in a cut (C, h, w) whose corner lies at (top, left) of the frame."""
+        if row["pixel_text"] in CLEARED:
+            return
+        above, before, below, behind = row["region"]
+        inside = np.zeros(scaled.shape[1:], bool)
+        inside[max(0, above - top) : max(0, below - top), max(0, before - left) : max(0, behind - left)] = True
+        for above, before, below, behind in self.texts.get(row["array_id"], []):
+            more = 2 + (below - above) // 4  # the edges of letters lie outside
+            inside[max(0, above - more - top) : max(0, below + more - top), max(0, before - more - left) : max(0, behind + more - left)] = False
+        scaled[:, ~inside] = 0
 
 
 def _filled(array: np.ndarray, first: int, last: int) -> tuple[float, float]:

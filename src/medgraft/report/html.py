@@ -493,7 +493,18 @@ def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
         alt = text("missed_alt_strip" if picture and picture["strip"] else "missed_alt_image", case=clean(case, 80))
         alt += f" {text('missed_label')}: {label}" if label else ""
         patient = "" if view.patients_unknown or row.get("patient_id") is None else clean(row["patient_id"], 80)
-        items.append({"case": clean(case, 80), "label": label, "wrong": wrong, "patient": patient, "picture": picture, "alt": alt, "scores": scores})
+        items.append(
+            {
+                "case": clean(case, 80),
+                "label": label,
+                "wrong": wrong,
+                "patient": patient,
+                "picture": picture,
+                "masked": gallery.masked(case),
+                "alt": alt,
+                "scores": scores,
+            }
+        )
     quantity = text("heatmap_error" if view.task == "regress" else "heatmap_dice" if view.task == "segment" else "heatmap_probability")
     return {
         "rows": items,

@@ -385,6 +385,7 @@ STRINGS: dict[str, tuple[str, str]] = {
     "missed_alt_image": ("Image of case {case}.", "病例 {case} 的图像。"),
     "missed_alt_strip": ("Frames or slices of case {case}.", "病例 {case} 的数帧或数层。"),
     "missed_no_image": ("image not at hand", "图像不可用"),
+    "missed_masked": ("not shown: its pixels were not cleared of text (scan with text=black)", "未显示：像素中的文字尚未核查（扫描时用 text=black）"),
     "missed_label": ("Label", "标签"),
     "missed_patient": ("Patient", "患者"),
     "missed_contour": ("Outlines are the reference contours.", "轮廓线为参考勾画。"),
