@@ -14,7 +14,7 @@ from PIL import Image
 
 from medgraft.cli import main
 
-VERBS = ["demo", "scan", "run", "status", "report", "predict", "models", "simulate", "bench", "checks", "weights"]
+VERBS = ["demo", "scan", "audit", "run", "status", "report", "predict", "models", "simulate", "bench", "checks", "weights"]
 
 
 Command = Callable[..., list[str]]

@@ -122,7 +122,6 @@ class Gallery:
                 tile[_edge(grown)] = CONTOURS[number % len(CONTOURS)]
         return tile
 
-
     def _hide(self, scaled: np.ndarray, row: dict[str, Any], top: int, left: int) -> None:
         """Blacken what may carry a name in a cut (C, h, w) whose corner lies at (top, left) of the frame."""
         if row["pixel_text"] in CLEARED:
