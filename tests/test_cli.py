@@ -86,7 +86,7 @@ def test_scan_asks_for_the_patient_and_then_works(medgraft: Command, one_line: C
     assert "did you mean 'patient'" in one_line("scan", "my studies", "patiant=none", cwd=here)
     assert not (here / "data").exists()
     text = medgraft("scan", "my studies", "labels=labels.csv", "patient=patient", "out=data", cwd=here)
-    assert "4 cases (4 images) of 2 patients" in text[0] and text[-1] == f"data set {Path('data')}"
+    assert "4 cases (4 images) of 2 patients" in text[0] and f"data set {Path('data')}" in text
     (here / "my studies" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     text = medgraft("scan", "my studies", "labels=labels.csv", "patient=patient", "out=data", cwd=here, code=3)
     assert any("1 rejected" in line for line in text)

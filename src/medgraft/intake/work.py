@@ -28,6 +28,11 @@ class Job:
 
     key: str
 
+    @property
+    def fragile(self) -> bool:
+        """Whether it may bring its process down: then it is never done in the scan's own."""
+        return False
+
     def record(self) -> dict[str, Any]:
         raise NotImplementedError
 
@@ -42,6 +47,10 @@ class Task(Job):
     secret: bytes
     mask: str | None = None
     structures: tuple[int, ...] = ()
+
+    @property
+    def fragile(self) -> bool:
+        return self.item.fragile
 
     def record(self) -> dict[str, Any]:
         return read_item(self)
