@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from medgraft.models import surgery
 from medgraft.models.registry import backbone
-from medgraft.models.zoo import genesis
 
 
 def _step(convolution: nn.Module, width: int) -> list[nn.Module]:
@@ -100,7 +99,8 @@ class LinkNet3d(nn.Module):
 def published(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     """Kernels of (x, y, z) to (z, y, x), without the two biases that a norm takes away."""
     idle = ("tp_conv1.0.bias", "conv.0.bias")
-    return genesis.volume_axes({name: tensor for name, tensor in state.items() if name not in idle}, body)
+    turned = {name: tensor.permute(0, 1, 4, 3, 2).contiguous() if tensor.ndim == 5 else tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in turned.items() if name not in idle}
 
 
 @backbone(

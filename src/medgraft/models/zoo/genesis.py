@@ -8,7 +8,7 @@ and non-commercial research only, patent pending (licence of Arizona State Unive
 - Batch norm is normal. The origin's uses the batch's statistics in evaluation too, so what it says of a case
   depends on the cases beside it; ``bn_mode="batch"`` repeats that for its weights.
 - Sides divide by 8, not by 16 as its manual says: there are three poolings.
-- Volumes are (z, y, x) here and (x, y, z) there, so the name map turns the kernels.
+- Volumes are (z, y, x) here and (x, y, z) there, so the networks turn what comes in and what goes out.
 
 For 2D the project released neither code nor weights. The paper names a U-Net on ResNet-18 in the way of the library
 segmentation_models; here it is that of segmentation_models_pytorch, the same library's successor.
@@ -95,7 +95,10 @@ class Last(nn.Module):
 
 
 class Encoder3D(nn.Module):
-    """(B, C, D, H, W) -> (B, 512): the way down and the mean over space."""
+    """(B, C, D, H, W) -> (B, 512): the way down and the mean over space.
+
+    Inside, axes stand as (W, H, D), which the published kernels know; with the short axis last it is faster, too.
+    """
 
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -105,8 +108,8 @@ class Encoder3D(nn.Module):
         self.down_tr512 = Down(256, 256, norm)
 
     def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Maps of 64, 128, 256 and 512 channels, the sides halved from each to the next."""
-        full = self.down_tr64(x)
+        """Maps (B, c, W, H, D) of 64, 128, 256 and 512 channels, the sides halved from each to the next."""
+        full = self.down_tr64(x.transpose(2, 4))
         half = self.down_tr128(functional.max_pool3d(full, 2))
         quarter = self.down_tr256(functional.max_pool3d(half, 2))
         return full, half, quarter, self.down_tr512(functional.max_pool3d(quarter, 2))
@@ -127,12 +130,7 @@ class UNet3D(Encoder3D):
 
     def forward(self, x: Tensor) -> Tensor:
         full, half, quarter, deep = self.levels(x)
-        return self.out_tr(self.up_tr64(self.up_tr128(self.up_tr256(deep, quarter), half), full))
-
-
-def volume_axes(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
-    """Kernels that were trained on (x, y, z) arrays, turned for (z, y, x): ours on a volume is theirs on its transpose."""
-    return {name: tensor.permute(0, 1, 4, 3, 2).contiguous() if tensor.ndim == 5 else tensor for name, tensor in state.items()}
+        return self.out_tr(self.up_tr64(self.up_tr128(self.up_tr256(deep, quarter), half), full)).transpose(2, 4)
 
 
 @backbone(
