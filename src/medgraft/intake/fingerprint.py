@@ -67,8 +67,8 @@ def read_records(array: np.ndarray, row: dict[str, Any]) -> np.ndarray:
         plane = np.asarray(array[:, place, top:bottom, left:right])
         plane = plane[0] if len(plane) == 1 else plane.mean(axis=0)
         marks.append(_mark(plane))
-        shown = np.clip((np.nan_to_num(plane.astype(np.float32)) - low) / max(high - low, 1e-6), 0, 1)
-        grey.append(np.asarray(Image.fromarray(shown).resize((SIDE, SIDE), Image.Resampling.BOX)))
+        mean = np.asarray(Image.fromarray(plane.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BOX))
+        grey.append(np.clip((np.nan_to_num(mean) - low) / max(high - low, 1e-6), 0, 1))
     small = np.stack(grey)
     if row["kind"] == "volume":
         small, place = np.einsum("sd,dhw->shw", _areas(len(small), SLABS, 0.0, 1.0), small), places[len(places) // 2]
@@ -94,15 +94,16 @@ def _range(row: dict[str, Any], axis: int, size: int) -> tuple[int, int]:
 
 
 def _mark(plane: np.ndarray) -> str:
-    """Hash of a plane's values freed from offset and scale, so that a rescaled or widened copy has the same."""
+    """Hash of a plane's values in 256 steps from its least to its greatest, so that a rescaled or widened copy has the same."""
     low, high = float(np.nanmin(plane)), float(np.nanmax(plane))
-    factor = 65535.0 / (high - low) if high > low else 0.0
+    factor = 255.0 / (high - low) if high > low else 0.0
     if plane.dtype.kind in "ui" and plane.dtype.itemsize <= 2:  # few possible values: a table of them is faster than arithmetic
-        table = np.round((np.arange(int(low), int(high) + 1) - low) * factor).astype("<u2")
-        levels = table[plane.astype(np.int32) - int(low)]
+        span = np.arange(int(low), int(high) + 1)
+        table = np.round((span - low) * factor).astype(np.uint8)
+        levels = np.take(np.concatenate([np.zeros(int(low), np.uint8), table]), plane) if low >= 0 else table[plane.astype(np.int32) - int(low)]
     else:
-        levels = np.round((np.nan_to_num(plane.astype(np.float64), nan=low) - low) * factor).astype("<u2")
-    return hashlib.blake2b(repr(plane.shape).encode() + levels.tobytes(), digest_size=16).hexdigest()
+        levels = np.round((np.nan_to_num(plane.astype(np.float64), nan=low) - low) * factor).astype(np.uint8)
+    return hashlib.sha256(repr(plane.shape).encode() + levels.tobytes()).hexdigest()[:32]
 
 
 class Cache:
