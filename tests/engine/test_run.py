@@ -482,3 +482,23 @@ def test_bert_reads_frames_through_the_whole_run_and_serving(recipe, tmp_path) -
         recipe("models=[{model: efficientnet_lite0, strategy: frozen_logistic, join: bert}]")
     with pytest.raises(UserError, match="joins the frames of an image network"):
         flow.run(recipe(clip, "models=[{model: r3d_18, start: random, join: bert}]"), say=quiet)
+
+
+def test_the_same_pixels_in_training_and_test_are_a_warning_on_every_page(recipe) -> None:
+    from medgraft.engine import compare
+    from medgraft.report.text import Text
+
+    asked = recipe()
+    context, run = compare.prepare(asked, tables.load_dataset(asked.data))
+    assert not any("pixels" in w or "pictures" in w for w in run.info["warnings"])
+    first, second = (sorted(context.outer[fold]["test"])[0] for fold in (0, 1))
+    path = asked.data / "manifest.parquet"
+    manifest = tables.read(path, "manifest")
+    case = manifest.filter(pl.col("patient_id") == second)["case_id"][0]
+    array = manifest.filter(pl.col("patient_id") == first)["array_id"][0]
+    copied = pl.when(pl.col("case_id") == case).then(pl.lit(array)).otherwise("array_id").alias("array_id")
+    tables.write(manifest.with_columns(copied), path, "manifest")
+    _, run = compare.prepare(recipe("name=copied"), tables.load_dataset(asked.data))
+    warning = run.info["warnings"][-1]
+    assert "1 picture stands in training and test under two patients" in Text("en").say(warning)
+    assert "1 幅图像分属两名患者" in Text("zh").say(warning)

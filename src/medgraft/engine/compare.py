@@ -20,7 +20,7 @@ from medgraft.engine import external, fit
 from medgraft.engine.context import Context, infer_task, make_fabric, stage_arrays
 from medgraft.engine.search import inner_cells, search
 from medgraft.errors import UserError, WeightsAbsent
-from medgraft.intake import split
+from medgraft.intake import audit, split
 from medgraft.tables import Dataset
 
 
@@ -161,7 +161,11 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
             "device": str(fabric.device),
             "acquisition": acquisition(manifest),
             "unlabelled": len(dataset.manifest) - len(used),
-            "warnings": [*(config.COMPAT[name] for name in recipe.compat), *dataset.warnings],
+            "warnings": [
+                *(config.COMPAT[name] for name in recipe.compat),
+                *dataset.warnings,
+                *audit.same_pixels_in_two_roles(manifest, context.outer),
+            ],
             **({"negatives": kinds_of_negatives(context, manifest)} if recipe.negatives else {}),
         },
     )

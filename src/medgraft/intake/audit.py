@@ -317,15 +317,16 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda f: (SEVERITIES.index(f["severity"]), KINDS.index(f["kind"])))
 
 
-def crossing(manifest: pl.DataFrame, parts: dict[int, dict[str, set[str]]]) -> tuple[int, list[int]]:
-    """How many arrays stand under a patient that trains and another that is tested, and in which folds.
+def same_pixels_in_two_roles(manifest: pl.DataFrame, parts: dict[int, dict[str, set[str]]]) -> list[str]:
+    """The warning that a run must carry when an array stands under a patient that trains and another that is tested, else nothing.
 
-    ``parts`` maps a fold to ``{"train": patients, "test": patients}``. Only stored arrays are compared, so it costs nothing.
+    ``parts`` maps an outer fold to ``{"train": patients, "test": patients}``. Only stored arrays are compared, so it costs nothing.
     """
     shared = manifest.group_by("array_id").agg(pl.col("patient_id").unique()).filter(pl.col("patient_id").list.len() > 1)
     groups = [set(p) for p in shared["patient_id"].to_list()]
-    crossed = [(n, fold) for n, g in enumerate(groups) for fold, p in parts.items() if g & p.get("train", set()) and g & p.get("test", set())]
-    return len({n for n, _ in crossed}), sorted({fold for _, fold in crossed})
+    crossed = [n for n, g in enumerate(groups) if any(g & p.get("train", set()) and g & p.get("test", set()) for p in parts.values())]
+    number = len(crossed)
+    return [f"{number} pictures stand in training and test under two patients: see medgraft audit"] if number else []
 
 
 # ------------------------------------------------------------------------------------------ acquisition facts

@@ -331,7 +331,7 @@ class Page:
             rows.append(
                 {
                     "name": _capital(fact_name(fact["name"], self.text)),
-                    "values": self._values(fact),
+                    "what": self._values(fact),
                     "by_class": shown[0] if shown else "",
                     "cells": cells,
                 }
