@@ -136,9 +136,24 @@ def test_models_and_weights_can_be_looked_up(medgraft: Command, one_line: Callab
     lite = next(line for line in text if line.startswith("efficientnet_lite0.imagenet"))
     assert "efficientnet-lite0" in lite and "absent" not in lite and "Apache-2.0" in lite
     assert any("mobilenet_v2_imagenet_fp16.pth" in line and "absent" in line for line in text)
+    assert max(map(len, text)) <= 200
+    dense = medgraft("weights", "list", "dense", cwd=tmp_path)
+    assert len(dense) < len(text) and not any(line.startswith("efficientnet_lite0") for line in dense)
+    one = medgraft("weights", "list", "ig65m_8", cwd=tmp_path)
+    assert one[0].split() == ["card", "r2plus1d_34.ig65m_8"] and any(line.split()[:2] == ["sha256", "9bae36ae"] for line in one)
+    assert "no card has this" in one_line("weights", "list", "no_such_card", cwd=tmp_path)
     text = medgraft("weights", "verify", "weights=[mine]", cwd=tmp_path, code=2)
     assert any(line.startswith("efficientnet_lite0.imagenet") and line.endswith("whole") for line in text)
     assert any("mobilenet_v2_imagenet_fp16.pth" in line and "whole" not in line for line in text)
+
+
+def test_weights_travel_in_a_pack(medgraft: Command, one_line: Callable[..., str], tmp_path: Path) -> None:
+    text = medgraft("weights", "pack", "usb.tar", "efficientnet_lite0", "c3d", cwd=tmp_path)
+    assert "Apache-2.0" in text[0] and "1 files" in text[1] and "c3d.sports1m" in text[2]
+    assert "1 files put into mine" in medgraft("weights", "unpack", "usb.tar", "into=mine", cwd=tmp_path)[0]
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["efficientnet-lite0-57934424.pth"]
+    (tmp_path / "usb.tar").write_bytes(b"noise")
+    assert "usb.tar" in one_line("weights", "unpack", "usb.tar", "into=mine", cwd=tmp_path)
 
 
 def test_checks_say_what_the_machine_offers(medgraft: Command, tmp_path: Path) -> None:

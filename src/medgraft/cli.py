@@ -35,6 +35,10 @@ app = typer.Typer(
 
 Words = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="options as key=value; nested ones with dots", show_default=False)]
 
+Queries = Annotated[
+    list[str] | None, typer.Argument(metavar="[2d|3d|dense|features|PART] KEY=VALUE", help="which cards, and options", show_default=False)
+]
+
 
 def _with_keys(model: str) -> type[TyperCommand]:
     """A command whose help lists the keys of a config (``module:class``), imported only when that help is asked for."""
@@ -205,23 +209,47 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 
 
-@weights_app.command("list", epilog="Example: medgraft weights list weights=[my_weights]")
-def weights_list(words: Words = None) -> None:
-    """All weight cards, and whether their file is here."""
+@weights_app.command("list", epilog="Examples: medgraft weights list 3d; medgraft weights list ig65m_8; medgraft weights list weights=[my_weights]")
+def weights_list(words: Queries = None) -> None:
+    """Weight cards, and whether their file is here; all that is known of a card where three at most are meant."""
     from medgraft.models import catalogue
 
-    typer.echo(catalogue.weights_text(**_folders(_checked(_values(words), weights=[]))))
+    query, options = _query(words)
+    typer.echo(catalogue.weights_text(query=query, **_folders(_checked(_values(options), weights=[]))))
 
 
 @weights_app.command("verify", epilog="Example: medgraft weights verify weights=[my_weights]")
-def weights_verify(words: Words = None) -> None:
+def weights_verify(words: Queries = None) -> None:
     """Check the hash of every weight file that is here."""
     from medgraft.models import catalogue
 
-    text, good = catalogue.verify_text(**_folders(_checked(_values(words), weights=[])))
+    query, options = _query(words)
+    text, good = catalogue.verify_text(query=query, **_folders(_checked(_values(options), weights=[])))
     typer.echo(text)
     if not good:
         raise typer.Exit(2)
+
+
+@weights_app.command("pack", epilog="Examples: medgraft weights pack weights.tar; medgraft weights pack usb/weights r2plus1d_34 torchvision:resnet50")
+def weights_pack(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="what to write")],
+    words: Annotated[list[str] | None, typer.Argument(metavar="NAME KEY=VALUE", help="networks or cards (none: the zoo), then key=value")] = None,
+) -> None:
+    """Collect the weight files that are here, for a machine without a network, with a list of hashes and licences."""
+    from medgraft.models import pack
+
+    names = [word for word in words or [] if "=" not in word]
+    folders = _folders(_checked(_values([word for word in words or [] if "=" in word]), weights=[]))
+    typer.echo(pack.pack(out, pack.cards_of(names), **folders).text())
+
+
+@weights_app.command("unpack", epilog="Example: medgraft weights unpack weights.tar into=my_weights")
+def weights_unpack(source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="a pack")], words: Words = None) -> None:
+    """Check every file of a pack and put it where weights are looked for, or into a folder (into=DIR)."""
+    from medgraft.models import pack
+
+    values = _checked(_values(words), into=None)
+    typer.echo(pack.unpack(source, into=Path(values["into"]) if values["into"] else None).text())
 
 
 @weights_app.command("convert", epilog="Example: medgraft weights convert SLOWFAST_8x8_R50.pkl")
@@ -235,6 +263,14 @@ def weights_convert(
     values = _checked(_values(words), out=None)
     made = convert.convert(file, Path(values["out"]) if values["out"] else None)
     typer.echo(f"{made}, with a note of the hashes of both files in {made.name}.sha256")
+
+
+def _query(words: list[str] | None) -> tuple[str, list[str]]:
+    """A word that is no key=value, and the rest."""
+    plain = [word for word in words or [] if "=" not in word]
+    if len(plain) > 1:
+        raise UserError("one kind or one part of a name at a time", case=" ".join(plain))
+    return "".join(plain), [word for word in words or [] if "=" in word]
 
 
 def _folders(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medgraft.errors import UserError, WeightsAbsent
@@ -36,50 +37,82 @@ def text(query: str = "") -> str:
 
 
 def here(card: WeightCard, folders: Sequence[Path] = ()) -> Path | None:
-    """The card's file on this machine, or None. Never downloads."""
+    """The card's file on this machine (the first part of one that is not joined yet), or None. Never downloads or writes."""
     try:
-        return weights.locate(card, folders=folders, download=False)
+        return weights.locate(replace(card, shards=()), folders=folders, download=False)
     except WeightsAbsent:
-        return None
+        return next(iter(weights.shards(card)), None)
 
 
-def own_cards() -> list[WeightCard]:
-    """The cards of the zoo's networks."""
-    return [card for name in registry.names() for card in weights.cards(name)]
+def own_cards(query: str = "") -> list[WeightCard]:
+    """The cards of the zoo's networks; ``query`` is a kind (2d, 3d, dense, features) or part of a card's name or source data."""
+    kind = query if query in ("2d", "3d", "dense", "features") else None
+    found = [card for name in registry.names(kind) for card in weights.cards(name)]
+    if query and kind is None:
+        found = [card for card in found if query.lower() in card.name.lower() or query.lower() in card.source_data.lower()]
+        if not found:
+            raise UserError("no card has this in its name or source data", case=query, fix="see `medgraft weights list`")
+    return found
 
 
-def weights_text(folders: Sequence[Path] = ()) -> str:
-    """All cards of the zoo: data, licence, size, and where the file lies."""
+def weights_text(folders: Sequence[Path] = (), query: str = "") -> str:
+    """Cards of the zoo: data, licence, size, and whether the file is here; all that is known where there are three at most."""
+    found = own_cards(query)
+    if len(found) <= 3:
+        return "\n\n".join(_details(card, folders) for card in found)
     rows = [("card", "trained on", "licence", "MB", "file")]
-    for card in own_cards():
+    for card in found:
+        rows.append((card.name, _short(card.source_data, 34), _short(card.licence, 24), _megabytes(card), _place(card, folders)))
+    return _table(rows) + "\n* by download=true. All about one: medgraft weights list NAME"
+
+
+def _megabytes(card: WeightCard) -> str:
+    return f"{card.size_bytes / 1e6:.0f}" if card.size_bytes else "?"
+
+
+def _place(card: WeightCard, folders: Sequence[Path]) -> str:
+    try:
         path = here(card, folders)
-        size = f"{card.size_bytes / 1e6:.0f}" if card.size_bytes else "?"
-        place = path.name if path else f"absent: {card.file_name}" + (" (download=true fetches it)" if card.addresses else "")
-        rows.append((card.name, card.source_data, card.licence, size, place))
-    return _table(rows)
+    except UserError as error:
+        return error.cause
+    if path is None:
+        return f"absent: {card.file_name}" + ("*" if card.addresses else "")
+    return f"{len(card.shards)} parts, joined when first used" if path in weights.shards(card) else path.name
 
 
-def verify_text(folders: Sequence[Path] = ()) -> tuple[str, bool]:
-    """Check the hash of each file that is here; returns the text and whether all are whole."""
+def _details(card: WeightCard, folders: Sequence[Path]) -> str:
+    """Every field of a card that says something, one a line."""
+    rows = [("card", card.name), ("file", _place(card, folders)), ("name", card.file_name), ("MB", _megabytes(card))]
+    rows += [("sha256", card.sha256 or "none published"), ("licence", card.licence), ("trained on", card.source_data)]
+    rows += [("accuracy", card.accuracy or "not stated"), ("paper", card.paper), ("input", " x ".join(map(str, card.input_size)))]
+    values = f"0 to {card.range:g}, minus {_numbers(card.mean)}, over {_numbers(card.std)}, {card.channels} channels"
+    rows += [("values", ("standardised, " if card.standardise else "") + values + (f" {card.channel_order}" if card.channels == 3 else ""))]
+    rows += [("package", card.package), *(("address", address) for address in card.addresses), ("notes", card.notes)]
+    return _table([row for row in rows if row[1]])
+
+
+def _numbers(values: Sequence[float]) -> str:
+    same = values[:1] if len(set(values)) == 1 else values
+    return " ".join(f"{v:.6g}" for v in same)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip(" ,;(") + "\u2026"
+
+
+def verify_text(folders: Sequence[Path] = (), query: str = "") -> tuple[str, bool]:
+    """Check the hash of each file that is here; returns the text and whether all are whole. Parts are joined for it."""
     rows, good = [("card", "file", "state")], True
-    for card in own_cards():
+    for card in own_cards(query):
         path = None
         try:
-            path = here(card, folders)
-            if path is None:
-                continue
-            state = (
-                "whole, converted"  # its hashes stand in its note, and were checked when it was found
-                if path == convert.twin(path.with_name(card.file_name))
-                else "whole"
-                if card.sha256 and weights.sha256(path).startswith(card.sha256)
-                else "no hash on the card"
-                if not card.sha256
-                else "hash differs"
-            )
+            path = weights.locate(card, folders=folders)  # checks size and hash
+            converted = path == convert.twin(path.with_name(card.file_name))  # its hashes stand in its note
+            state = "whole, converted" if converted else "whole" if card.sha256 else "no hash on the card"
+        except WeightsAbsent:
+            continue
         except UserError as error:
-            state = str(error)
-        good = good and state in ("whole", "whole, converted", "no hash on the card")
+            state, good = str(error), False
         rows.append((card.name, path.name if path else card.file_name, state))
     return _table(rows), good
 
