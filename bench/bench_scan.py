@@ -111,7 +111,8 @@ def scan(source: Path, out: Path, workers: int, watch: Callable[[int], None] | N
     code = (
         "import sys, time; from pathlib import Path; from medgraft.intake.scan import ScanOptions, scan\n"
         "if __name__ == '__main__':\n"
-        " t = time.monotonic(); scan(Path(sys.argv[1]), ScanOptions(out=Path(sys.argv[2]), patient='none', workers=int(sys.argv[3]), progress=False))\n"
+        " options = ScanOptions(out=Path(sys.argv[2]), patient='none', workers=int(sys.argv[3]), progress=False)\n"
+        " t = time.monotonic(); scan(Path(sys.argv[1]), options)\n"
         " print(time.monotonic() - t)\n"
     )
     script = out.parent / "scan_once.py"
@@ -170,7 +171,8 @@ def main() -> int:
                 size = sum(p.stat().st_size for p in (root / kind).iterdir()) / cines / FRAMES / 1e3
                 rate = cines * FRAMES / scan(root / kind, root / f"out-{kind}", WORKERS)
                 held &= rate >= BARS["cine"]
-                print(f"{cines} cines of {FRAMES}x480x640 as {kind}, {size:.0f} KB a frame: {rate:6.0f} frames a second (bar {BARS['cine']:.0f})", flush=True)
+                what = f"{cines} cines of {FRAMES}x480x640 as {kind}, {size:.0f} KB a frame"
+                print(f"{what}: {rate:6.0f} frames a second (bar {BARS['cine']:.0f})", flush=True)
         if arguments.only in (None, "memory"):
             peaks = []
             for times in (1, 5):

@@ -182,6 +182,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     return write_bytes(path, text.encode("utf-8"))
 
 
+def no_formula(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula, quoted; other values as they are. White space is one line's."""
+    if not isinstance(value, str):
+        return value
+    cell = " ".join(value.split())
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")) else cell
+
+
+def write_csv(frame: pl.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """A table for people, as CSV without a formula in it: names of columns and text may come from strangers' labels."""
+    frame = frame.with_columns(pl.col(pl.String).map_elements(no_formula, return_dtype=pl.String))
+    return write_text(path, frame.rename({c: no_formula(c) for c in frame.columns}).write_csv())
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write JSON (NaN becomes null) so that it appears whole or not at all."""
     return write_text(path, json.dumps(_without_nan(value), ensure_ascii=False, indent=1, sort_keys=False) + "\n")

@@ -289,17 +289,12 @@ def _place(image: SimpleITK.Image, line: dict[str, Any]) -> None:
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(k for row in rows for k in row))
-    lines = [names, *[[_plain(row.get(n, "")) for n in names] for row in rows]]
+    lines = [[tables.no_formula(n) for n in names], *[[tables.no_formula(row.get(n, "")) for n in names] for row in rows]]
     import io
 
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(lines)
     tables.write_text(path, stream.getvalue())
-
-
-def _plain(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula is quoted."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
 
 
 def outside(line: dict[str, Any], ranges: dict[str, Any]) -> str:

@@ -8,7 +8,9 @@ never a guess.
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
+import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +42,11 @@ PATH_NAMES = (
     "case_id",
 )
 BOX_COLUMNS = ("x", "y", "width", "height")
+_MOST_COLUMNS = 4096
+_MOST_WORKBOOK = 256 << 20  # bytes of a workbook, packed or not
+_MOST_CELLS = 20_000_000  # cells of the range that a sheet uses
+_CELL = re.compile(rb'\br="([A-Z]{1,3})(\d{1,7})"')  # the address of a cell in a sheet (ECMA-376 18.3.1.4)
+_REPEATED = re.compile(rb'number-(?:columns|rows)-repeated="(\d{1,12})"(?=[^>]*value-type)')  # a filled cell said many times (OpenDocument)
 MOST_CLASSES_OF_NUMBERS = 10  # more distinct integers than this are a quantity
 
 
@@ -94,12 +101,17 @@ def read_table(path: Path) -> pl.DataFrame:
     """A CSV (comma, semicolon or tab) or Excel table, every cell as text, empty cells as null."""
     try:
         if path.suffix.lower() in (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"):
+            _check_workbook(path)
             table = pl.read_excel(path, engine="calamine", read_options={"dtypes": "string"})
         else:
             with path.open(encoding="utf-8-sig", errors="replace") as stream:
                 first = stream.readline(1 << 16)
             separator = max(",;\t", key=first.count)
+            if first.count(separator) >= _MOST_COLUMNS:
+                raise UserError(f"declares more than {_MOST_COLUMNS} columns", case=path.name, fix="keep the columns that are labels")
             table = pl.read_csv(path, infer_schema=False, separator=separator, encoding="utf8-lossy")
+    except UserError:
+        raise
     except Exception as error:  # polars and calamine raise many kinds; each means the same to the user
         raise UserError(
             f"not a readable table ({type(error).__name__})", case=path.name, fix="save it as CSV (UTF-8) with one header line"
@@ -112,6 +124,35 @@ def read_table(path: Path) -> pl.DataFrame:
     if table.height == 0:
         raise UserError("the labels table has no rows", case=path.name, fix="give a table with a header and one row a case")
     return table
+
+
+def _check_workbook(path: Path) -> None:
+    """Refuse a workbook that would unfold to more than labels can be: calamine holds every cell of the range that is used."""
+    too_much = UserError(
+        "a workbook that unfolds to more than labels can be (decompression bomb?)", case=path.name, fix="save the columns that are labels as CSV"
+    )
+    if path.stat().st_size > _MOST_WORKBOOK:
+        raise too_much
+    if not zipfile.is_zipfile(path):
+        return  # .xls holds no more cells than its bytes
+    with zipfile.ZipFile(path) as book:
+        parts = book.infolist()
+        if len(parts) > 10_000 or sum(part.file_size for part in parts) > _MOST_WORKBOOK:
+            raise too_much
+        for part in parts:
+            if not part.filename.endswith(".xml"):
+                continue
+            column = row = seen = 0
+            with book.open(part) as stream:
+                tail = b""
+                while block := stream.read(1 << 20):
+                    seen += len(block)
+                    for letters, digits in _CELL.findall(tail + block):
+                        column = max(column, sum((c - 64) * 26**i for i, c in enumerate(reversed(letters))))
+                        row = max(row, int(digits))
+                    if any(int(n) > 100_000 for n in _REPEATED.findall(tail + block)) or seen > _MOST_WORKBOOK or column * row > _MOST_CELLS:
+                        raise too_much
+                    tail = block[-64:]
 
 
 def normal(text: str) -> str:

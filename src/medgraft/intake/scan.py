@@ -911,13 +911,8 @@ def write_rejects(rejects: list[Reject], path: Path) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(list(tables.SCHEMAS["rejects"]))
-    writer.writerows([_plain(c) for c in (r.source, r.reason, r.fix)] for r in rejects)
+    writer.writerows([tables.no_formula(c) for c in (r.source, r.reason, r.fix)] for r in rejects)
     return tables.write_text(path, text.getvalue())
-
-
-def _plain(cell: str) -> str:
-    cell = " ".join(cell.split())
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
 
 
 def _write_sources(out: Path, source: Path, items: list[Item], names: dict[str, str], outside: Names) -> None:

@@ -709,6 +709,6 @@ def write_tables(summary: dict[str, Any], run_dir: str | Path) -> None:
     columns = ["a", "b", "metric", "difference", "low", "high", "p", "p_holm", "method", "p_superior", "n"]
     schema = {c: pl.String if c in ("a", "b", "metric", "method") else pl.Int64 if c == "n" else pl.Float64 for c in columns}
     rows = [{c: _finite(pair[c]) if schema[c] == pl.Float64 else pair[c] for c in columns} for pair in summary["pairs"]]
-    tables.write_text(run_dir / "leaderboard.csv", leaderboard(summary).write_csv())
-    tables.write_text(run_dir / "pairs.csv", pl.DataFrame(rows, schema=schema).write_csv())
+    tables.write_csv(leaderboard(summary), run_dir / "leaderboard.csv")
+    tables.write_csv(pl.DataFrame(rows, schema=schema), run_dir / "pairs.csv")
     tables.write_json(run_dir / "summary.json", summary)
