@@ -329,3 +329,67 @@ def test_claims_get_a_verdict_and_absent_weights_are_not_a_result(recipe) -> Non
     assert record["state"] == "not run: weights absent"
     page = (root / "report.zh.html").read_text(encoding="utf-8")
     assert "对来源论断的检验" in page and "无发表数值" in page and "缺少权重文件" in page
+
+
+# ---------------------------------------------------------------------------------------- recipes and figures
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_can_be_read(path: Path) -> None:
+    made = config.load_recipe(path)
+    assert made.models and all(made.arm_settings(arm) and made.arm_window(arm) for arm in made.models)
+    for arm in made.models:
+        registry.info(arm.model)
+
+
+def test_the_recipe_says_what_the_rows_say() -> None:
+    """Adam with decoupled decay from 1e-3 to 1e-4, one epoch of warm-up, 30 epochs with early stopping, best kept every 10; all four networks."""
+    made = config.load_recipe(RECIPES / "rsna_pneumonia.yaml")
+    train = made.train
+    assert (train.optimizer, train.learning_rate, train.end_rate, train.weight_decay) == ("adamw", 1e-3, 1e-4, 1e-4)
+    assert (train.epochs, train.warmup_epochs, train.keep_every, train.tta, train.augment) == (30, 1, 10, 8, "xray_geometry") and train.patience
+    assert made.split.kind == "holdout" and (made.split.test_share, made.split.selects) == (0.2, 0.125)
+    arms = {arm.id: arm for arm in made.models}
+    for bare in ("vgg19", "resnet50", "densenet121", "inception_v3"):
+        frozen = made.arm_train(arms[f"torchvision:{bare} · imagenet · frozen"])
+        assert frozen.augment == "none" and f"torchvision:{bare} · imagenet · finetune" in arms
+    source = made.arm_train(arms["torchvision:inception_v3 · imagenet · frozen at the source's rate"])
+    assert (source.learning_rate, source.epochs, source.schedule) == (1e-5, 10, "constant")
+    assert made.arm_window(arms["torchvision:inception_v3 · imagenet · finetune"]).size == 299
+    for name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v2_folded"):
+        assert {f"{name} · imagenet · {way}" for way in ("finetune", "frozen", "frozen at the source's rate")} <= set(arms)
+
+
+def test_early_stopping_ends_a_fit_and_the_refit_takes_its_best_step(recipe) -> None:
+    words = "train={epochs: 30, batch_size: 8, learning_rate: 3e-3, evaluations: 30, patience: 2}"
+    root = flow.run(recipe(words, signal=0.0), say=quiet)
+    records = runs.Run.open(root).records()
+    inner = [r for r in records if r["inner"] >= 0]
+    refits = [r for r in records if r["inner"] < 0]
+    assert inner and all(r["best_step"] < r["horizon"] for r in inner)
+    for record in inner:
+        log = fit.read_log(root / "cells" / record["hash"] / "log.csv")
+        assert len(log) < 30 and log[-1]["step"] < record["horizon"]  # it stopped
+        best = max(log, key=lambda row: row["select_score"])
+        assert record["best_step"] == best["step"]
+        twin = next(r for r in refits if r["outer"] == record["outer"])
+        share = record["best_step"] / record["horizon"]
+        assert twin["best_step"] / twin["horizon"] == pytest.approx(share, abs=0.02)
+
+
+def test_ways_of_one_network_stand_side_by_side(recipe) -> None:
+    models = (
+        f"models=[{{model: '{MODEL}', start: random}}, {{model: '{MODEL}', start: random, strategy: frozen}}, "
+        "{model: 'timm:test_resnet', start: random}]"
+    )
+    root = flow.run(recipe(models, "report=true", "train.epochs=2"), say=quiet)
+    page = (root / "report.html").read_text(encoding="utf-8")
+    assert "Fine-tuning or frozen features" in page
+    drawn = (root / "figures" / "ways.svg").read_text(encoding="utf-8")
+    assert "test_efficientnet" in drawn and "test_resnet" not in drawn  # a network used in one way has nothing to stand beside
+    alone = flow.run(recipe("name=alone", "report=true", "train.epochs=2"), say=quiet)
+    assert not (alone / "figures" / "ways.svg").exists() and "Fine-tuning or frozen features" not in (alone / "report.html").read_text(
+        encoding="utf-8"
+    )
