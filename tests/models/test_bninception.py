@@ -76,7 +76,7 @@ def test_the_outputs_see_the_kind_of_the_last_pools(name: str) -> None:
 
 
 def test_norms_of_the_published_file_have_a_leading_axis() -> None:
-    """Caffe's (1, C) is (C,) here; a convolution or the classifier with one row is left as it is."""
+    """Caffe's (1, C) is (C,) here."""
     state = {n: torch.zeros(s) for n, s in GOLDEN["tensors"].items() if not n.endswith("num_batches_tracked")}
     file: dict[str, Tensor] = {n: t.unsqueeze(0) if "_bn." in n else t for n, t in state.items()}
     assert file["inception_3a_1x1_bn.running_var"].shape == (1, 64)

@@ -134,7 +134,7 @@ class BNInception(nn.Module):
 
 def published(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     """Names of the published file (``inception_3a_1x1``) to ours; its norms come as (1, C), a trace of Caffe."""
-    squeezed = {k: v[0] if v.ndim == 2 and v.shape[0] == 1 and not k.endswith("linear.weight") else v for k, v in state.items()}
+    squeezed = {k: v[0] if "_bn." in k and v.ndim == 2 else v for k, v in state.items()}
     return {re.sub(r"^inception_(\d[a-e])_", r"inception_\1.", k): v for k, v in squeezed.items()}
 
 
