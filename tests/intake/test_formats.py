@@ -535,6 +535,32 @@ def test_numbered_pictures_stay_pictures_unless_asked(tmp_path: Path) -> None:
     assert {kind for kind, _ in found.values()} == {"image"} and len(found) == 13
 
 
+def test_every_frame_of_dicom_is_exported_under_its_name(tmp_path: Path, rng: np.random.Generator) -> None:
+    """CEUS-P01: ``<tumour>/<tumour>_<video>_<index>.bmp``, grey and colour; a scan of the export gives the same arrays."""
+    source = tmp_path / "in"
+    for folder in ("17", "18"):
+        (source / folder).mkdir(parents=True)
+    frames = rng.integers(0, 256, (9, 10, 12), dtype=np.uint8)
+    rgb = smooth(10, 12, 8)
+    write_dicom(source / "17" / "b.dcm", frames, NumberOfFrames=9, FrameTime=100)
+    ybr = write_dicom(source / "17" / "c.dcm", rgb, **RGB | {"PhotometricInterpretation": "YBR_FULL"}, NumberOfFrames=8, FrameTime=100)
+    ybr.PixelData = ybr_of(rgb).tobytes()
+    ybr.save_as(source / "17" / "c.dcm")
+    write_dicom(source / "18_4.dcm", frames[::-1].copy(), NumberOfFrames=9, FrameTime=100)
+    for export_as in ("bmp", "png"):
+        found, first = scanned(source, tmp_path / "out", colour=True, export=tmp_path / export_as, export_as=export_as)
+        assert set(found) == {"b", "c", "18_4"}
+        names = {p.relative_to(tmp_path / export_as).as_posix() for p in (tmp_path / export_as).rglob("*.*")}
+        assert names == {f"{t}/{t}_{v}_{n}.{export_as}" for t, v, count in (("17", 1, 9), ("17", 2, 8), ("18", 1, 9)) for n in range(1, count + 1)}
+        shown = np.asarray(Image.open(tmp_path / export_as / "17" / f"17_2_3.{export_as}"))
+        assert np.abs(shown.astype(int) - rgb[2]).max() <= 3
+        again, second = scanned(tmp_path / export_as, tmp_path / f"again-{export_as}", colour=True)
+        assert {kind for kind, _ in again.values()} == {"video"} and set(again) == {"17_1", "17_2", "18_1"}
+        assert set(first.manifest["array_id"]) == set(second.manifest["array_id"])
+    report = scan(source, ScanOptions(out=tmp_path / "coded", patient="none", export=tmp_path / "codes"))
+    assert report.exported.startswith("26 frames") and not any(p.name == "17" for p in (tmp_path / "codes").iterdir())
+
+
 def test_frames_of_one_video_must_agree(tmp_path: Path) -> None:
     source = tmp_path / "in"
     write_frames(source / "17", [f"17_1_{n}.bmp" for n in range(8)])

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 import medgraft
 from medgraft import store, tables
 from medgraft.errors import UserError
-from medgraft.intake import deidentify, labels, plan, text, work
+from medgraft.intake import deidentify, export, labels, plan, text, work
 from medgraft.intake.keys import Names, append_private, code, load_key, shape_of, write_private
 from medgraft.intake.labels import Matched, Reject, Target
 from medgraft.intake.layouts import find_layout
@@ -76,6 +76,8 @@ class ScanOptions(BaseModel):
     frames: Literal["folder", "files"] | None = Field(
         None, description="`folder`: numbered pictures of one folder are the frames of one video; `files`: never; default: where names leave no doubt"
     )
+    export: Path | None = Field(None, description="also write every frame of images and videos below this folder, <tumour>_<video>_<index>.bmp")
+    export_as: Literal["bmp", "png"] = Field("bmp", description="format of exported frames")
     unit: Literal["display", "HU", "raw"] | None = Field(None, description="value unit, where the files do not say it")
     label_level: Literal["case", "study", "patient"] = Field("case", description="the level at which labels live")
     layout: str | None = Field(None, description="rsna, medmnist or folder; default: told from the source, folder where labels=FILE is given")
@@ -124,6 +126,7 @@ class ScanReport:
     notes: list[str]
     seconds: float
     reasons: dict[str, int] = field(default_factory=dict)
+    exported: str = ""
     copies: str = ""
 
     def text(self) -> str:
@@ -144,7 +147,7 @@ class ScanReport:
         if self.rejected:
             lines.append(f"{self.rejected} rejected, see {self.out / 'rejects.csv'}:")
             lines += [f"  {n} x {reason}" for reason, n in list(self.reasons.items())[:8]]
-        lines += [self.copies] if self.copies else []
+        lines += [line for line in (self.exported, self.copies) if line]
         lines.append(f"data set {self.out}")
         return "\n".join(lines)
 
@@ -219,6 +222,11 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
         pixels.search([study for _, study in compose.cases([])])
         copies = _copies(compose) if options.deidentified is not None else 0
         manifest, info, all_rejects = compose(True)
+    exported = 0
+    if options.export is not None:
+        of_case = {names[i.key]: i.key for i in items}
+        tumours = export.video_names({c: of_case[c] for c in manifest["case_id"]}, lambda name: outside.of("case", name))
+        exported = export.write_frames(out, manifest, tumours, options.export, options.export_as)
     _write_sources(out, source, items, names, outside)
     reasons = Counter(r.reason for r in all_rejects)
     return ScanReport(
@@ -237,6 +245,7 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
         notes=info["notes"],
         seconds=time.monotonic() - began,
         reasons=dict(reasons.most_common()),
+        exported=f"{exported} frames in {options.export}" if options.export is not None else "",
         copies=f"{copies} de-identified files in {options.deidentified}" if options.deidentified is not None else "",
     )
 
