@@ -162,7 +162,10 @@ def clean(dataset: Dataset, names: Names, patient: str, days: int | None) -> Non
     _clean(dataset, names, days)
     dataset.PatientID = dataset.PatientName = patient
     for holder, element in list(_holders(dataset)):
-        if element.keyword in ("PatientID", "PatientName", "PixelData") or not private & _said(element):
+        if element.keyword in ("PatientID", "PatientName", "PixelData") or element.VR in ("UI", "DA", "TM", "DT"):
+            continue
+        said = private & _said(element)
+        if not said or (element.VR in ("IS", "DS") and max(map(len, said)) < 6):  # a small number is no name
             continue
         if element.VR not in _TEXT and element.VR != "PN":
             raise Unreadable(f"a name of its header remains in {element.keyword or element.tag}", fix="clean this element at its source")
@@ -189,7 +192,7 @@ def _holders(dataset: Dataset) -> Iterator[tuple[Dataset, Any]]:
 
 def _clean(dataset: Dataset, names: Names, days: int | None) -> None:
     for tag in list(dataset.keys()):
-        if tag.is_private or tag.element == 0:
+        if tag.is_private or tag.element == 0 or tag.group & 0xFF00 in (0x5000, 0x6000):  # curves and overlays may be drawn names
             del dataset[tag]
             continue
         element = dataset[tag]

@@ -17,6 +17,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -198,6 +199,8 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
     masks, items, more = _masks(source, table, items, wanted, options)
     rejects += more
     patients = _patients(items, wanted)
+    if options.identity == "code":
+        _nameless(wanted)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -343,6 +346,18 @@ def _patients(items: list[Item], wanted: Wanted) -> dict[str, str]:
             fix="fill it in, or say patient=none (one person may then stand in training and test)",
         )
     return {k: v for k, v in given.items() if v is not None}
+
+
+def _nameless(wanted: Wanted) -> None:
+    """Refuse classes, parts and facts that look like people: their text would stand in every table and report."""
+    rows = wanted.matched.rows.values() if wanted.matched is not None else ()
+    for column in [*wanted.targets, *wanted.split, *wanted.facts]:
+        for value in {r.values[column] for r in rows if column in r.values}:
+            if labels.as_number(value) is None and re.search(r"\d{5}|\^|@", value):
+                raise UserError(
+                    f"values of {column} look like names or numbers of people ({shape_of(value)[:40]})",
+                    fix="choose another column, or say identity=keep where the data are public",
+                )
 
 
 def _masks(
