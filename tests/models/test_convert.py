@@ -218,10 +218,13 @@ def test_memory_and_time_are_limited(tmp_path: Path) -> None:
         stream.truncate(declared + 12)
     with pytest.raises(UserError, match="more memory"):
         convert.convert(path, memory=1 << 30)
+    (tmp_path / "memo.pkl").write_bytes(b"\x80\x02Nr" + struct.pack("<I", 0x7FFFFFFF) + b".")  # eight bytes that ask for 16 GiB of memory
+    with pytest.raises(UserError, match="more memory"):
+        convert.convert(tmp_path / "memo.pkl")
     (tmp_path / "net.pkl").write_bytes(python2_pickle(ARRAYS))
     with pytest.raises(UserError, match=r"took longer than 0\.01 s"):
         convert.convert(tmp_path / "net.pkl", seconds=0.01)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["hole.pkl", "net.pkl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hole.pkl", "memo.pkl", "net.pkl"]
 
 
 # ---------------------------------------------------------------------------------------- once, and known by its hashes

@@ -32,7 +32,7 @@ def text(query: str = "") -> str:
         starts = ["random*", *(card.name.split(".", 1)[-1] + ("*" if here(card) else "") for card in weights.cards(name))]
         rows.append((name, kind, gives, ", ".join(starts)))
     if not query:
-        rows.append(("and any of", "", "", "torchvision:NAME, timm:NAME, monai:NAME, smp:ARCHITECTURE-ENCODER"))
+        rows.append(("and any of", "", "", "torchvision:NAME, timm:NAME, monai:NAME, smp:ARCHITECTURE-ENCODER; i3d:NAME, r2plus1d:NAME"))
     return _table(rows)
 
 
