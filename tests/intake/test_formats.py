@@ -334,6 +334,36 @@ def test_overlays_look_up_tables_and_objects_that_are_no_studies(tmp_path: Path)
     assert refused(tmp_path / "seg.dcm") == "a DICOM segmentation: a mask, not an image"
 
 
+def test_a_series_with_copies_and_in_colour(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A slice that is there twice counts once; colour slices keep their channels; grey ones are given three."""
+    from medgraft.intake import dicom
+    from medgraft.intake.read import guarded
+
+    rgb = rng.integers(0, 256, (3, 6, 7, 3), dtype=np.uint8)
+    place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1], "SeriesInstanceUID": "1.2.3"}
+    paths = []
+    for name, z in (("a", 0), ("b", 1), ("c", 2), ("copy", 1)):
+        paths.append(tmp_path / f"{name}.dcm")
+        write_dicom(paths[-1], rgb[z], **RGB, **place, ImagePositionPatient=[0, 0, 2 * z])
+    study = dicom.read_series(paths, COLOUR)
+    array = np.stack(list(guarded(study, COLOUR)), axis=1)
+    assert study.kind == "volume" and "1 repeated slices dropped" in study.notes
+    assert (array.transpose(1, 2, 3, 0) == rgb[:, ::-1, ::-1]).all()
+    once = dicom.read_series([paths[1], paths[3]], LIMITS)
+    assert once.kind == "image" and next(once.frames).shape == (1, 6, 7)
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(tmp_path / "v.nii"))
+    assert load(tmp_path / "v.nii", COLOUR)[0].shape == (3, 2, 3, 4)
+
+
+def test_masks_as_bmp_and_tiff(tmp_path: Path) -> None:
+    from medgraft.intake.work import read_mask
+
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for suffix in ("bmp", "tif"):
+        Image.fromarray(labels).save(tmp_path / f"m.{suffix}")
+        assert (read_mask(tmp_path / f"m.{suffix}", LIMITS)[0] == labels[None]).all()
+
+
 # ------------------------------------------------------------------------------------------ DICOM: coded videos
 
 

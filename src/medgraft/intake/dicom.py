@@ -96,25 +96,47 @@ def read_series(paths: list[Path], limits: Limits) -> Study:
     first: Dataset | None = None
     stack: list[np.ndarray] = []
     positions, unit = [], "raw"
-    for path in paths:
-        data = _open(path, limits)
-        turn = _orientation(data)
-        if first is None:
-            first, notes, facts, first_turn = data, _notes(data), _facts(data), turn
-            _check_size(data, len(paths), limits)
-        if (data.Rows, data.Columns) != (first.Rows, first.Columns):
-            raise Unreadable("slices of one series differ in size", fix="keep only the slices of one reconstruction in the folder")
-        if not np.allclose(turn, first_turn, atol=2e-3):
-            raise Unreadable("slices of one series differ in orientation", fix="leave the localiser out")
-        _check_frames(data, path, limits, [])
-        values = _Values(data, limits, [])
-        stack.append(next(values(frame, 0) for frame in _decoded(data, path, limits)))
+    for number, path in enumerate(paths, start=1):
+        try:
+            data = _open(path, limits)
+            turn = _orientation(data)
+            if first is None:
+                first, notes, facts, first_turn = data, _notes(data), _facts(data), turn
+                _check_size(data, len(paths), limits)
+            if (data.Rows, data.Columns) != (first.Rows, first.Columns):
+                raise Unreadable("slices of one series differ in size", fix="keep only the slices of one reconstruction in the folder")
+            if not np.allclose(turn, first_turn, atol=2e-3):
+                raise Unreadable("slices of one series differ in orientation", fix="leave the localiser out")
+            _check_frames(data, path, limits, [])
+            values = _Values(data, limits, [])
+            stack.append(next(values(frame, 0) for frame in _decoded(data, path, limits)))
+        except Unreadable as error:
+            raise Unreadable(f"slice {number} of {len(paths)} (by name): {error.cause}", fix=error.fix) from error
         positions.append((_vector(data.ImagePositionPatient), turn))
         unit = values.unit
         if "PixelData" in data:
             del data.PixelData
     assert first is not None
+    kept = _without_repeats(stack, positions)
+    if len(kept) < len(stack):
+        notes.append(f"{len(stack) - len(kept)} repeated slices dropped")
+        stack, positions = [stack[i] for i in kept], [positions[i] for i in kept]
+    if len(stack) == 1:
+        spacing = _pixel_spacing(first, notes)
+        return Study("image", iter(stack), [None, *spacing], unit, time_source=["none"], facts=facts, notes=notes)
     return _volume(stack, positions, first, unit, notes, facts)
+
+
+def _without_repeats(stack: list[np.ndarray], positions: list[tuple[np.ndarray, np.ndarray]]) -> list[int]:
+    """Which slices to keep: a copy of another (one place, equal pixels) says nothing new."""
+    kept: list[int] = []
+    at: dict[tuple[float, ...], list[int]] = {}
+    for index, (position, _) in enumerate(positions):
+        same = at.setdefault(tuple(np.round(position, 3)), [])
+        if not any(np.array_equal(stack[other], stack[index]) for other in same):
+            kept.append(index)
+            same.append(index)
+    return kept
 
 
 class Group(NamedTuple):
@@ -132,7 +154,7 @@ def group_key(path: Path) -> Group:
         warnings.simplefilter("ignore")
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=GROUP_TAGS, force=True)
         series = str(header.get("SeriesInstanceUID") or "")
-        slice_like = bool(series) and int(header.get("NumberOfFrames") or 1) == 1 and header.get("ImagePositionPatient") is not None
+        slice_like = bool(series) and _declared_frames(header, []) == 1 and header.get("ImagePositionPatient") is not None
         turn = [round(float(v), 2) + 0.0 for v in header.get("ImageOrientationPatient") or ()]
         fragile = str(header.file_meta.get("TransferSyntaxUID", "")) in _FRAGILE
         return Group(series, f"{series} {turn} {header.get('Rows')}x{header.get('Columns')}", slice_like, fragile)
@@ -577,16 +599,18 @@ def _volume(
     if len(gaps) and gaps.max() > gap * 1.01 + 1e-3:
         notes.append(f"slice gaps vary ({gaps.min():.3g} to {gaps.max():.3g} mm): missing slices?")
     spacing = _pixel_spacing(header, notes)
-    values = {frame.dtype for frame in stack}
-    common = np.result_type(*values)
-    array = np.stack([stack[i][0].astype(common) for i in order])
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing([spacing[1] or 1.0, spacing[0] or 1.0, gap])
-    image.SetOrigin([float(v) for v in positions[order[0]][0]])
-    image.SetDirection([float(v) for v in np.stack([row, column, normal], axis=1).reshape(-1)])
-    array, found, to_source = oriented(image)
+    common = np.result_type(*{frame.dtype for frame in stack})
+    channels = []
+    for channel in range(len(stack[0])):
+        image = sitk.GetImageFromArray(np.stack([stack[i][channel].astype(common) for i in order]))
+        image.SetSpacing([spacing[1] or 1.0, spacing[0] or 1.0, gap])
+        image.SetOrigin([float(v) for v in positions[order[0]][0]])
+        image.SetDirection([float(v) for v in np.stack([row, column, normal], axis=1).reshape(-1)])
+        array, found, to_source = oriented(image)
+        channels.append(array)
     known: list[float | None] = list(found) if spacing[0] else [None, None, None]
-    return Study("volume", (s[None] for s in array), known, unit, time_source=["none"], to_source=to_source, facts=facts, notes=notes)
+    slices = (np.stack(planes) for planes in zip(*channels))
+    return Study("volume", slices, known, unit, time_source=["none"], to_source=to_source, facts=facts, notes=notes)
 
 
 def _pixel_spacing(header: Dataset, notes: list[str]) -> list[float | None]:

@@ -213,6 +213,8 @@ def guarded(study: Study, limits: Limits) -> Iterator[np.ndarray]:
                 f"holds {int((~np.isfinite(frame)).sum())} NaN or infinite values in frame {index}",
                 fix="replace them by the background value and scan again",
             )
+        if limits.colour and len(frame) == 1:  # a data set has one number of channels
+            frame = np.repeat(frame, 3, axis=0)
         if shape is not None and frame.shape != shape:
             raise Unreadable(f"frame {index} has size {frame.shape[1:]}, the first has {shape[1:]}", fix="cut it into clips of one size")
         if dtype is not None and frame.dtype != dtype:

@@ -230,19 +230,19 @@ def read_mask(path: Path, limits: Limits) -> tuple[np.ndarray, tuple[float, ...]
             image, _, _ = load_image(path, limits)
             array, _, affine = oriented(image)
             return _whole(array), affine
-        if name == "png":
+        if name in ("png", "bmp", "tiff"):
             return _whole(_picture_labels(path, limits))[None], None
     except Unreadable as error:
         raise Unreadable(f"mask: {error.cause}", fix=error.fix) from error
     except Exception as error:
         raise Unreadable(f"the mask cannot be decoded ({type(error).__name__}): damaged or truncated", fix="copy it again from its source") from error
-    raise Unreadable(f"a mask cannot be a {name} file", fix="store masks as PNG, NIfTI, MHA or NRRD")
+    raise Unreadable(f"a mask cannot be a {name} file", fix="store masks as PNG, BMP, TIFF, NIfTI, MHA or NRRD")
 
 
 def _picture_labels(path: Path, limits: Limits) -> np.ndarray:
     from PIL import Image
 
-    with Image.open(path, formats=("PNG",)) as picture:
+    with Image.open(path, formats=("PNG", "BMP", "TIFF")) as picture:
         if picture.width * picture.height > limits.pixels:
             raise Unreadable(f"larger than {limits.pixels} pixels", fix="allow more with max_pixels=N")
         pixels = np.asarray(picture)  # a palette picture gives its indices: those are the labels
