@@ -303,15 +303,21 @@ def simulate(
 def bench(words: Words = None) -> None:
     """Measure this machine: a training step of the engine against a bare PyTorch loop on the same batches.
 
-    With official=DIR: outputs and forward time of our networks against the official projects checked out under DIR.
+    With official=DIR: outputs and forward time of our networks against the official projects checked out under DIR;
+    record=DIR writes goldens there, table=FILE the rows as JSON.
     """
     values = _values(words)
     if "official" in values:
         from medgraft.engine import official
 
-        asked = _checked(values, official=".", record=None, only="", repeats=5, threads=1)
-        folder, record = Path(asked.pop("official")), asked.pop("record")
-        typer.echo(official.text(official.compare(folder, record=Path(record) if record else None, **asked)))
+        asked = _checked(values, official=".", record=None, table=None, only="", repeats=5, threads=1)
+        folder, record, table = Path(asked.pop("official")), asked.pop("record"), asked.pop("table")
+        rows = official.compare(folder, record=Path(record) if record else None, **asked)
+        typer.echo(official.text(rows))
+        if table:
+            from medgraft.engine.bench import write_rows
+
+            write_rows(Path(table), rows, asked["threads"])
         return
     from medgraft.engine import bench as act
 

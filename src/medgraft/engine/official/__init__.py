@@ -158,6 +158,7 @@ def one(entry: Official, project: str, root: Path, record: Path | None, repeats:
     low, high = np.percentile(draws, [2.5, 97.5])
     return {
         "network": entry.golden,
+        "body": entry.network,
         "project": project,
         "error": difference,
         "spread": float(expected.std()),
