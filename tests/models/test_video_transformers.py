@@ -102,6 +102,8 @@ def test_timesformer_gives_the_librarys_logits(tmp_path: Path) -> None:
     clip = parity.signal((2, 3, *size))
     with torch.no_grad():
         same(official.classifier(body(clip)), official(clip.transpose(1, 2)).logits)
+    (body(clip) * parity.signal((2, TINY["hidden_size"]), "mix")).sum().backward()
+    assert {n for n, p in body.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0} == set()
 
 
 def test_timesformer_positions_follow_to_another_size(tmp_path: Path) -> None:

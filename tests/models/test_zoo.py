@@ -28,7 +28,7 @@ LIBRARY_NETS = [
     "smp:deeplabv3plus-mobilenet_v2",
     "smp:fpn-tu-resnet18",
 ]
-#: Forward and backward in the slow run, shapes in every run; each shares its code with a lighter sister, save MViT.
+#: Forward and backward in the slow run, shapes in every run; each shares its code with a lighter sister, save MViT and TimeSformer (a tiny one in test_video_transformers.py).
 HEAVY = {
     "mvit_v1_b",
     "mvit_v2_s",
@@ -48,6 +48,8 @@ HEAVY = {
     "slowfast_r50_8x8_nl",
     "slowfast_r50_4x16_nl",
     "genesis_unet3d",
+    "videomae_base",
+    "timesformer_base",
     "tsm_resnet101",
     *(f"medicalnet_{n}" for n in (34, 50, 101, 152, 200)),
     "c3d",  # its golden runs both ways
