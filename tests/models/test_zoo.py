@@ -28,7 +28,8 @@ LIBRARY_NETS = [
     "smp:deeplabv3plus-mobilenet_v2",
     "smp:fpn-tu-resnet18",
 ]
-#: Forward and backward in the slow run, shapes in every run; each shares its code with a lighter sister, save MViT and TimeSformer (a tiny one in test_video_transformers.py).
+#: Forward and backward in the slow run, shapes in every run; each shares its code with a lighter sister, save MViT
+#: and TimeSformer (a tiny one runs in test_video_transformers.py).
 HEAVY = {
     "mvit_v1_b",
     "mvit_v2_s",
