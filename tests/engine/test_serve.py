@@ -166,3 +166,20 @@ def test_an_external_test_set_keeps_patients_apart(tmp_path) -> None:
     assert sorted(found["case_id"].to_list()) == sorted(renamed["case_id"].to_list())
     rows = json.loads((root / "splits.json").read_text())["rows"]
     assert {r["patient_id"] for r in rows if r["role"] == "test"} == set(renamed["patient_id"])
+
+
+def test_names_within_folders_become_codes(finished, tmp_path) -> None:
+    root, files = finished
+    folder = tmp_path / "ward"
+    (folder / "DOE_JOHN").mkdir(parents=True)
+    (folder / "DOE_JOHN" / "MRN4711.png").write_bytes((files / "c001.png").read_bytes())
+    (folder / "DOE_JOHN" / "MRN4712.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    served = serve.predict(root, [folder, files / "c002.png"], out=str(tmp_path / "out.csv"))
+    names = {r["study"] for r in served.rows}
+    assert "c002" in names and len(names) == 2 and "MRN" not in served.text() + (tmp_path / "out.csv").read_text(encoding="utf-8")
+    private = tmp_path / ".medgraft-sources-out.json"
+    known = json.loads(private.read_text(encoding="utf-8"))["names"]
+    assert private.stat().st_mode & 0o077 == 0 and known[(names - {"c002"}).pop()] == "ward/DOE_JOHN/MRN4711.png"
+    assert known[served.rejected[0]["source"]] == "ward/DOE_JOHN/MRN4712.png"
+    kept = serve.predict(root, [folder], identity="keep")
+    assert kept.rows[0]["study"] == "MRN4711" and kept.rejected[0]["source"].endswith("MRN4712.png")
