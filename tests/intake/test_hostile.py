@@ -22,7 +22,7 @@ import SimpleITK as sitk
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 from test_readers import load, refused, write_dicom
 
 from medgraft import tables
@@ -176,6 +176,18 @@ def test_a_codestream_greater_than_its_header(tmp_path: Path) -> None:
     data.PixelData = encapsulate([bytes(frame)])
     data.save_as(tmp_path / "j.dcm")
     assert refused_small(tmp_path / "j.dcm") == "its compressed picture has 60000x60000 pixels, its header says 32x32"
+
+
+@pytest.mark.timeout(60)
+def test_jpeg_ls_that_never_ends(tmp_path: Path) -> None:
+    """Cut within its data and without a last marker: CharLS would wait for ever."""
+    data = write_dicom(tmp_path / "l.dcm", np.random.default_rng(0).integers(0, 4096, (48, 48), dtype=np.uint16))
+    data.compress(JPEGLSLossless, generate_instance_uid=False)
+    frame = next(pydicom.encaps.generate_frames(data.PixelData, number_of_frames=1)).rstrip(b"\0")
+    for cut in range(60, len(frame), 97):
+        data.PixelData = encapsulate([frame[:cut]])
+        data.save_as(tmp_path / "l.dcm")
+        assert refused(tmp_path / "l.dcm") == "its compressed picture ends early: truncated"
 
 
 def test_deeply_nested_sequences(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 Nothing identifying leaves this file: the patient id and the institution appear only as keyed codes
 (``medgraft.intake.keys``). Colour follows PS3.3 C.7.6.3.1.2, palettes C.7.9, frame times C.7.6.5, C.7.6.6 and the
 functional groups of C.7.6.16, positions and spacing C.7.6.2, ultrasound regions C.8.5.5. A file of up to
-``_WHOLE`` bytes is parsed once and decoded from memory; a greater one is decoded frame by frame from the disk.
+``_WHOLE`` bytes is parsed once and decoded from memory; a greater one is decoded frame by frame from the disk
+unless it is compressed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ GROUP_TAGS = ["SOPClassUID", "SeriesInstanceUID", "NumberOfFrames", "ImagePositi
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # odd header values are the norm, not a fault to print
 
 _WHOLE = 128 << 20  # bytes of a file that is read into memory at once
+_MOST_COMPRESSED = 2 << 30
 _MOST_INFLATED = 1 << 30  # bytes of a deflated data set; its pixels cannot be streamed
 _MOST_LUT = 1 << 16  # entries of a palette
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -52,6 +54,7 @@ _DECODERS = {
     **dict.fromkeys(("80", "81"), "pyjpegls"),
     **dict.fromkeys(("90", "91", "201", "202", "203"), "pylibjpeg"),
 }
+_JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _FRAGILE = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 #: Transfer syntaxes that hold one coded video (PS3.5 8.2.5 to 8.2.8), fragmentable ones too: their elementary stream.
 _CODECS = {100: "mpegvideo", 101: "mpegvideo", **dict.fromkeys(range(102, 107), "h264"), 107: "hevc", 108: "hevc"}
@@ -175,6 +178,10 @@ def _open(path: Path, limits: Limits) -> Dataset:
             if mapped.find(_DEFLATED) >= 0:
                 _check_inflated(stream, limits)
         data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if data.file_meta.get("TransferSyntaxUID", pydicom.uid.UID(_EXPLICIT)).is_encapsulated:
+            if size > _MOST_COMPRESSED:
+                raise Unreadable(f"holds more than {_MOST_COMPRESSED >> 30} GiB of compressed pixels", fix="cut it into shorter files")
+            data = pydicom.dcmread(path, force=True)  # compressed frames are looked at before they are decoded
     kind = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind in _NO_STUDY:
         cause, fix = _NO_STUDY[kind]
@@ -460,6 +467,8 @@ def _checked_frames(data: Dataset) -> Iterator[bytes]:
         if found is not None and (found.rows, found.columns) != expected:
             sizes = f"{found.columns}x{found.rows}", f"{expected[1]}x{expected[0]}"
             raise Unreadable(f"its compressed picture has {sizes[0]} pixels, its header says {sizes[1]}", fix="copy the file again from its source")
+        if _syntax(data) in _JPEG_LS and not frame.rstrip(b"\0").endswith(b"\xff\xd9"):  # its decoder would wait for the end for ever
+            raise Unreadable("its compressed picture ends early: truncated", fix="copy the file again from its source")
         yield frame
 
 
