@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medgraft import config, flow
+from medgraft import audit, config, flow
 from medgraft.engine import serve
 from medgraft.intake import scan
 
@@ -71,3 +71,24 @@ def test_every_recipe_loads_and_says_how_it_was_run(path: Path) -> None:
     head = path.read_text(encoding="utf-8").split("name:")[0]
     for word in ("# Source", "# Command", "# Hardware", "# Result"):
         assert word in head, f"{path.name} lacks {word}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("name", "more", "expected"),
+    [
+        ("nih_cxr_pneumonia", {"facts": ["view", "age"]}, {"facts_together", "same_one_patient"}),
+        ("lung_pocus_video", {"facts": ["probe", "source_id"]}, {"facts_together", "fact_strong"}),
+        ("medmnist_adrenal3d", {}, {"patients_unknown", "search_limited"}),
+        ("msd_hippocampus", {}, {"patients_unknown"}),
+    ],
+)
+def test_the_audit_of_real_studies_says_what_is_known_and_raises_no_false_alarm(shared_data: Path, tmp_path: Path, name, more, expected) -> None:
+    options = next(facts for known, facts, _, _ in SETS if known == name)
+    scan.scan(shared_data / name, config.build(scan.ScanOptions, {**options, **more, "out": tmp_path / "data"}))
+    report = audit.audit(tmp_path / "data", audit.AuditOptions(permutations=4999))
+    assert {f["kind"] for f in report.findings} - {"fact_weak"} == expected and report.leaks == 0
+    told = {e["fact"] for f in report.findings for e in (f["facts"] if f["kind"] in ("fact_strong", "fact_weak") else [])}
+    assert set(more.get("facts", [])) <= told
+    assert report.page.stat().st_size < 15_000_000

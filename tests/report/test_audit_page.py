@@ -78,7 +78,7 @@ def test_findings_come_first_in_plain_words_with_their_pictures(kit: Planted) ->
     assert "part: test and train" in words and "identical pixels" in words and "at least one must be wrong" in words
     pictures = [a for t, a in parsed.tags if t == "img"]
     assert len(pictures) == 3 * 2 + 2 * (6 + 3) and all((a["src"] or "").startswith("data:image/jpeg;base64,") and a["alt"] for a in pictures)
-    assert "maker x: " in words and "strongly tied to finding" in words
+    assert "device: strongly tied" in words.lower() and "strongly tied to finding" in words
     assert not re.search(r"https?:|src=\"(?!data:)|url\(|@import", html)
 
 

@@ -63,16 +63,17 @@ def title(finding: dict[str, Any], text: Text, content: dict[str, Any]) -> str:
         words["n"] = text.count("cases", finding["n"])
     elif kind in ("fact_strong", "fact_weak"):
         names = [fact_name(f["fact"], text) for f in finding["facts"]]
-        words = {"facts": _capital(text.joined([*names[:4], *(["…"] if len(names) > 4 else [])])), "target": clean(finding["target"], 60)}
+        names[0] = fact_name(finding["facts"][0]["fact"], text, first=True)
+        words = {"facts": text.joined([*names[:4], *(["…"] if len(names) > 4 else [])]), "target": clean(finding["target"], 60)}
     elif kind == "facts_together":
         words = {"target": clean(finding["target"], 60), **{k: _two(finding[k]) for k in ("auc", "low", "high")}}
     return text(f"audit_{kind}", **words)
 
 
-def fact_name(name: str, text: Text) -> str:
-    """Printed name of an acquisition fact; a kept column keeps its own."""
+def fact_name(name: str, text: Text, *, first: bool = False) -> str:
+    """Printed name of an acquisition fact, with a capital where it comes first; a kept column keeps its own."""
     key = f"audit_fact_{name}"
-    return text(key) if text.has(key) else clean(name, 40)
+    return (_capital(text(key)) if first else text(key)) if text.has(key) else clean(name, 40)
 
 
 def _plural(text: Text, key: str, n: int) -> str:
@@ -166,7 +167,7 @@ class Page:
         twice = [f for f in self.content["findings"] if f["kind"] in ("patient_two_roles", "patient_two_sets")]
         parts = [_part(p["name"]) for p in self.content["parts"]]
         if twice:
-            return text("audit_people_yes", n=text.joined([f"{_part(f['part'])} {text.count('patients', f['n'])}" for f in twice[:6]]))
+            return text("audit_people_yes", n=text.joined([f"{text.count('patients', f['n'])} ({_part(f['part'])})" for f in twice[:6]]))
         if not self.content["patients_known"]:
             return text("audit_people_unknown")
         return text("audit_people_parts", parts=text.joined(parts[:8])) if parts else text("audit_people_no_parts")
@@ -248,7 +249,7 @@ class Page:
         for entry in (finding["facts"] if finding["kind"] in ("fact_strong", "fact_weak") else [])[:NAMES]:
             shown = self._by_class(entry["by_class"], finding["target"])
             strength = text("audit_fact_strength", strength=_two(entry["strength"]), p=_p(entry["p"], text))
-            found.append(text("audit_fact_line", fact=_capital(fact_name(entry["fact"], text)), shown=shown, strength=strength))
+            found.append(text("audit_fact_line", fact=fact_name(entry["fact"], text, first=True), shown=shown, strength=strength))
         total = finding["n"]
         return [*found, f"… {total - len(found)}"] if found and total > len(found) else found
 
@@ -330,7 +331,7 @@ class Page:
             shown = [self._by_class(e["by_class"], t) for t, e in entries.items()][:1]
             rows.append(
                 {
-                    "name": _capital(fact_name(fact["name"], self.text)),
+                    "name": fact_name(fact["name"], self.text, first=True),
                     "what": self._values(fact),
                     "by_class": shown[0] if shown else "",
                     "cells": cells,
@@ -342,7 +343,10 @@ class Page:
         if entry is None:
             return {"word": "–", "number": "", "loud": ""}
         text, strength = self.text, entry["strength"]
-        word = "none" if entry["p"] > 0.05 or strength < 0.1 else "weak" if strength < 0.3 else "some" if strength < 0.5 else "strong"
+        if entry["p"] > 0.05 or strength < 0.1:  # strong, but of few patients: open
+            word = "open" if entry["p"] <= 0.1 and strength >= 0.3 else "none"
+        else:
+            word = "weak" if strength < 0.3 else "some" if strength < 0.5 else "strong"
         number = text("audit_fact_strength", strength=_two(strength), p=_p(entry["p"], text))
         return {"word": text(f"audit_word_{word}"), "number": number, "loud": "1" if word in ("some", "strong") else ""}
 
@@ -357,7 +361,7 @@ class Page:
         values = fact["values"]
         if fact["distinct"] == 1:
             return text.joined([text("audit_constant", value=clean(values[0]["value"], 60)), *tail])
-        listed = [f"{clean(v['value'], 40)} {v['cases']}" for v in values[:6]]
+        listed = [f"{clean(v['value'], 40)} ({v['cases']})" for v in values[:6]]
         rest = fact["distinct"] - len(listed)
         return text.joined([*listed, *([text("audit_others", n=rest)] if rest > 0 else []), *tail])
 
