@@ -203,6 +203,7 @@ def test_the_whole_way_names_nobody(tmp_path: Path, medgraft: Command) -> None:
     words += ["train={epochs: 1, batch_size: 4}", f"models=[{{model: '{MODEL}', start: random}}]", "name=tiny"]
     medgraft("run", *words)
     medgraft("report", "runs/tiny", "lang=zh")
+    assert "keyed codes" in (tmp_path / "work" / "runs" / "tiny" / "report.html").read_text(encoding="utf-8")
     medgraft("audit", "data", code=3)  # it finds one study under two patients
     medgraft("predict", "runs/tiny", "../pictures", "out=predicted.csv", code=3)
     work = tmp_path / "work"

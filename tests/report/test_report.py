@@ -547,6 +547,14 @@ def test_gallery_shows_the_stored_picture_and_strips_and_contours(tmp_path: Path
     assert traced.width == 2 * 128 + 2 and 200 < yellow.sum() < 2000 and "reference contours" in html
 
 
+def test_the_report_says_whether_names_are_codes(tmp_path: Path) -> None:
+    for n, (identity, says) in enumerate([("code", "keyed codes"), ("keep", "declared public"), (None, "")]):
+        content = made()
+        content["run"]["identity"] = identity
+        html = written(tmp_path / str(n), content)
+        assert ("Names of patients and cases" in html) == bool(says) and says in html
+
+
 @pytest.mark.parametrize("state", [None, "unchecked", "found", "clear", "blacked"])
 def test_thumbnails_are_masked_until_the_pixels_are_cleared(tmp_path: Path, state: str | None) -> None:
     import base64

@@ -150,6 +150,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
             "channels": int(dataset.info.get("channels", 1)),
             "level": dataset.info.get("label_level", "case"),
             "patient": dataset.info.get("patient", "column"),
+            "identity": dataset.info.get("identity"),
             "unit": "patient" if dataset.patients_known else "case",
             "patients": dict(zip(manifest["case_id"].to_list(), manifest["patient_id"].to_list())),
             "n_patients": manifest["patient_id"].n_unique(),

@@ -51,7 +51,15 @@ def join(home: Dataset, other: Path | None, folder: Path) -> Dataset:
     }
     warnings = list(dict.fromkeys([*home.warnings, *away.warnings]))
     patient = "none" if "none" in (home.info.get("patient"), away.info.get("patient")) else home.info.get("patient")
-    info = {**home.info, "targets": targets, "warnings": warnings, "patient": patient, "external": away.info.get("name", str(other))}
+    identity = {d.info.get("identity") for d in (home, away)}
+    info = {
+        **home.info,
+        "identity": identity.pop() if len(identity) == 1 else "code",
+        "targets": targets,
+        "warnings": warnings,
+        "patient": patient,
+        "external": away.info.get("name", str(other)),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for dataset in (home, away):

@@ -716,6 +716,7 @@ class View:
             ("cases", text.count("cases", run.get("n_cases"))),
             ("labels", ", ".join(f"{k} {n}" for k, n in sorted(labels.items())) if self.task == "classify" and len(labels) <= 12 else ""),
             ("resamples", self.resamples),
+            ("identity", text(f"identity_{run['identity']}") if run.get("identity") in ("code", "keep") else None),
             ("data_hash", run.get("data_hash")),
             ("split_hash", run.get("split_hash")),
         ]

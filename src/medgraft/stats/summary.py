@@ -30,7 +30,7 @@ CURVE_RESAMPLES = 1000  # at most, for bands and calibration
 WORST = 12  # cases listed where there is no right and wrong
 UNDEFINED_SHARE = 0.05  # of the resamples, from which on it is said
 #: Facts of run.json that go into the summary as they are.
-KEPT = ["name", "created", "task", "kind", "targets", "classes", "positive", "units", "structures", "patient"]
+KEPT = ["name", "created", "task", "kind", "targets", "classes", "positive", "units", "structures", "patient", "identity"]
 KEPT += ["data_hash", "split_hash", "looks", "versions", "recipe", "baseline"]
 
 Entry = dict[str, Any]
