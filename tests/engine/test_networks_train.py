@@ -91,7 +91,7 @@ def window_of(facts: registry.BackboneInfo) -> WindowSpec:
     if facts.fixed_size:
         return WindowSpec("centre", facts.default_size[0], facts.default_size[-1])
     if facts.dense:
-        return WindowSpec("whole", 32, 32)
+        return WindowSpec("whole", max(16, facts.min_size[0]), max(16, facts.min_size[-1]))
     return WindowSpec("uniform", max(8, facts.min_size[0]), max(32, facts.min_size[-1]))
 
 
