@@ -100,6 +100,14 @@ def on_gpu(name: str, batch: int = 4, device: str = "cuda", compiled: bool = Tru
     return {"network": name, "float32": slow, "bf16": quick, "ratio": quick / slow, "take": "bf16" if quick > slow else "float32"}
 
 
+def keep(row: dict[str, Any]) -> None:
+    """Put a row into the kept results, in place of an older one."""
+    kept = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    merged = {r["network"]: r for r in [*kept, row] if r["network"] in registry.names()}
+    RESULTS.parent.mkdir(exist_ok=True)
+    write_rows(RESULTS, [merged[k] for k in sorted(merged)], 1)
+
+
 def registry_alone() -> bool:
     """Whether importing the registry and asking it for facts imports no model file."""
     code = "from medgraft.models import registry as r; r.names(); r.info('c3d')\nimport sys\nprint(*sys.modules)"
@@ -115,19 +123,14 @@ def main() -> None:
     torch.set_num_threads(1)
     names = [registry.resolve(n) for n in asked.names] or registry.names()
     print(f"importing the registry imports no model file: {'met' if registry_alone() else 'MISSED'}")
-    rows = []
     for name in names:
         row = on_cpu(name)
-        rows.append(row)
         bar = "met" if row["build_seconds"] < BUILD_BAR else "MISSED"
         print(
             f"{name:28} {row['samples_per_second']:8.3f} samples/s   built in {row['build_seconds']:.2f} s (bar {BUILD_BAR:g} s: {bar})", flush=True
         )
-    if asked.write:
-        kept = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
-        merged = {r["network"]: r for r in [*kept, *rows] if r["network"] in registry.names()}
-        RESULTS.parent.mkdir(exist_ok=True)
-        write_rows(RESULTS, [merged[k] for k in sorted(merged)], 1)
+        if asked.write:
+            keep(row)
     if not torch.cuda.is_available():
         print("bf16, channels-last, compiled against float32: not measured: no CUDA device")
         return
