@@ -149,8 +149,8 @@ def test_models_and_weights_can_be_looked_up(medgraft: Command, one_line: Callab
 
 def test_weights_travel_in_a_pack(medgraft: Command, one_line: Callable[..., str], tmp_path: Path) -> None:
     text = medgraft("weights", "pack", "usb.tar", "efficientnet_lite0", "c3d", cwd=tmp_path)
-    assert "Apache-2.0" in text[0] and "1 files" in text[1] and "c3d.sports1m" in text[2]
-    assert "1 files put into mine" in medgraft("weights", "unpack", "usb.tar", "into=mine", cwd=tmp_path)[0]
+    assert "Apache-2.0" in text[0] and "1 file," in text[1] and "c3d.sports1m" in text[2]
+    assert "1 file put into mine" in medgraft("weights", "unpack", "usb.tar", "into=mine", cwd=tmp_path)[0]
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["efficientnet-lite0-57934424.pth"]
     (tmp_path / "usb.tar").write_bytes(b"noise")
     assert "usb.tar" in one_line("weights", "unpack", "usb.tar", "into=mine", cwd=tmp_path)

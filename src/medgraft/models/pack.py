@@ -64,7 +64,7 @@ class Packed:
     def text(self) -> str:
         lines = [f"{e.file}  {e.bytes / 1e6:.0f} MB  {', '.join(e.licences)}" for e in self.entries]
         total = sum(e.bytes for e in self.entries)
-        lines.append(f"{len(self.entries)} files, {total / 1e6:.0f} MB, in {self.path}; there: medgraft weights unpack {self.path.name}")
+        lines.append(f"{_count(len(self.entries))}, {total / 1e6:.0f} MB, in {self.path}; there: medgraft weights unpack {self.path.name}")
         if self.absent:
             lines.append(f"not here, so not packed: {', '.join(self.absent)}")
         return "\n".join(lines)
@@ -80,9 +80,9 @@ class Unpacked:
     unknown: tuple[str, ...] = field(default=())
 
     def text(self) -> str:
-        lines = [f"{len(self.placed)} files put into {self.folder}, every hash checked"]
+        lines = [f"{_count(len(self.placed))} put into {self.folder}, every hash checked"]
         if self.there:
-            lines.append(f"{len(self.there)} were there already")
+            lines.append(f"{_count(len(self.there))} there already")
         if self.unknown:
             lines.append(f"without a card of this version, checked against the pack alone: {', '.join(self.unknown)}")
         return "\n".join(lines)
@@ -371,6 +371,10 @@ def _folder_parts(path: Path) -> Generator[Part, None, None]:
             raise _refused(path, f"{part.name!r} in it is not a plain file")
         with open(part, "rb") as stream:
             yield part.relative_to(path).as_posix(), facts.st_size, stream
+
+
+def _count(files: int) -> str:
+    return f"{files} file" if files == 1 else f"{files} files"
 
 
 def _refused(source: Path, why: str) -> UserError:
