@@ -98,7 +98,7 @@ class Planted:
             "p995": stored.p995,
             "label.finding": label,
         }
-        self.rows.append({**row, "pixel_text": "public", **more} if "pixel_text" in tables.SCHEMAS["manifest"] else {**row, **more})
+        self.rows.append({**row, "pixel_text": "public", **more})
 
     def write(self, **info: Any) -> tables.Dataset:
         manifest = pl.DataFrame(self.rows, infer_schema_length=None)

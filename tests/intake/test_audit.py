@@ -83,6 +83,29 @@ def test_hashes_are_cached_and_a_torn_cache_goes_on(images: tuple[Path, dict[str
     assert read == []
 
 
+def test_two_audits_at_once_are_refused(tmp_path: Path) -> None:
+    kit = Planted(tmp_path)
+    for n in range(3):
+        kit.add(f"c{n}", f"p{n}", body(n, 48))
+    dataset = kit.write()
+    waiting = fingerprint.Cache(tmp_path)
+    fingerprint.fingerprints(dataset)
+    row = dataset.manifest.row(0, named=True)
+    with pytest.raises(UserError, match="another audit is at work"):
+        waiting.add([fingerprint.read_records(store.open_array(tmp_path, row["array_id"]), row)])
+
+
+def test_classes_examined_in_other_years_are_found(tmp_path: Path) -> None:
+    kit = Planted(tmp_path)
+    for n in range(60):
+        kit.add(f"c{n:02d}", f"p{n:02d}", body(n, 32), "ab"[n % 2], day=15000 + n + 400 * (n % 2))
+    kit.write()
+    content = run(tmp_path, near=False)
+    strong = next(f for f in content["findings"] if f["kind"] == "fact_strong")
+    assert [f["fact"] for f in strong["facts"]] == ["day"]
+    assert next(r for r in content["facts"] if r["name"] == "day")["quantiles"][0] == 0  # days after the first, not dates
+
+
 def test_clips_are_found_by_their_frames_whole_cut_or_mirrored(tmp_path: Path) -> None:
     def clip(seed: int, first: int = 0, frames: int = 24) -> np.ndarray:
         still, moving = body(seed, 96).astype(float), body(seed + 500, 96).astype(float)

@@ -340,9 +340,12 @@ def acquisition(dataset: Dataset) -> dict[str, list[Any]]:
     frame = dataset.manifest
     shapes, spacings, kinds = frame["shape"].to_list(), frame["spacing"].to_list(), frame["kind"].to_list()
     spacings = [s or [None] * 3 for s in spacings]
+    days = frame["day"].to_list()
+    first = min((d for d in days if d is not None), default=0)
     facts: dict[str, list[Any]] = {
         "site": frame["site"].to_list(),
         "device": frame["device"].to_list(),
+        "day": [None if d is None else d - first for d in days],
         "kind": kinds,
         "height": [s[2] for s in shapes],
         "width": [s[3] for s in shapes],

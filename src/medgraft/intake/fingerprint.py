@@ -111,21 +111,23 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self.path = root / CACHE
-        size = self.path.stat().st_size if self.path.is_file() else 0
+        self.size = self.path.stat().st_size if self.path.is_file() else 0
         self.rows: dict[str, tuple[int, int]] = {}
-        self.count = size // RECORD.itemsize
+        self.count = self.size // RECORD.itemsize
         if self.count:
             table = np.memmap(self.path, RECORD, mode="r", shape=(self.count,))
             starts = np.flatnonzero(table["part"] == 0)
             for start in starts.tolist():
                 parts = int(table["parts"][start])
                 if start + parts <= self.count:
-                    self.rows[table["key"][start].decode()] = (start, parts)
+                    self.rows[table["key"][start].decode("latin-1")] = (start, parts)
                 else:
                     self.count = start
 
     def add(self, batch: list[np.ndarray]) -> None:
-        """Append the records of several cases."""
+        """Append the records of several cases. Raises ``UserError`` when another audit appends too, or the disk refuses."""
+        if (self.path.stat().st_size if self.path.is_file() else 0) != self.size:
+            raise UserError("another audit is at work on this data set", case=str(self.path.parent), fix="wait for it, then audit again")
         try:
             with open(self.path, "ab") as stream:
                 stream.truncate(self.count * RECORD.itemsize)
@@ -133,6 +135,7 @@ class Cache:
                     stream.write(records.tobytes())
                     self.rows[records["key"][0].decode()] = (self.count, len(records))
                     self.count += len(records)
+            self.size = self.count * RECORD.itemsize
         except OSError as error:
             raise disk_error(error, self.path.parent) from error
 

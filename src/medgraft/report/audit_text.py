@@ -221,8 +221,8 @@ AUDIT: dict[str, tuple[str, str]] = {
     "audit_label": ("label", "标签"),
     "audit_hidden": ("hidden: text not checked", "已隐藏：文字未检查"),
     "audit_hidden_note": (
-        "Pictures are hidden until the text pass has found nothing that names a person, or where the image lies in the frame is not known.",
-        "在文字检查确认不含身份信息之前，或图像区域未知时，图像不予显示。",
+        "Some pictures are hidden, for their pixels were not searched for names yet: scan with text=list or text=black. Public data: identity=keep.",
+        "部分图像被隐藏，因为尚未检查其像素中的姓名：请以 text=list 或 text=black 扫描；公开数据可用 identity=keep。",
     ),
     "audit_no_image": ("image not at hand", "图像不可用"),
     "audit_alt": ("Case {case}", "病例 {case}"),
@@ -272,6 +272,7 @@ AUDIT: dict[str, tuple[str, str]] = {
     "audit_half_high": ("upper half", "高半部分"),
     "audit_fact_site": ("site", "中心"),
     "audit_fact_device": ("device", "设备"),
+    "audit_fact_day": ("day of examination (days after the first)", "检查日（距首例天数）"),
     "audit_fact_kind": ("kind", "类型"),
     "audit_fact_height": ("height (pixels)", "高度（像素）"),
     "audit_fact_width": ("width (pixels)", "宽度（像素）"),
