@@ -277,7 +277,12 @@ class Page:
         labels = side["labels"]
         shown = differs or list(labels)
         told = [clean(labels[t], 40) if len(labels) == 1 else f"{clean(t, 30)} {clean(labels[t], 40)}" for t in shown[:3]]
-        return {**self._tile(side["case"], side["set"], place, None), "patient": clean(side["patient"], 60), "label": self.text.joined(told)}
+        return {**self._tile(side["case"], side["set"], place, None), "patient": self._patient(side["patient"]), "label": self.text.joined(told)}
+
+    def _patient(self, name: str) -> str:
+        """A patient with the word in front; a code such as patient-59f3 has it already."""
+        shown = clean(name, 60)
+        return shown if shown.lower().startswith("patient") else f"{self.text('audit_patient')} {shown}"
 
     def _tile(self, case: str, number: int = 0, place: int = -1, side: int | None = TILE) -> dict[str, Any]:
         gallery = self.galleries[number]
