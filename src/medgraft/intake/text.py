@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medgraft import store
+from medgraft.errors import UserError
 from medgraft.intake.work import Job
 
 VERSION = 1  # raise when the pass would find other boxes or kinds than before
@@ -192,7 +193,18 @@ class TextJob(Job):
     black: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """``{"key", "text": {state, array_id, found}}``; ``words`` is for the map outside the data set and never for the journal."""
+        """``{"key", "text": {state, array_id, found}}``; ``words`` is for the map outside the data set and never for the journal.
+
+        A fault of the networks leaves the array unchecked; only faults of the disk are raised: they concern every study.
+        """
+        try:
+            return self._searched()
+        except UserError:
+            raise
+        except Exception as error:
+            return {"key": self.key, "reject": {"reason": f"its pixels could not be searched ({type(error).__name__})", "fix": "scan again"}}
+
+    def _searched(self) -> dict[str, Any]:
         array = store.open_array(self.out, self.array_id)
         found = find(array, self.kind, self.show)
         final, p005, p995, blacked = self.array_id, None, None, [f for f in found if f.kind in self.black]
