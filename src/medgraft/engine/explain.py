@@ -18,7 +18,6 @@ import polars as pl
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medgraft import tables
 from medgraft.data.dataset import CaseDataset
@@ -64,7 +63,7 @@ def last_map(model: Model, batch: Mapping[str, Any]) -> nn.Module:
 
 
 def grad_cam(model: Model, batch: Mapping[str, Any], output: int = 0) -> Tensor:
-    """Maps (B, H, W) of the input's size in 0..1 for one output of a network on images (B, C, 1, H, W)."""
+    """Maps (B, h, w) in 0..1, of the layer's own size, for one output of a network on images (B, C, 1, H, W)."""
     from captum.attr import LayerGradCam
 
     x = batch["x"].to(torch.float32).requires_grad_()
@@ -73,7 +72,7 @@ def grad_cam(model: Model, batch: Mapping[str, Any], output: int = 0) -> Tensor:
     with torch.enable_grad():
         cam = LayerGradCam(lambda pixels: model({**rest, "x": pixels}), layer).attribute(x, target=output, relu_attributions=True)
     assert isinstance(cam, Tensor)
-    cam = functional.interpolate(cam.detach(), tuple(x.shape[-2:]), mode="bilinear", align_corners=False)[:, 0]
+    cam = cam.detach()[:, 0]
     top = cam.amax((1, 2), keepdim=True)
     return cam / torch.where(top > 0, top, torch.ones_like(top))
 
@@ -81,7 +80,8 @@ def grad_cam(model: Model, batch: Mapping[str, Any], output: int = 0) -> Tensor:
 def pointing(cam: np.ndarray, window: Window, boxes: Sequence[Box], shape: tuple[int, int]) -> tuple[float, float]:
     """(hit, chance) of a map (h, w) over a window of an array with sides ``shape`` (H, W).
 
-    A map without any bright place is a miss. ``chance`` is the share of the array that the boxes cover.
+    The map points with the middle of its brightest cell: brought to the picture's size it would point to an edge
+    where that cell lies at one. A map without any bright place is a miss. ``chance`` is the share of the array that the boxes cover.
     """
     top, left, height, width = window.box
     row, column = np.unravel_index(int(cam.argmax()), cam.shape)
@@ -99,7 +99,7 @@ def explain(
 ) -> pl.DataFrame:
     """``cam.hit`` and ``cam.chance`` of at most ``most`` positive cases that have boxes, as rows of ``measures``.
 
-    The maps go to ``folder/explain.npz``: ``case`` (n,), ``cam`` (n, H, W) uint8 of the window's size.
+    The maps go to ``folder/explain.npz``: ``case`` (n,), ``cam`` (n, h, w) uint8 of the layer's size.
     """
     model.eval()
     positive = samples.labels()[:, 0] == 1

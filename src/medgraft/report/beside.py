@@ -3,26 +3,26 @@ test-time augmentation, ways of transfer network by network, and where the netwo
 
 from __future__ import annotations
 
-import base64
-import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from PIL import Image
 
-from medgraft import store, tables
-from medgraft.errors import UserError
+from medgraft import tables
 from medgraft.report import figures
+from medgraft.report.gallery import Gallery
 from medgraft.report.text import clean, finite, split_metric
 from medgraft.report.view import View
 from medgraft.tables import Dataset
 
-PICTURES, SIDE = 6, 240
+PICTURES = 6
 #: Strategies by what they mean for a network: the bars of ``ways`` stand in this order.
 WAYS = ("finetune", "gradual", "frozen", "frozen_logistic")
-_VERDICTS = ("supported", "partly", "contradicted", "not shown", "not run")
+_VERDICTS = ("supported", "partly", "mixed", "contradicted", "not shown", "not run")
 
 
 def claims(view: View) -> list[dict[str, Any]]:
@@ -44,9 +44,9 @@ def claims(view: View) -> list[dict[str, Any]]:
             {
                 "text": clean(claim.get("text"), 400),
                 "source": clean(claim.get("source"), 200),
-                "published": clean(claim.get("published"), 200) or text("claim_unpublished"),
+                "published": text("claim_published", value=clean(claim["published"], 200)) if claim.get("published") else text("claim_unpublished"),
                 "verdict": text(f"claim_{verdict.replace(' ', '_')}") if verdict in _VERDICTS else clean(verdict, 40),
-                "shown": verdict in ("supported", "contradicted"),
+                "shown": verdict in ("supported", "mixed", "contradicted"),
                 "reason": reason,
                 "comparisons": compared,
             }
@@ -140,33 +140,38 @@ def looks(view: View, run_dir: Path, dataset: Dataset | None) -> dict[str, Any]:
             }
         )
     first = next((m for m in view.judged if m.get("looks_at")), None)
-    pictures = _pictures(first["id"], run_dir, dataset) if first is not None and dataset is not None else []
+    pictures, masked = _pictures(first["id"], run_dir, dataset) if first is not None and dataset is not None else ([], False)
     for picture in pictures:
         picture["alt"] = text("looks_alt", case=picture["case"])
     note = text("looks_at_note", confidence=view.confidence_text) if rows else ""
     whose = text("looks_at_whose", model=view.names[first["id"]]) if first is not None and pictures else ""
+    if masked and not pictures:
+        whose = text("looks_at_masked")
     return {"rows": rows, "pictures": pictures, "note": note, "whose": whose}
 
 
-def _pictures(model: str, run_dir: Path, dataset: Dataset) -> list[dict[str, Any]]:
-    """The first maps of a model's cells over their pictures, boxes drawn: JPEG in base64."""
+def _pictures(model: str, run_dir: Path, dataset: Dataset) -> tuple[list[dict[str, Any]], bool]:
+    """The first maps of a model's cells over their pictures, boxes drawn: JPEG in base64; and whether pictures were masked."""
     cells = tables.read(run_dir / "cells.parquet", "cells") if (run_dir / "cells.parquet").is_file() else tables.empty("cells")
-    boxes = _boxes(dataset)
-    rows = {r["case_id"]: r for r in dataset.manifest.iter_rows(named=True)} if boxes else {}
-    found: list[dict[str, Any]] = []
-    for cell in cells.iter_rows(named=True):
+    maps: dict[str, np.ndarray] = {}
+    for cell in cells.filter(pl.col("inner") == -1).iter_rows(named=True):
         path = run_dir / "cells" / cell["hash"] / "explain.npz"
-        if cell["inner"] >= 0 or " · ".join((cell["model"], cell["start"], cell["strategy"])) != model or not path.is_file():
+        if " · ".join((cell["model"], cell["start"], cell["strategy"])) == model and path.is_file():
+            with np.load(path, allow_pickle=False) as stored:
+                for case, cam in zip(stored["case"].tolist(), stored["cam"]):
+                    maps.setdefault(case, cam)
+    boxes = _boxes(dataset)
+    gallery = Gallery(dataset)
+    gallery.prepare(list(maps))
+    found: list[dict[str, Any]] = []
+    for case, cam in maps.items():
+        if len(found) == PICTURES or case not in gallery.rows:
             continue
-        with np.load(path, allow_pickle=False) as stored:
-            for case, cam in zip(stored["case"].tolist(), stored["cam"]):
-                if len(found) < PICTURES and case in rows and not any(f["case"] == clean(case, 80) for f in found):
-                    try:
-                        array = store.open_array(dataset.root, rows[case]["array_id"])
-                    except UserError:
-                        continue
-                    found.append({"case": clean(case, 80), **_overlay(np.asarray(array[0, 0]), rows[case], cam, boxes.get(case, []))})
-    return found
+        sides = gallery.rows[case]["shape"][2:]
+        picture = gallery.picture(case, frame=0, over=partial(_overlay, cam=cam, boxes=boxes.get(case, []), sides=sides))
+        if picture is not None:
+            found.append({"case": clean(case, 80), **picture})
+    return found, any(gallery.masked(case) for case in maps)
 
 
 def _boxes(dataset: Dataset) -> dict[str, list[tuple[float, float, float, float]]]:
@@ -180,26 +185,18 @@ def _boxes(dataset: Dataset) -> dict[str, list[tuple[float, float, float, float]
     return found
 
 
-def _overlay(pixels: np.ndarray, row: dict[str, Any], cam: np.ndarray, boxes: list[tuple[float, float, float, float]]) -> dict[str, Any]:
-    """A grey picture with the map as a warm glow and the boxes as outlines."""
-    height, width = pixels.shape
-    display = row["value_unit"] == "display" and pixels.dtype == np.uint8
-    low, high = (0.0, 255.0) if display else (float(row["p005"] or 0), float(row["p995"] or 1))
-    grey = np.clip((pixels.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-    size = (max(1, round(SIDE * width / height)), SIDE)
-    base = np.asarray(Image.fromarray((grey * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR), np.float32) / 255
-    heat = np.asarray(Image.fromarray(cam).resize(size, Image.Resampling.BILINEAR), np.float32)[..., None] / 255
-    glow = np.array([0.96, 0.55, 0.10], np.float32)
-    mixed = base[..., None] * (1 - 0.55 * heat) + glow * 0.55 * heat
-    picture = (np.clip(mixed, 0, 1) * 255).astype(np.uint8)
+def _overlay(tile: np.ndarray, *, cam: np.ndarray, boxes: list[tuple[float, float, float, float]], sides: tuple[int, int]) -> np.ndarray:
+    """A frame (h, w, 3) uint8 with the map as a warm glow and the boxes, in pixels of an array with ``sides``, as outlines."""
+    height, width = tile.shape[:2]
+    heat = np.asarray(Image.fromarray(cam).resize((width, height), Image.Resampling.BILINEAR), np.float32)[..., None] / 255
+    mixed = tile.astype(np.float32) * (1 - 0.55 * heat) + np.array([245, 140, 26], np.float32) * 0.55 * heat
+    picture = np.clip(mixed, 0, 255).astype(np.uint8)
     for x, y, w, h in boxes:
-        left, right = (int(np.clip(round(v * size[0] / width), 0, size[0] - 1)) for v in (x, x + w))
-        top, bottom = (int(np.clip(round(v * size[1] / height), 0, size[1] - 1)) for v in (y, y + h))
+        left, right = (int(np.clip(round(v * width / sides[1]), 0, width - 1)) for v in (x, x + w))
+        top, bottom = (int(np.clip(round(v * height / sides[0]), 0, height - 1)) for v in (y, y + h))
         for edge in (np.s_[top, left : right + 1], np.s_[bottom, left : right + 1], np.s_[top : bottom + 1, left], np.s_[top : bottom + 1, right]):
             picture[edge] = (86, 180, 233)
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=82, optimize=True)
-    return {"data": base64.b64encode(stream.getvalue()).decode("ascii"), "width": size[0], "height": size[1]}
+    return picture
 
 
 def majority(view: View) -> str:

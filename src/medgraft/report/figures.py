@@ -178,6 +178,8 @@ def bars(groups: Sequence[tuple[str, Sequence[tuple[str, float, float, float]]]]
     """Bars with intervals, a group a network and a bar a way of using it: ``groups`` of (network, [(way, value, low, high)])."""
     ways = list(dict.fromkeys(way for _, rows in groups for way, *_ in rows))
     tones = [BLUE, "#d07a2d", "#6b9f71", "#8a6fb0", "#9aa3aa", "#c5a83b"]
+    # A bar begins where there is nothing to tell: at chance where there is one, else at 0.
+    start = 0.0 if reference is None else reference
     with matplotlib.rc_context(_STYLE):
         slots = sum(len(rows) + 1 for _, rows in groups)
         figure = Figure(figsize=(6.6, 0.9 + 0.24 * slots + 0.2 * len(ways)))
@@ -186,17 +188,13 @@ def bars(groups: Sequence[tuple[str, Sequence[tuple[str, float, float, float]]]]
         for network, rows in groups:
             names.append((place + (len(rows) - 1) / 2, clean(network, 40)))
             for way, value, low, high in rows:
-                axis.barh(-place, value, height=0.78, color=tones[ways.index(way) % len(tones)])
+                axis.barh(-place, value - start, left=start, height=0.78, color=tones[ways.index(way) % len(tones)])
                 axis.hlines(-place, low, high, color=INK, linewidth=1.2)
                 place += 1
             place += 1
         axis.set_yticks([-p for p, _ in names], [n for _, n in names])
         axis.tick_params(axis="y", length=0, labelcolor=INK)
-        floor = min([low for _, rows in groups for _, _, low, _ in rows if finite(low)], default=0.0)
-        start = 0.0 if floor < 0.3 else max(0.0, min(floor, 0.5 if reference is None else reference) - 0.05)
-        axis.set_xlim(left=start)
-        if reference is not None:
-            axis.axvline(reference, color=RULE, linewidth=0.9)
+        axis.axvline(start, color=INK, linewidth=0.9)
         axis.set_xlabel(label)
         handles = [Patch(color=tones[i % len(tones)], label=clean(way, 60)) for i, way in enumerate(ways)]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(3, len(ways)), frameon=False, fontsize=7.5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,12 @@ class Gallery:
         row = self.rows.get(case_id)
         return row is not None and row["pixel_text"] not in CLEARED and row["region"] is None
 
-    def picture(self, case_id: str, *, frame: int | None = None, side: int | None = None) -> dict[str, Any] | None:
+    def picture(
+        self, case_id: str, *, frame: int | None = None, side: int | None = None, over: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> dict[str, Any] | None:
         """``{data, width, height, strip}`` with the JPEG in base64; None where the case or its array is not at hand, or may not be seen.
 
-        ``frame`` shows that one alone (-1 = the middle), ``side`` sets the height.
+        ``frame`` shows that one alone (-1 = the middle), ``side`` sets the height, ``over`` draws on each frame (h, w, 3) uint8.
         """
         row = self.rows.get(case_id)
         if row is None or self.dataset is None or self.masked(case_id):
@@ -74,6 +77,8 @@ class Gallery:
         chosen = self._frames(array, mask, row) if frame is None else [(min(frame, depth - 1) if frame >= 0 else depth // 2, -1)]
         side = side or (STRIP_SIDE if len(chosen) > 1 else SIDE)
         tiles = [self._tile(array, mask, number, index, row, side) for number, index in chosen]
+        if over is not None:
+            tiles = [over(tile) for tile in tiles]
         gap = np.full((tiles[0].shape[0], 2, 3), 0, np.uint8)
         parts = [part for tile in tiles for part in (gap, tile)][1:]
         picture = Image.fromarray(np.concatenate(parts, axis=1))

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from medgraft.stats.compare import difference
-from medgraft.stats.intervals import bootstrap, limits, patient_counts
+from medgraft.stats.intervals import bootstrap
 from medgraft.stats.judged import ID, Judged, Question
 
 Entry = dict[str, Any]
@@ -64,21 +64,19 @@ def clean_view(
 def pointing_game(measures: pl.DataFrame, cells: pl.DataFrame, patients: Mapping[str, str], options: dict[str, Any]) -> dict[str, Entry]:
     """Share of positive cases whose Grad-CAM peaks in a box, by model id, with the share that a blind place would hit.
 
-    Hits are averaged over seeds within a case; the interval resamples patients. ``{hit: {value, low, high, n, n_units}, chance}``.
+    A mean over seeds, of the cases that all seeds looked at; the interval resamples patients. ``{hit: entry, chance}``.
     """
-    refits = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).with_columns(ID).select("id", pl.col("hash").alias("cell"))
-    rows = measures.filter(pl.col("name").is_in(["cam.hit", "cam.chance"])).join(refits, on="cell")
+    refits = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).with_columns(ID)
+    rows = measures.filter(pl.col("name").is_in(["cam.hit", "cam.chance"])).join(refits.select("id", "seed", pl.col("hash").alias("cell")), on="cell")
     found: dict[str, Entry] = {}
-    for (name,), part in rows.sort("id").group_by(["id"], maintain_order=True):
-        wide = part.group_by("case_id", "name").agg(pl.col("value").mean()).pivot("name", index="case_id", values="value").sort("case_id")
-        hits, cases = wide["cam.hit"].to_numpy(), wide["case_id"].to_list()
-        _, codes = np.unique(np.array([patients.get(c, c) for c in cases]), return_inverse=True)
-        units = int(codes.max()) + 1
-        drawn = []
-        for _, counts in patient_counts(units, options.get("resamples", 2000), options.get("seed", 0)):
-            weight = counts[codes]
-            drawn.append(hits @ weight / weight.sum(axis=0))
-        low, high = limits(np.concatenate(drawn), options.get("confidence", 0.95))
-        value = {"value": float(hits.mean()), "low": low, "high": high, "n": len(cases), "n_units": units, "unit": options.get("unit", "patient")}
-        found[str(name)] = {"hit": value, "chance": float(wide["cam.chance"].mean() or 0.0)}  # type: ignore[arg-type]
+    for (name,), part in rows.sort("id", "seed", "case_id").group_by(["id"], maintain_order=True):
+        wide = part.filter(pl.col("name") == "cam.hit").pivot("seed", index="case_id", values="value", aggregate_function="mean").drop_nulls()
+        if not len(wide):
+            continue
+        cases = wide["case_id"].to_list()
+        hits = wide.drop("case_id").to_numpy().T
+        owner = np.array([patients.get(c, c) for c in cases])
+        interval = bootstrap(np.ones(len(cases)), hits, owner, ["sensitivity"], threshold=0.5, **options)["sensitivity"]
+        chance = part.filter((pl.col("name") == "cam.chance") & pl.col("case_id").is_in(cases))["value"].to_numpy()
+        found[str(name)] = {"hit": entry(interval), "chance": float(chance.mean())}
     return found

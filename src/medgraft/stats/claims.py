@@ -31,8 +31,8 @@ def verdicts(
 
     ``models`` are the entries of the summary (id, model, start, strategy, state, reason), judged or not. A comparison has a, b,
     metric, difference (positive: a is better, whatever the measure), low, high, p, p_holm, n. Verdicts: ``supported`` (every
-    pair shown in its favour), ``partly`` (some, and none against), ``contradicted`` (some shown against it), ``not shown``,
-    ``not run`` (no pair of arms has results; the reason says why).
+    pair shown in its favour), ``partly`` (some, and none against), ``mixed`` (some for it, some against), ``contradicted`` (some
+    shown against it, none for it), ``not shown``, ``not run`` (no pair of arms has results; the reason says why).
     """
     return [_verdict(claim, asked, judged, thresholds, models, dict(options)) for claim in claims]
 
@@ -69,8 +69,9 @@ def _verdict(
         verdict = "not run"
     else:
         reason = "; ".join([*(f"{k}: {v}" for k, v in absent.items()), *(f"no measure {m} here" for m in unknown)])
-        if any(e["difference"] < 0 for e in shown):
-            verdict = "contradicted"
+        against = sum(e["difference"] < 0 for e in shown)
+        if against:
+            verdict = "contradicted" if against == len(shown) else "mixed"
         elif len(shown) == len(found):
             verdict = "supported"
         else:
