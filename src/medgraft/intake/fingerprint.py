@@ -13,7 +13,7 @@ what tells two of them apart does.
 
 Candidates are found by the signs of the 64 slowest frequencies (one 64-bit word a part, exclusive or and bit count).
 The closest are then fitted: margins of either picture (up to a tenth of a side and a little more) are cut off, or it is moved,
-until the two agree best, so a crop, a border or another aspect costs little. A mirrored picture needs no work of its own: mirroring changes the
+until the two agree best, so a small crop or another aspect costs little. A mirrored picture needs no work of its own: mirroring changes the
 sign of every odd horizontal frequency.
 """
 

@@ -297,8 +297,8 @@ AUDIT: dict[str, tuple[str, str]] = {
     "audit_how_parts": ("Roles: {parts}.", "角色：{parts}。"),
     "audit_how_no_parts": ("Roles: the data set has no split column, and no run was given.", "角色：数据集无划分列，也未指定运行。"),
     "audit_how_not": (
-        "Not looked for: pictures turned by more than a degree or two, text in the pixels, labels in file names, other pictures of the same person.",
-        "未查找：旋转超过一两度的图像、像素中的文字、文件名中的标签、同一人的其他图像。",
+        "Not looked for: pictures turned by more than a degree or framed anew, text in the pixels, labels in file names, other pictures of the same person.",
+        "未查找：旋转超过一度或加了边框的图像、像素中的文字、文件名中的标签、同一人的其他图像。",
     ),
     "audit_how_time": ("{seconds} s; everything stands in audit.json for machines.", "用时 {seconds} 秒；全部结果见 audit.json，可供程序读取。"),
 }
