@@ -114,7 +114,7 @@ def test_copies_are_whole_and_name_nobody(tmp_path: Path) -> None:
     second = kit.jpeg_dicom(tmp_path / "in" / "b.dcm", pixels, 1)
 
     def copy(file: Path) -> str:
-        return deidentify.copy(file, tmp_path / "out", names, "patient-0123", -400, [(2, 2, 22, 130)] if file == source else [])
+        return deidentify.copy(file, tmp_path / "out", names, "patient-0123", f"case-{file.stem}", -400, [(2, 2, 22, 130)] if file == source else [])
 
     copies = [copy(source), copy(second)]
     assert not kit.leaks(tmp_path / "out")
@@ -131,7 +131,7 @@ def test_copies_are_whole_and_name_nobody(tmp_path: Path) -> None:
     expected = pixels.copy()
     expected[2:22, 2:130] = pixels.min()
     assert (one.pixel_array == expected).all() and not two.file_meta.TransferSyntaxUID.is_compressed  # the JPEG's comment held a name
-    dropped = pydicom.dcmread(tmp_path / "out" / deidentify.copy(source, tmp_path / "out", names, "patient-0123", None, []))
+    dropped = pydicom.dcmread(tmp_path / "out" / deidentify.copy(source, tmp_path / "out", names, "patient-0123", "case-c", None, []))
     assert dropped.StudyDate == "" and "AcquisitionDate" not in dropped and dropped.LongitudinalTemporalInformationModified == "REMOVED"
 
 
@@ -146,7 +146,7 @@ def test_real_files_keep_their_pixels_and_lose_their_names(tmp_path: Path, name:
     before = pydicom.dcmread(source)
     said = set(deidentify.identity_words(before, nested=True))
     boxes = [] if name == "CT_small.dcm" else [(0, 0, 10, 40)]
-    copy = tmp_path / deidentify.copy(source, tmp_path, Names(b"k" * 32), "patient-1", 0, boxes)
+    copy = tmp_path / deidentify.copy(source, tmp_path, Names(b"k" * 32), "patient-1", "case-1", 0, boxes)
     after = pydicom.dcmread(copy)
     old, new = before.pixel_array, after.pixel_array
     if boxes:
@@ -171,7 +171,7 @@ def test_a_header_that_cannot_be_cleaned_is_refused(tmp_path: Path) -> None:
     d.add_new(0x00281201, "OW", kit.PLANTED["family name"].encode())  # a name where a colour table belongs
     d.save_as(source)
     with pytest.raises(Unreadable, match="a name of its header remains in RedPaletteColorLookupTableData"):
-        deidentify.copy(source, tmp_path / "out", Names(b"k" * 32), "patient-1", 0, [])
+        deidentify.copy(source, tmp_path / "out", Names(b"k" * 32), "patient-1", "case-1", 0, [])
     assert not (tmp_path / "out").exists()
 
 
@@ -214,7 +214,9 @@ def test_the_whole_way_names_nobody(tmp_path: Path, medgraft: Command) -> None:
         found = text.read_frame(np.asarray(store.open_array(work / "data", array))[0, 0])
         assert not [f for f in found if f.kind in text.NAMING]
     copies = sorted((work / "copies").rglob("*.dcm"))
-    assert len(copies) == 6
+    known = {c: Path(f[0]) for c, f in json.loads((work / ".medgraft-sources-data.json").read_text(encoding="utf-8"))["cases"].items()}
+    expected = {(r["patient_id"], r["study_id"], r["case_id"]) for r in manifest.iter_rows(named=True) if known[r["case_id"]].suffix == ".dcm"}
+    assert {(*p.relative_to(work / "copies").parts[:2], p.stem) for p in copies} == expected and len(copies) == 6
     for path in copies:
         assert kit.BURNT not in " ".join(f.text.upper() for f in text.read_frame(pydicom.dcmread(path).pixel_array))
     others = pl.read_csv(work / "other" / "rejects.csv")

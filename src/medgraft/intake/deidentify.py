@@ -270,8 +270,8 @@ def _shift(element: Any, days: int) -> None:
     element.value = moved if element.VR == "DA" else moved + digits[8:]
 
 
-def copy(path: Path, folder: Path, names: Names, patient: str, days: int | None, boxes: Sequence[tuple[int, int, int, int]]) -> str:
-    """Write the de-identified copy of one DICOM file below ``folder``; return its path relative to it.
+def copy(path: Path, folder: Path, names: Names, patient: str, name: str, days: int | None, boxes: Sequence[tuple[int, int, int, int]]) -> str:
+    """Write the de-identified copy of one DICOM file, ``<patient>/<study>/<name>.dcm`` below ``folder``; return that path.
 
     ``boxes`` (top, left, bottom, right) are blacked out in every frame: all that the text pass found and that could
     name someone. Raises ``Unreadable`` where the file cannot be cleaned; then nothing is written.
@@ -279,6 +279,7 @@ def copy(path: Path, folder: Path, names: Names, patient: str, days: int | None,
     try:
         dataset = pydicom.dcmread(path, force=True)
         said = identity_words(dataset, nested=True)
+        study = names.of("study", str(dataset.get("StudyInstanceUID") or "").strip())
         syntax = getattr(dataset, "file_meta", FileMetaDataset()).get("TransferSyntaxUID")
         implicit = dataset.original_encoding[0]
         syntax = syntax or (ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian)
@@ -304,11 +305,7 @@ def copy(path: Path, folder: Path, names: Names, patient: str, days: int | None,
         raise
     except Exception as error:
         raise Unreadable(f"it cannot be de-identified ({type(error).__name__})", fix="repair the header, or leave the file out") from error
-    place = [
-        patient,
-        *(names.of("study" if n.startswith("Study") else "series", str(dataset.get(n) or "none")) for n in ("StudyInstanceUID", "SeriesInstanceUID")),
-    ]
-    relative = "/".join([*place, f"{dataset.SOPInstanceUID}.dcm"])
+    relative = f"{patient}/{study}/{name}.dcm"
     (folder / relative).parent.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / relative, stream.getbuffer())
     return relative
@@ -373,6 +370,7 @@ class CopyJob(Job):
     folder: Path
     secret: bytes
     patient: str
+    case: str
     days: int | None
     boxes: tuple[tuple[int, int, int, int], ...]
 
@@ -381,8 +379,9 @@ class CopyJob(Job):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom quotes values of the header
             try:
-                for file in self.files:
-                    done.append(copy(Path(file), self.folder, Names(self.secret), self.patient, self.days, self.boxes))
+                for number, file in enumerate(self.files, start=1):
+                    name = self.case if len(self.files) == 1 else f"{self.case}-{number:04d}"
+                    done.append(copy(Path(file), self.folder, Names(self.secret), self.patient, name, self.days, self.boxes))
             except Unreadable as error:
                 for path in done:
                     (self.folder / path).unlink(missing_ok=True)

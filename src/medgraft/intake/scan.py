@@ -682,8 +682,13 @@ def _copies(compose: _Composer) -> int:
         days = compose.outside.days(patient) if compose.options.dates == "shift" else None
         clocks = [tuple(row[1:5]) for row in known["text"] if row[5] == "clock" and not row[-1]]
         boxes = tuple(text.margin(box, tuple(study["shape"][2:]), clocks) for box in blacked)
-        key = code(compose.outside.key, "copy", f"{deidentify.METHOD}|{tasks[item.key].key}|{folder.resolve()}|{patient}|{days}|{boxes}", 32)
-        jobs[key] = item, deidentify.CopyJob(key, item.files, folder, compose.outside.key, patient, days, boxes)
+        key = code(
+            compose.outside.key,
+            "copy",
+            f"{deidentify.METHOD}|{tasks[item.key].key}|{folder.resolve()}|{patient}|{compose.names[item.key]}|{days}|{boxes}",
+            32,
+        )
+        jobs[key] = item, deidentify.CopyJob(key, item.files, folder, compose.outside.key, patient, compose.names[item.key], days, boxes)
     records = compose.journal.records
     todo = [
         job for key, (_, job) in jobs.items() if not all((folder / f).is_file() for f in records.get(key, {}).get("copy", [""])) or key not in records
