@@ -86,7 +86,7 @@ def test_every_recipe_loads_and_says_how_it_was_run(path: Path) -> None:
 )
 def test_the_audit_of_real_studies_says_what_is_known_and_raises_no_false_alarm(shared_data: Path, tmp_path: Path, name, more, expected) -> None:
     options = next(facts for known, facts, _, _ in SETS if known == name)
-    scan.scan(shared_data / name, config.build(scan.ScanOptions, {**options, **more, "out": tmp_path / "data"}))
+    scan.scan(shared_data / name, config.build(scan.ScanOptions, {**options, **more, "identity": "keep", "out": tmp_path / "data"}))
     report = audit.audit(tmp_path / "data", audit.AuditOptions(permutations=4999))
     assert {f["kind"] for f in report.findings} - {"fact_weak"} == expected and report.leaks == 0
     told = {e["fact"] for f in report.findings for e in (f["facts"] if f["kind"] in ("fact_strong", "fact_weak") else [])}

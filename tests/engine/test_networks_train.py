@@ -59,7 +59,7 @@ def studies(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapp
             pytest.skip(f"{name} is absent")
         some = root / "some" / name
         few(shared_data / name, some, words["labels"], "label" if name == "lung_pocus_video" else "")
-        scan.scan(some, config.build(scan.ScanOptions, {**words, "out": root / name, "workers": 1}))
+        scan.scan(some, config.build(scan.ScanOptions, {**words, "identity": "keep", "out": root / name, "workers": 1}))
         found[name] = load_dataset(root / name)
     return found
 
