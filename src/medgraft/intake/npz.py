@@ -117,11 +117,16 @@ _OPEN: list[Rows] = []  # at most one a process
 
 
 def read_row(path: Path, name: str, index: int, limits: Limits) -> np.ndarray:
-    """One row of a member; consecutive rows cost one pass over the archive."""
-    if not (_OPEN and (_OPEN[0].path, _OPEN[0].name) == (path, name) and _OPEN[0].next <= index):
-        forget()
-        _OPEN.append(Rows(path, name, limits))
-    return _OPEN[0].read(index)
+    """One row of a member; consecutive rows cost one pass over the archive. Raises ``Unreadable``."""
+    try:
+        if not (_OPEN and (_OPEN[0].path, _OPEN[0].name) == (path, name) and _OPEN[0].next <= index):
+            forget()
+            _OPEN.append(Rows(path, name, limits))
+        return _OPEN[0].read(index)
+    except Unreadable:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
+        raise Unreadable(f"row {index} cannot be read ({type(error).__name__})", fix="copy the file again from its source") from error
 
 
 def forget() -> None:

@@ -118,12 +118,7 @@ def open_item(item: Item, limits: Limits) -> Study:
 def _archive_row(item: Item, limits: Limits) -> Study:
     from medgraft.intake import npz, picture
 
-    try:
-        pixels = npz.read_row(Path(item.files[0]), item.member, item.row, limits)
-    except Unreadable:
-        raise
-    except Exception as error:
-        raise Unreadable(f"row {item.row} cannot be read ({type(error).__name__})", fix="copy the file again from its source") from error
+    pixels = npz.read_row(Path(item.files[0]), item.member, item.row, limits)
     unit = "display" if pixels.dtype == np.uint8 else "raw"
     if pixels.ndim == 2 or pixels.shape[-1] == 3:
         return Study("image", iter([picture.channels_first(pixels, limits.colour)]), value_unit=unit, time_source=["none"])
