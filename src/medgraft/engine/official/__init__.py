@@ -78,7 +78,7 @@ def find(folder: Path, project: str) -> Path | None:
 def compare(folder: Path, *, record: Path | None = None, only: str = "", repeats: int = 5, threads: int = 1) -> list[dict[str, Any]]:
     """Compare every network whose project lies under ``folder``; ``record`` writes goldens there.
 
-    A row has network, project, error (relative, float32), spread, ours and theirs (seconds of a forward
+    A row has network, project, error (relative, float32), spread, ours and theirs (CPU seconds of a forward
     pass, medians of interleaved runs), ratio with a 95 % interval, and reason where it could not run.
     """
     rows: list[dict[str, Any]] = []
@@ -171,14 +171,14 @@ def one(entry: Official, project: str, root: Path, record: Path | None, repeats:
 
 
 def _timed(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of interleaved calls, order swapped each time, one warm-up."""
+    """CPU seconds of interleaved calls, order swapped each time, one warm-up; other work on the machine counts little in them."""
     times: tuple[list[float], list[float]] = ([], [])
     for repeat in range(-1, repeats):
         for k in (0, 1) if repeat % 2 else (1, 0):
-            began = time.perf_counter()
+            began = time.process_time()
             (ours, theirs)[k]()
             if repeat >= 0:
-                times[k].append(time.perf_counter() - began)
+                times[k].append(time.process_time() - began)
     return np.array(times[0]), np.array(times[1])
 
 
