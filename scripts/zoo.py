@@ -89,6 +89,11 @@ def measured(name: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {"machine": "", "rows": []}
 
 
+def told(error: float, digits: int) -> str:
+    """A relative error; 0 where all numbers are equal to the bit."""
+    return f"{error:.{digits}e}" if error else "0"
+
+
 def zoo() -> str:
     """The page of all networks."""
     speed, parity = measured("zoo.json"), measured("parity.json")
@@ -99,7 +104,7 @@ def zoo() -> str:
             errors.setdefault(row.get("body", row["network"]), []).append(row["error"])
     rows = []
     for name in registry.names():
-        error = f"{max(errors[name]):.0e}" if name in errors else "–"
+        error = told(max(errors[name]), 0) if name in errors else "–"
         rows.append([*facts_row(name), error, f"{rate[name]['samples_per_second']:.3g}" if name in rate else "–"])
     cards = [card_row(card) for name in registry.names() for card in weights.cards(name)]
     lines = [
@@ -114,7 +119,7 @@ def zoo() -> str:
         "Input: channels, then depth, height and width of one sample (networks with a fixed size take no other). Gives: features, or a map of one",
         "structure. Parameters in millions, of the body without a classifier. Operations in thousands of millions of multiply-adds for one sample.",
         "Parity: the largest relative error against the official implementation in float32 (– where there is none to compare with).",
-        f"Samples/s: forward in float32 on one core of {speed['machine'] or 'no machine yet'} (– where not measured).",
+        f"Samples/s: forward in float32, one core of a machine with {speed['machine'] or '(none yet)'} (– where not measured).",
         "",
         *table(["network", "input", "gives", "parameters", "operations", "parity", "samples/s"], rows),
         "",
@@ -141,7 +146,7 @@ def parity_table() -> list[str]:
             [
                 f"`{row['network']}`",
                 row["project"],
-                f"{row['error']:.1e}",
+                told(row["error"], 1),
                 f"{row['spread']:.2g}",
                 " / ".join(times),
                 f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
@@ -151,7 +156,7 @@ def parity_table() -> list[str]:
     for name in unmeasured:
         official = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))["official"].partition("@")[0]
         rows.append([f"`{name}`", official, "within 1e-4 (golden)", "", "not measured", ""])
-    head = ["golden", "official project", "relative error", "spread", "ours / official", "ratio (95 % interval)"]
+    head = ["golden", "official project", "relative error", "spread", "CPU time, ours / official", "ratio (95 % interval)"]
     return [f"Measured on {found['machine'] or 'no machine yet'}.", "", *table(head, rows)]
 
 
