@@ -85,6 +85,9 @@ def reference(package: Path = PACKAGE) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments and arguments[0].startswith("-"):
+        print(__doc__)
+        return 0
     target = Path(arguments[0]) if arguments else ROOT / "docs" / "reference.md"
     target.write_text(reference(), encoding="utf-8", newline="\n")
     print(f"{target}: {len(modules(PACKAGE))} modules")

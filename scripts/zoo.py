@@ -168,6 +168,9 @@ def with_table(page: str, lines: list[str]) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments and arguments[0].startswith("-"):
+        print(__doc__)
+        return 0
     target = Path(arguments[0]) if arguments else ROOT / "docs"
     target.mkdir(parents=True, exist_ok=True)
     page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")

@@ -11,11 +11,9 @@ import torch
 from medgraft.models import parity
 
 GOLDENS = sorted((Path(__file__).parent / "goldens").glob("*.json"))
-#: Each shares its code with a lighter sister: in the slow run.
-HEAVY = {"medicalnet_34", "medicalnet_101", "medicalnet_152", "medicalnet_200", "tsm_resnet101", "astra"}
 
 
-@pytest.mark.parametrize("path", [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.stem in HEAVY else ()) for p in GOLDENS])
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda p: p.stem)
 def test_outputs_are_the_official_ones_and_every_parameter_counts(path: Path) -> None:
     """Relative error at most 1e-4 in float32, an output spread of at least .1, and no parameter without effect.
 
