@@ -10,13 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from medgraft import __version__, tables
+from medgraft import tables
 from medgraft.errors import UserError
 from medgraft.report.gallery import Gallery
-from medgraft.report.html import TEMPLATES, without_addresses
+from medgraft.report.html import write_page
 from medgraft.report.text import Text, clean, finite
 
 PAIRS = {"leak": 24, "check": 12, "note": 6}  # pairs of a finding that the page shows
@@ -35,11 +32,7 @@ def build(root: Path, *, lang: str = "en") -> Path:
         raise UserError("no audit.json, so there is nothing to show", case=str(root), fix="run `medgraft audit` first")
     content = tables.read_json(root / "audit.json")
     page = Page(root, content, text)
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    style = Markup("".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "audit.css")))  # ours, not a user's
-    script = Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))
-    rendered = environment.get_template("audit.html").render(t=text, style=style, script=script, version=__version__, **page.everything())
-    return tables.write_text(root / ("audit.html" if lang == "en" else f"audit.{lang}.html"), without_addresses(rendered))
+    return write_page(root, "audit", text, page.everything(), ["audit.css"])
 
 
 def lines(content: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import base64
 import html as escaping
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,20 @@ def build(run_dir: Path | str, *, lang: str = "en") -> Path:
     view = View({**summary, "run": run}, text)
     drawn = Drawn(run_dir, view)
     page = _page(view, drawn, dataset, _splits(run_dir, facts), run_dir)
+    return write_page(run_dir, "report", text, page)
+
+
+def write_page(folder: Path, name: str, text: Text, page: dict[str, Any], styles: Sequence[str] = ()) -> Path:
+    """Render ``templates/NAME.html`` into one file ``NAME.html`` (``NAME.zh.html``) of ``folder`` and return its path.
+
+    Style (with the further ``styles``) and script are inlined; what a user wrote is escaped, and an address that it may
+    quote stays readable but cannot be followed.
+    """
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))  # ours, not a user's
-    rendered = environment.get_template("report.html").render(t=text, style=style, script=script, **page)
-    return tables.write_text(run_dir / ("report.html" if lang == "en" else f"report.{lang}.html"), without_addresses(rendered))
-
-
-def without_addresses(page: str) -> str:
-    """A recipe or a warning may quote an address: it stays readable, and nothing in the file can be followed."""
-    return _ADDRESS.sub("", page)
+    style = Markup("".join((TEMPLATES / file).read_text(encoding="utf-8") for file in ("style.css", *styles)))  # ours, not a user's
+    script = Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))
+    rendered = environment.get_template(f"{name}.html").render(t=text, style=style, script=script, version=__version__, **page)
+    return tables.write_text(folder / (f"{name}.html" if text.language == "en" else f"{name}.{text.language}.html"), _ADDRESS.sub("", rendered))
 
 
 def _dataset(run_dir: Path, facts: dict[str, Any]) -> tables.Dataset | None:
@@ -143,7 +148,6 @@ def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list
     pairs_note = {"unit": text(f"unit_{view.unit}"), "confidence": view.confidence_text}
     number = len(pairs_first) + len(pairs_rest)
     page: dict[str, Any] = {
-        "version": __version__,
         "title": view.title,
         "created": text("created", time=clean(run.get("created"), 40)) if run.get("created") else "",
         "facts_line": view.facts_line(),
