@@ -39,7 +39,8 @@ def claims(view: View) -> list[dict[str, Any]]:
             }
             for c in claim.get("comparisons") or []
         ]
-        reason = "; ".join(_reason(view, part) for part in str(claim.get("reason") or "").split("; ") if part)
+        said = [_reason(view, part) for part in str(claim.get("reason") or "").split("; ") if part]
+        reason = ("；" if text.language == "zh" else "; ").join(said)
         rows.append(
             {
                 "text": clean(claim.get("text"), 400),
