@@ -135,7 +135,7 @@ def test_every_network_learns_and_resumes(name: str, studies: Mapping[str, Datas
     task, batch, window = task_and_batch(facts, studies)
     fabric, _ = make_fabric(Recipe(data=Path("."), device="cpu", threads=torch.get_num_threads()))
     setting = TrainConfig(
-        iterations=STEPS, batch_size=CASES, evaluations=STEPS, learning_rate=3e-3 if facts.dense else 3e-4, clip_gradient=1.0, warmup=0.1
+        iterations=STEPS, batch_size=CASES, evaluations=STEPS, learning_rate=1e-2 if facts.dense else 3e-4, clip_gradient=1.0, warmup=0.1
     )
     samples = FixedSamples([batch])
 
