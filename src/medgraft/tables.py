@@ -161,6 +161,22 @@ def read(path: str | os.PathLike[str], name: str) -> pl.DataFrame:
     return validate(frame, name)
 
 
+Box = tuple[float, float, float, float]  # x, y, width, height in source pixels
+
+
+def drawn_boxes(root: str | os.PathLike[str]) -> dict[str, list[Box]]:
+    """case_id -> boxes that people drew on its first frame (``annotations.parquet``); empty where the table is absent."""
+    path = Path(root) / "annotations.parquet"
+    if not path.is_file():
+        return {}
+    rows = read(path, "annotations").filter((pl.col("kind") == "box") & (pl.col("frame") == 0) & (pl.col("author") != "header"))
+    found: dict[str, list[Box]] = {}
+    for case, geometry in rows.select("case_id", "geometry").iter_rows():
+        box = json.loads(geometry)
+        found.setdefault(case, []).append((float(box["x"]), float(box["y"]), float(box["width"]), float(box["height"])))
+    return found
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> Path:
     """Write a file so that it appears whole or not at all."""
     path = Path(path)

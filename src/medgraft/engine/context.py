@@ -14,13 +14,12 @@ import polars as pl
 import torch
 from lightning_fabric import Fabric
 
-from medgraft import runs, store
+from medgraft import runs, store, tables
 from medgraft.config import ArmConfig, Recipe, TrainConfig, WindowConfig
 from medgraft.data import transforms
 from medgraft.data.dataset import CaseDataset, TargetSpec
 from medgraft.data.transforms import Augment
 from medgraft.data.windows import WindowSpec
-from medgraft.engine import explain
 from medgraft.engine.predict import Cases
 from medgraft.errors import UserError
 from medgraft.models import registry
@@ -60,9 +59,9 @@ class Context:
         return Cases(self.dataset, self.store_root)
 
     @cached_property
-    def boxes(self) -> dict[str, list[explain.Box]]:
+    def boxes(self) -> dict[str, list[tables.Box]]:
         """Boxes that people drew, by case id."""
-        return explain.boxes_of(self.dataset.root)
+        return tables.drawn_boxes(self.dataset.root)
 
     def explains(self, model: Model) -> bool:
         """Whether Grad-CAM can be held against boxes: one yes/no target on pictures that have boxes, an image network."""

@@ -8,7 +8,6 @@ stands the chance of a hit for a place drawn blindly, the share of the picture t
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,7 @@ from medgraft.data.dataset import CaseDataset
 from medgraft.data.windows import Window
 from medgraft.models.lift import Lift
 from medgraft.models.model import Model
-
-Box = tuple[float, float, float, float]  # x, y, width, height in source pixels
-
-
-def boxes_of(root: Path) -> dict[str, list[Box]]:
-    """case_id -> boxes that people drew on its first frame (``annotations.parquet``); empty where the table is absent."""
-    path = Path(root) / "annotations.parquet"
-    if not path.is_file():
-        return {}
-    rows = tables.read(path, "annotations").filter((pl.col("kind") == "box") & (pl.col("frame") == 0) & (pl.col("author") != "header"))
-    found: dict[str, list[Box]] = {}
-    for case, geometry in rows.select("case_id", "geometry").iter_rows():
-        box = json.loads(geometry)
-        found.setdefault(case, []).append((float(box["x"]), float(box["y"]), float(box["width"]), float(box["height"])))
-    return found
+from medgraft.tables import Box
 
 
 def last_map(model: Model, batch: Mapping[str, Any]) -> nn.Module:
@@ -62,13 +47,16 @@ def last_map(model: Model, batch: Mapping[str, Any]) -> nn.Module:
     return found[-1]
 
 
-def grad_cam(model: Model, batch: Mapping[str, Any], output: int = 0) -> Tensor:
-    """Maps (B, h, w) in 0..1, of the layer's own size, for one output of a network on images (B, C, 1, H, W)."""
+def grad_cam(model: Model, batch: Mapping[str, Any], output: int = 0, layer: nn.Module | None = None) -> Tensor:
+    """Maps (B, h, w) in 0..1, of the layer's own size, for one output of a network on images (B, C, 1, H, W).
+
+    ``layer`` is what is looked at; by default ``last_map`` finds it, at the price of a forward pass.
+    """
     from captum.attr import LayerGradCam
 
     x = batch["x"].to(torch.float32).requires_grad_()
     rest = {k: v for k, v in batch.items() if k != "x"}
-    layer = last_map(model, {**rest, "x": x.detach()})
+    layer = layer or last_map(model, {**rest, "x": x.detach()})
     with torch.enable_grad():
         cam = LayerGradCam(lambda pixels: model({**rest, "x": pixels}), layer).attribute(x, target=output, relu_attributions=True)
     assert isinstance(cam, Tensor)
@@ -108,14 +96,18 @@ def explain(
     rows: dict[str, list[Any]] = {"case_id": [], "frame": [], "name": [], "value": []}
     cases: list[str] = []
     cams: list[np.ndarray] = []
+    layer: nn.Module | None = None  # the same for every window
+    last = 0
     for window in samples.eval_windows():
         case = wanted.pop(window.case, None)
         if case is None or len(cases) >= most:
             continue
         batch = fabric.to_device(samples.batch([window]))
-        with torch.no_grad():
-            last = int(model(batch).shape[1]) - 1  # the only logit, or the second of two
-        cam = grad_cam(model, batch, last)[0].cpu().numpy()
+        if layer is None:
+            with torch.no_grad():
+                last = int(model(batch).shape[1]) - 1  # the only logit, or the second of two
+            layer = last_map(model, batch)
+        cam = grad_cam(model, batch, last, layer)[0].cpu().numpy()
         _, height, width = samples.grid(window.case)
         for name, value in zip(("cam.hit", "cam.chance"), pointing(cam, window, boxes[case], (height, width))):
             rows["case_id"].append(case)

@@ -3,7 +3,6 @@ test-time augmentation, ways of transfer network by network, and where the netwo
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,7 @@ def _pictures(model: str, run_dir: Path, dataset: Dataset) -> tuple[list[dict[st
             with np.load(path, allow_pickle=False) as stored:
                 for case, cam in zip(stored["case"].tolist(), stored["cam"]):
                     maps.setdefault(case, cam)
-    boxes = _boxes(dataset)
+    boxes = tables.drawn_boxes(dataset.root)
     gallery = Gallery(dataset)
     gallery.prepare(list(maps))
     found: list[dict[str, Any]] = []
@@ -175,18 +174,7 @@ def _pictures(model: str, run_dir: Path, dataset: Dataset) -> tuple[list[dict[st
     return found, any(gallery.masked(case) for case in maps)
 
 
-def _boxes(dataset: Dataset) -> dict[str, list[tuple[float, float, float, float]]]:
-    path = dataset.root / "annotations.parquet"
-    found: dict[str, list[tuple[float, float, float, float]]] = {}
-    if path.is_file():
-        for row in tables.read(path, "annotations").iter_rows(named=True):
-            if row["kind"] == "box" and row["author"] != "header":
-                box = json.loads(row["geometry"])
-                found.setdefault(row["case_id"], []).append(tuple(float(box[k]) for k in ("x", "y", "width", "height")))  # type: ignore[arg-type]
-    return found
-
-
-def _overlay(tile: np.ndarray, *, cam: np.ndarray, boxes: list[tuple[float, float, float, float]], sides: tuple[int, int]) -> np.ndarray:
+def _overlay(tile: np.ndarray, *, cam: np.ndarray, boxes: list[tables.Box], sides: tuple[int, int]) -> np.ndarray:
     """A frame (h, w, 3) uint8 with the map as a warm glow and the boxes, in pixels of an array with ``sides``, as outlines."""
     height, width = tile.shape[:2]
     heat = np.asarray(Image.fromarray(cam).resize((width, height), Image.Resampling.BILINEAR), np.float32)[..., None] / 255
