@@ -77,7 +77,11 @@ def make_dataset(
                 "view_direction": None,
                 "kind": kind,
                 "shape": list(stored.shape),
-                "spacing": [0.04, 0.5, 0.5] if kind == "video" else [1.0, 1.0, 1.0] if kind == "volume" else [None, None, None],
+                "spacing": [0.04, 0.5, 0.5]
+                if kind == "video"
+                else [1.0, 1.0, 1.0]
+                if kind == "volume"
+                else [None, None, None],
                 "value_unit": unit,
                 "p005": stored.p005,
                 "p995": stored.p995,
@@ -87,7 +91,11 @@ def make_dataset(
                 "pixel_text": "public",
                 "label.finding": None if rng.random() < missing else f"class{label}",
                 **({"label.size": float(radius)} if regress else {}),
-                **({"label.a": str(int(label == classes - 1)), "label.b": str(int(index % 3 == 0))} if multilabel else {}),
+                **(
+                    {"label.a": str(int(label == classes - 1)), "label.b": str(int(index % 3 == 0))}
+                    if multilabel
+                    else {}
+                ),
             }
         )
         where = {frame: row for row, frame in enumerate(traced_frames)}
@@ -103,7 +111,9 @@ def make_dataset(
                 }
             )
     names = [f"class{c}" for c in range(classes)]
-    targets: dict[str, Any] = {"finding": {"type": "classify", "classes": names, "positive": "class1" if classes == 2 else None, "unit": None}}
+    targets: dict[str, Any] = {
+        "finding": {"type": "classify", "classes": names, "positive": "class1" if classes == 2 else None, "unit": None}
+    }
     if regress:
         targets["size"] = {"type": "regress", "classes": [], "positive": None, "unit": "px"}
     if multilabel:
@@ -117,14 +127,22 @@ def make_dataset(
         "patient": "column",
         "warnings": [],
     }
-    manifest = pl.DataFrame(rows, schema_overrides={"mask_id": pl.String, "device": pl.String, "label.finding": pl.String})
+    manifest = pl.DataFrame(
+        rows, schema_overrides={"mask_id": pl.String, "device": pl.String, "label.finding": pl.String}
+    )
     tables.write(manifest, root / "manifest.parquet", "manifest")
-    tables.write(pl.DataFrame(frames, schema_overrides={"phase": pl.String, "time_s": pl.Float64}), root / "frames.parquet", "frames")
+    tables.write(
+        pl.DataFrame(frames, schema_overrides={"phase": pl.String, "time_s": pl.Float64}),
+        root / "frames.parquet",
+        "frames",
+    )
     tables.write_json(root / "dataset.json", info)
     return tables.load_dataset(root)
 
 
-def _blob(rng: np.random.Generator, shape: tuple[int, int, int, int], strength: float, kind: str) -> tuple[np.ndarray, np.ndarray, float]:
+def _blob(
+    rng: np.random.Generator, shape: tuple[int, int, int, int], strength: float, kind: str
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Noise with one blob: values 0..1 (C, D, H, W), the blob (D, H, W) and its radius in pixels."""
     channels, depth, height, width = shape
     radius = min(height, width) * (0.15 + 0.15 * strength)

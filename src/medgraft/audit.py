@@ -1,4 +1,7 @@
-"""The audit, from a data set to a page: where intake's leaks, the associations of stats and the report's page meet. No torch."""
+"""The audit, from a data set to a page: where intake's leaks, the associations of stats and the report's page meet.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ class AuditOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    split: list[str] = Field([], description="split columns whose roles are checked; default: all that the data set has")
+    split: list[str] = Field(
+        [], description="split columns whose roles are checked; default: all that the data set has"
+    )
     run: Path | None = Field(None, description="run folder whose folds (splits.json) are checked")
     test: Path | None = Field(None, description="external test set: a second data set folder")
     near: bool = Field(True, description="look for near-duplicates too, not only for the same stored pixels")
@@ -52,7 +57,10 @@ class AuditOptions(BaseModel):
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found and where the page lies. ``leaks`` counts findings of that severity; a shell should see them as exit status 3."""
+    """What an audit found and where the page lies.
+
+    ``leaks`` counts findings of that severity; a shell should see them as exit status 3.
+    """
 
     page: Path
     findings: list[dict[str, Any]]
@@ -67,7 +75,10 @@ class AuditReport:
         """For a terminal: the findings in order, then where the page lies."""
         counts = Counter(f["severity"] for f in self.findings)
         need = counts["leak"] + counts["check"]
-        head = f"{need} finding{'s need' if need != 1 else ' needs'} you ({counts['leak']} leaks), {counts['note']} notes; {self.seconds:.1f} s"
+        head = (
+            f"{need} finding{'s need' if need != 1 else ' needs'} you ({counts['leak']} leaks), {counts['note']} "
+            f"notes; {self.seconds:.1f} s"
+        )
         return "\n".join([head, *(f"  {line}" for line in self.lines), f"open {self.page}"])
 
 
@@ -98,7 +109,10 @@ def audit(root: Path, options: AuditOptions) -> AuditReport:
         "medgraft": __version__,
         "created": time.strftime("%Y-%m-%d %H:%M"),
         "name": dataset.info.get("name", ""),
-        "sets": [{"name": d.info.get("name", ""), "path": os.path.relpath(d.root.resolve(), root.resolve())} for d in cases.sets],
+        "sets": [
+            {"name": d.info.get("name", ""), "path": os.path.relpath(d.root.resolve(), root.resolve())}
+            for d in cases.sets
+        ],
         "cases": dataset.manifest.height,
         "patients": dataset.manifest["patient_id"].n_unique(),
         "patients_known": dataset.patients_known,
@@ -147,19 +161,36 @@ def _classes(dataset: Dataset, target: str, parts: list[leaks.Part]) -> dict[str
     if described.get("type") == "regress":
         known = np.array([v for v in values if v is not None], float)
         quantiles = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist() if len(known) else []
-        return {"type": "regress", "unit": described.get("unit"), "quantiles": quantiles, "missing": len(values) - len(known), "classes": []}
+        return {
+            "type": "regress",
+            "unit": described.get("unit"),
+            "quantiles": quantiles,
+            "missing": len(values) - len(known),
+            "classes": [],
+        }
     rows = []
     for name in described.get("classes") or sorted({v for v in values if v is not None}):
         members = [i for i, v in enumerate(values) if v == name]
-        roles = {p.name: dict(Counter(p.roles[i] for i in members if p.roles[i])) for p in parts if ", inner " not in p.name}
-        rows.append({"name": name, "cases": len(members), "patients": len({patients[i] for i in members}), "roles": roles})
-    return {"type": "classify", "positive": described.get("positive"), "classes": rows, "missing": sum(v is None for v in values)}
+        roles = {
+            p.name: dict(Counter(p.roles[i] for i in members if p.roles[i])) for p in parts if ", inner " not in p.name
+        }
+        rows.append(
+            {"name": name, "cases": len(members), "patients": len({patients[i] for i in members}), "roles": roles}
+        )
+    return {
+        "type": "classify",
+        "positive": described.get("positive"),
+        "classes": rows,
+        "missing": sum(v is None for v in values),
+    }
 
 
 def sample(dataset: Dataset, parts: list[leaks.Part], seed: int) -> list[dict[str, Any]]:
     """A few cases of each class and role, for the contact sheet: other patients first."""
     manifest = dataset.manifest
-    target = next((t for t in dataset.targets if dataset.info.get("targets", {}).get(t, {}).get("type") == "classify"), None)
+    target = next(
+        (t for t in dataset.targets if dataset.info.get("targets", {}).get(t, {}).get("type") == "classify"), None
+    )
     labels = manifest[f"label.{target}"].to_list() if target else [None] * manifest.height
     part = next((p for p in parts if p.name != "external"), None)
     roles = part.roles[: manifest.height] if part else [None] * manifest.height
@@ -173,9 +204,18 @@ def sample(dataset: Dataset, parts: list[leaks.Part], seed: int) -> list[dict[st
     for (label, role), members in sorted(groups.items())[:40]:
         mixed = [members[int(i)] for i in rng.permutation(len(members))]
         seen: set[str] = set()
-        fresh = [i for i in mixed if not (patients[i] in seen or seen.add(patients[i]))]  # type: ignore[func-returns-value]
+        # type: ignore[func-returns-value]
+        fresh = [i for i in mixed if not (patients[i] in seen or seen.add(patients[i]))]
         chosen = list(dict.fromkeys([*fresh, *mixed]))[:few]
-        found.append({"label": label, "role": role, "part": part.name if part else "", "of": len(members), "cases": [names[i] for i in chosen]})
+        found.append(
+            {
+                "label": label,
+                "role": role,
+                "part": part.name if part else "",
+                "of": len(members),
+                "cases": [names[i] for i in chosen],
+            }
+        )
     return found
 
 
@@ -219,7 +259,15 @@ def acquisition(dataset: Dataset, options: AuditOptions) -> tuple[list[dict[str,
             if together is not None:
                 rows.append({"name": "", "together": together, "target": target})
                 if together["auc"] >= TOLD and together["low"] > 0.5:
-                    findings.append({"kind": "facts_together", "severity": "check", "n": together["n"], "target": target, **together})
+                    findings.append(
+                        {
+                            "kind": "facts_together",
+                            "severity": "check",
+                            "n": together["n"],
+                            "target": target,
+                            **together,
+                        }
+                    )
     return rows, findings
 
 
@@ -238,7 +286,10 @@ def _described(values: list[Any], patients: list[str]) -> dict[str, Any]:
 
 
 def _by_class(values: list[Any], labels: list[Any]) -> list[dict[str, Any]]:
-    """The fact within each class: shares of its values, or median and quartiles. For a quantity: within its lower and upper half."""
+    """The fact within each class: shares of its values, or median and quartiles.
+
+    For a quantity: within its lower and upper half.
+    """
     known = [(v, y) for v, y in zip(values, labels) if v is not None and y is not None]
     if not isinstance(known[0][1], str):
         middle = float(np.median([y for _, y in known]))
@@ -254,12 +305,22 @@ def _by_class(values: list[Any], labels: list[Any]) -> list[dict[str, Any]]:
             counts = Counter(members)
             found.append({"class": label, "n": len(members), "shares": {v: counts[v] / len(members) for v in order}})
         else:
-            found.append({"class": label, "n": len(members), "quartiles": np.quantile(np.array(members, float), [0.25, 0.5, 0.75]).tolist()})
+            found.append(
+                {
+                    "class": label,
+                    "n": len(members),
+                    "quartiles": np.quantile(np.array(members, float), [0.25, 0.5, 0.75]).tolist(),
+                }
+            )
     return found
 
 
-def _together(facts: dict[str, list[Any]], labels: list[Any], patients: list[str], options: AuditOptions) -> dict[str, Any] | None:
-    """How well all facts together tell the label of unseen patients: AUC of a logistic regression (several classes: mean of one against the rest)."""
+def _together(
+    facts: dict[str, list[Any]], labels: list[Any], patients: list[str], options: AuditOptions
+) -> dict[str, Any] | None:
+    """How well all facts together tell the label of unseen patients: AUC of a logistic regression (several classes:
+    mean of one against the rest).
+    """
     columns = []
     for values in facts.values():
         if any(isinstance(v, str) for v in values):
@@ -273,7 +334,9 @@ def _together(facts: dict[str, list[Any]], labels: list[Any], patients: list[str
         return None
     y = np.array([np.nan if v is None else classes.index(v) for v in labels])
     codes = np.unique(patients, return_inverse=True)[1]
-    if min(len(set(codes[y == k])) for k in range(len(classes))) < 5:  # a class of a few patients cannot be predicted for others
+    if (
+        min(len(set(codes[y == k])) for k in range(len(classes))) < 5
+    ):  # a class of a few patients cannot be predicted for others
         enough = [k for k in range(len(classes)) if len(set(codes[y == k])) >= 5]
         if len(enough) < 2:
             return None
@@ -282,4 +345,11 @@ def _together(facts: dict[str, list[Any]], labels: list[Any], patients: list[str
     found = trivial_auc(np.array(columns).T, y, codes, seed=options.seed, resamples=500)
     if not np.isfinite(found.value):
         return None
-    return {"auc": found.value, "low": found.low, "high": found.high, "n": int(np.isfinite(y).sum()), "classes": classes, "facts": list(facts)}
+    return {
+        "auc": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n": int(np.isfinite(y).sum()),
+        "classes": classes,
+        "facts": list(facts),
+    }

@@ -13,7 +13,9 @@ class UserError(Exception):
     def __init__(self, cause: str, *, case: str = "", fix: str = "") -> None:
         self.cause, self.case, self.fix = cause, case, fix
         parts = [part.strip().rstrip(".") for part in (f"{case}: {cause}" if case else cause, fix) if part]
-        super().__init__(" ".join(part if part.endswith(("?", "!")) else part + "." for part in parts).replace("\n", " "))
+        super().__init__(
+            " ".join(part if part.endswith(("?", "!")) else part + "." for part in parts).replace("\n", " ")
+        )
 
 
 class WeightsAbsent(UserError):

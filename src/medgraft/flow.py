@@ -55,14 +55,18 @@ def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> P
     cells = the_run.cells(hashes)
     if not len(cells.filter((pl.col("state") == "done") & (pl.col("inner") == -1))):
         states = "; ".join(sorted(set(cells["state"].to_list()))[:3]) if len(cells) else "no cell was run"
-        raise UserError(f"no model could be judged ({states})", case=str(the_run.root), fix="see errors.log in the run folder")
+        raise UserError(
+            f"no model could be judged ({states})", case=str(the_run.root), fix="see errors.log in the run folder"
+        )
     tables.write(cells, the_run.root / "cells.parquet", "cells")
     predictions, measures = the_run.gather("predictions", hashes), the_run.gather("measures", hashes)
     tables.write(predictions, the_run.root / "predictions.parquet", "predictions")
     tables.write(measures, the_run.root / "measures.parquet", "measures")
     records = the_run.records(hashes)
     chosen = thresholds(cells, predictions) if context.task_name == "classify" else {}
-    voting = {arm.id for arm in context.recipe.models if context.recipe.arm_window(arm).join == "vote"}  # the majority decides, not a threshold
+    voting = {
+        arm.id for arm in context.recipe.models if context.recipe.arm_window(arm).join == "vote"
+    }  # the majority decides, not a threshold
     the_run.info["thresholds"] = {name: values for name, values in chosen.items() if name not in voting}
     facts = ("seconds", "parameters", "load", "score", "best_step", "horizon", "reason", "logistic_c", "wait_share")
     the_run.info["cell_facts"] = {r["hash"]: {k: r.get(k) for k in facts} for r in records}
@@ -70,7 +74,15 @@ def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> P
     the_run.info["baseline"] = baseline(context)
     the_run.save()
     stats = context.recipe.stats
-    found = summary.summarise(predictions, measures, cells, the_run.info, resamples=stats.resamples, confidence=stats.confidence, seed=stats.seed)
+    found = summary.summarise(
+        predictions,
+        measures,
+        cells,
+        the_run.info,
+        resamples=stats.resamples,
+        confidence=stats.confidence,
+        seed=stats.seed,
+    )
     summary.write_tables(found, the_run.root)
     for model in found["models"]:
         primary, confidence = found["run"]["primary_metric"], found["run"]["confidence"]
@@ -94,8 +106,14 @@ def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, dict
     key = ["model", "start", "strategy", "outer", "setting"]
     chosen = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).select(key).unique()
     inner = cells.filter(pl.col("inner") >= 0).join(chosen, on=key, how="semi")
-    arms = inner.select(pl.col("hash").alias("cell"), "outer", pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id"))
-    whole = predictions.filter((pl.col("split") == "select") & pl.col("y_true").is_not_null() & (pl.col("window") == -1))
+    arms = inner.select(
+        pl.col("hash").alias("cell"),
+        "outer",
+        pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id"),
+    )
+    whole = predictions.filter(
+        (pl.col("split") == "select") & pl.col("y_true").is_not_null() & (pl.col("window") == -1)
+    )
     whole = whole.group_by("cell", "case_id", "target", "class", maintain_order=True).agg(
         pl.col("y_true").first(), pl.col("y_pred").mean()
     )  # over views
@@ -103,22 +121,35 @@ def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, dict
     found: dict[str, dict[str, float]] = {}
     for (name, outer), part in joined.group_by(["id", "outer"], maintain_order=True):
         if part.select("target", "class").n_unique() == 1 and part["y_true"].n_unique() == 2:
-            found.setdefault(str(name), {})[str(outer)] = youden_threshold(part["y_true"].to_numpy(), part["y_pred"].to_numpy())
+            found.setdefault(str(name), {})[str(outer)] = youden_threshold(
+                part["y_true"].to_numpy(), part["y_pred"].to_numpy()
+            )
     return found
 
 
 def baseline(context: Context) -> dict[str, Any] | None:
-    """What size, brightness and length alone can tell: AUC of a logistic regression on these facts, by grouped cross-validation."""
+    """What size, brightness and length alone can tell: AUC of a logistic regression on these facts, by grouped
+    cross-validation.
+    """
     if context.task_name != "classify" or len(context.targets) != 1 or context.targets[0].kind != "binary":
         return None
-    samples = context.samples(context.rows_of(None), context.window(context.recipe.models[0]), "none", (-1000.0, 1000.0))
+    samples = context.samples(
+        context.rows_of(None), context.window(context.recipe.models[0]), "none", (-1000.0, 1000.0)
+    )
     manifest = context.dataset.manifest[context.rows_of(None)]
     shape = np.array(manifest["shape"].to_list(), float)
-    facts = np.column_stack([shape[:, 1:], manifest["p005"].to_numpy(), manifest["p995"].to_numpy(), mean_intensity(context, manifest)])
+    facts = np.column_stack(
+        [shape[:, 1:], manifest["p005"].to_numpy(), manifest["p995"].to_numpy(), mean_intensity(context, manifest)]
+    )
     patients = manifest["patient_id"].to_list()
     codes = {p: k for k, p in enumerate(sorted(set(patients)))}
     result = trivial_auc(facts, samples.labels()[:, 0], np.array([codes[p] for p in patients]))
-    return {"facts": ["frames", "height", "width", "darkest", "brightest", "mean"], "auc": result.value, "low": result.low, "high": result.high}
+    return {
+        "facts": ["frames", "height", "width", "darkest", "brightest", "mean"],
+        "auc": result.value,
+        "low": result.low,
+        "high": result.high,
+    }
 
 
 def mean_intensity(context: Context, manifest: pl.DataFrame) -> np.ndarray:
@@ -138,12 +169,21 @@ def demo(*, out: str = "demo", patients: int = 90, size: int = 128, difficulty: 
 
     root = Path(out)
     print("1/3 simulating chest X-rays in the RSNA format")
-    made = chest_xray.simulate(root / "studies", patients=patients, images_per_patient=2, size=256, difficulty=difficulty, prevalence=0.45, seed=1)
+    made = chest_xray.simulate(
+        root / "studies",
+        patients=patients,
+        images_per_patient=2,
+        size=256,
+        difficulty=difficulty,
+        prevalence=0.45,
+        seed=1,
+    )
     print(made.text())
     print(facts_alone(made.facts, made.target, made.patient))
     print("2/3 scanning them")
     options = config.build(
-        act.ScanOptions, {"out": root / "data", "layout": "rsna", "target": "pneumonia", "patient": "patient_id", "identity": "keep"}
+        act.ScanOptions,
+        {"out": root / "data", "layout": "rsna", "target": "pneumonia", "patient": "patient_id", "identity": "keep"},
     )
     print(act.scan(root / "studies", options).text())
     print("3/3 comparing three ways of transfer")

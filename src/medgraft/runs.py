@@ -59,7 +59,9 @@ class Cell:
     inner: int  # -1 = refit on the whole training part
     seed: int
     data_hash: str
-    context: dict[str, Any] = field(default_factory=dict, compare=False)  # split hash, window, task, weights, threads, precision
+    context: dict[str, Any] = field(
+        default_factory=dict, compare=False
+    )  # split hash, window, task, weights, threads, precision
 
     @property
     def hash(self) -> str:
@@ -81,11 +83,20 @@ class Run:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
-        self.info: dict[str, Any] = tables.read_json(self.root / "run.json") if (self.root / "run.json").is_file() else {}
+        self.info: dict[str, Any] = (
+            tables.read_json(self.root / "run.json") if (self.root / "run.json").is_file() else {}
+        )
 
     @classmethod
     def create(
-        cls, root: Path, *, recipe: dict[str, Any], recipe_text: str, dataset: Dataset, case_digests: dict[str, str], facts: dict[str, Any]
+        cls,
+        root: Path,
+        *,
+        recipe: dict[str, Any],
+        recipe_text: str,
+        dataset: Dataset,
+        case_digests: dict[str, str],
+        facts: dict[str, Any],
     ) -> Run:
         """Make or reopen a run folder.
 
@@ -99,7 +110,8 @@ class Run:
         data_hash = digest(case_digests)
         if run.info and run.info.get("data_hash") != data_hash:
             raise UserError(
-                f"the data set is not the one this run began with: {_difference(tables.read_json(root / 'cases.json'), case_digests)}",
+                f"the data set is not the one this run began with: "
+                f"{_difference(tables.read_json(root / 'cases.json'), case_digests)}",
                 case=str(root),
                 fix="choose a new run with name=NAME, or bring the old data set back",
             )
@@ -124,7 +136,9 @@ class Run:
     def open(cls, root: str | os.PathLike[str]) -> Run:
         run = cls(root)
         if not run.info:
-            raise UserError("not a run folder (no run.json)", case=str(root), fix="give the folder that `medgraft run` printed")
+            raise UserError(
+                "not a run folder (no run.json)", case=str(root), fix="give the folder that `medgraft run` printed"
+            )
         return run
 
     @property
@@ -155,7 +169,18 @@ class Run:
         path = self.folder(cell) / "cell.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         before = tables.read_json(path) if path.is_file() else {}
-        tables.write_json(path, {**before, **asdict(cell), "hash": cell.hash, "state": state, "pid": os.getpid(), "updated": time.time(), **facts})
+        tables.write_json(
+            path,
+            {
+                **before,
+                **asdict(cell),
+                "hash": cell.hash,
+                "state": state,
+                "pid": os.getpid(),
+                "updated": time.time(),
+                **facts,
+            },
+        )
 
     def finish(self, cell: Cell, **facts: Any) -> None:
         """Seal a cell: facts, then the DONE file, then the resume checkpoint goes."""
@@ -167,7 +192,13 @@ class Run:
         """Log one look at a test part. A look is logged once for a cell."""
         if cell.hash not in {entry["cell"] for entry in self.info["looks"]}:
             self.info["looks"].append(
-                {"cell": cell.hash, "arm": cell.arm, "outer": cell.outer, "seed": cell.seed, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+                {
+                    "cell": cell.hash,
+                    "arm": cell.arm,
+                    "outer": cell.outer,
+                    "seed": cell.seed,
+                    "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+                }
             )
             self.save()
 
@@ -194,7 +225,11 @@ class Run:
             }
             for r in records
         ]
-        return tables.validate(pl.DataFrame(rows, schema_overrides=tables.SCHEMAS["cells"]), "cells") if rows else tables.empty("cells")
+        return (
+            tables.validate(pl.DataFrame(rows, schema_overrides=tables.SCHEMAS["cells"]), "cells")
+            if rows
+            else tables.empty("cells")
+        )
 
     def gather(self, name: str, only: Sequence[str]) -> pl.DataFrame:
         """Join one table (predictions or measures) over the given finished cells."""
@@ -208,7 +243,11 @@ class Run:
 
 def versions() -> dict[str, str]:
     """Versions of medgraft, Python, the platform and the packages that decide numbers."""
-    found = {"medgraft": __version__, "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    found = {
+        "medgraft": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -219,7 +258,15 @@ def versions() -> dict[str, str]:
 
 def case_digests(dataset: Dataset, targets: Sequence[str]) -> dict[str, str]:
     """What decides a case's numbers (patient, pixels, mask, view, labels), hashed by case id."""
-    columns = ["patient_id", "array_id", "mask_id", "view_center", "view_size", "view_direction", *(f"label.{t}" for t in targets)]
+    columns = [
+        "patient_id",
+        "array_id",
+        "mask_id",
+        "view_center",
+        "view_size",
+        "view_direction",
+        *(f"label.{t}" for t in targets),
+    ]
     return {row["case_id"]: digest([row[c] for c in columns])[:16] for row in dataset.manifest.iter_rows(named=True)}
 
 
@@ -261,7 +308,9 @@ def status(root: Path) -> dict[str, Any]:
         counts[record["state"]] = counts.get(record["state"], 0) + 1
     recipe = config.build(config.Recipe, the_run.info["recipe"])
     inner = len({row["inner"] for row in tables.read_json(the_run.root / "splits.json")["rows"] if row["inner"] >= 0})
-    planned = sum(the_run.info["folds"] * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models)
+    planned = sum(
+        the_run.info["folds"] * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models
+    )
     return {
         "name": the_run.info["name"],
         "cells": counts,
@@ -281,6 +330,9 @@ def status_text(facts: dict[str, Any]) -> str:
     if facts["inner_scores"]:
         lines.append(f"inner {facts['metric']} so far (no test part was looked at for this):")
         down = facts["metric"] != "mae"
-        lines += [f"  {score:.3f}  {name}" for name, score in sorted(facts["inner_scores"].items(), key=lambda item: item[1], reverse=down)]
+        lines += [
+            f"  {score:.3f}  {name}"
+            for name, score in sorted(facts["inner_scores"].items(), key=lambda item: item[1], reverse=down)
+        ]
     lines.append("report.html is there" if facts["report"] else "no report yet; `medgraft run` writes it at the end")
     return "\n".join(lines)

@@ -122,12 +122,16 @@ def validate(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     when a case id stands twice in a manifest.
     """
     schema = SCHEMAS[name]
-    frame = frame.with_columns(pl.lit(None, dtype=schema[c]).alias(c) for c in LATER.get(name, ()) if c not in frame.columns)
+    frame = frame.with_columns(
+        pl.lit(None, dtype=schema[c]).alias(c) for c in LATER.get(name, ()) if c not in frame.columns
+    )
     extra = [c for c in frame.columns if c not in schema]
     unknown = [c for c in extra if name != "manifest" or not c.startswith(("label.", "split.", "fact."))]
     missing = [c for c in schema if c not in frame.columns]
     if unknown or missing:
-        raise UserError(f"table {name} lacks {missing} and has unknown {unknown}", fix="write it with medgraft.tables.write")
+        raise UserError(
+            f"table {name} lacks {missing} and has unknown {unknown}", fix="write it with medgraft.tables.write"
+        )
     try:
         frame = frame.select([pl.col(c).cast(t) for c, t in schema.items()] + [pl.col(c) for c in extra])
     except pl.exceptions.PolarsError as error:
@@ -153,11 +157,15 @@ def read(path: str | os.PathLike[str], name: str) -> pl.DataFrame:
     """Read and check a table."""
     path = Path(path)
     if not path.is_file():
-        raise UserError("no such table", case=str(path), fix="run `medgraft scan` first" if name in ("manifest", "frames") else "")
+        raise UserError(
+            "no such table", case=str(path), fix="run `medgraft scan` first" if name in ("manifest", "frames") else ""
+        )
     try:
         frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"not a readable table ({type(error).__name__})", case=str(path), fix="write it again") from error
+        raise UserError(
+            f"not a readable table ({type(error).__name__})", case=str(path), fix="write it again"
+        ) from error
     return validate(frame, name)
 
 
@@ -165,11 +173,15 @@ Box = tuple[float, float, float, float]  # x, y, width, height in source pixels
 
 
 def drawn_boxes(root: str | os.PathLike[str]) -> dict[str, list[Box]]:
-    """case_id -> boxes that people drew on its first frame (``annotations.parquet``); empty where the table is absent."""
+    """case_id -> boxes that people drew on its first frame (``annotations.parquet``); empty where the table is
+    absent.
+    """
     path = Path(root) / "annotations.parquet"
     if not path.is_file():
         return {}
-    rows = read(path, "annotations").filter((pl.col("kind") == "box") & (pl.col("frame") == 0) & (pl.col("author") != "header"))
+    rows = read(path, "annotations").filter(
+        (pl.col("kind") == "box") & (pl.col("frame") == 0) & (pl.col("author") != "header")
+    )
     found: dict[str, list[Box]] = {}
     for case, geometry in rows.select("case_id", "geometry").iter_rows():
         box = json.loads(geometry)
@@ -244,8 +256,14 @@ def disk_error(error: OSError, path: str | os.PathLike[str]) -> UserError:
     import errno
 
     fixes = {
-        errno.ENOSPC: ("the disk is full", "free some space or choose another folder with out=DIR; what is done is kept"),
-        errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder with out=DIR; what is done is kept"),
+        errno.ENOSPC: (
+            "the disk is full",
+            "free some space or choose another folder with out=DIR; what is done is kept",
+        ),
+        errno.EDQUOT: (
+            "the disk quota is used up",
+            "free some space or choose another folder with out=DIR; what is done is kept",
+        ),
         errno.EACCES: ("the folder may not be written", "choose another folder with out=DIR"),
         errno.EROFS: ("the folder is read-only", "choose another folder with out=DIR"),
         errno.EPERM: ("the folder may not be written", "choose another folder with out=DIR"),
@@ -279,7 +297,11 @@ def load_dataset(root: str | os.PathLike[str]) -> Dataset:
     """Open a data set folder written by ``medgraft scan``."""
     root = Path(root)
     if not (root / "dataset.json").is_file():
-        raise UserError("not a medgraft data set (no dataset.json)", case=str(root), fix="make one with `medgraft scan SOURCE out=DIR`")
+        raise UserError(
+            "not a medgraft data set (no dataset.json)",
+            case=str(root),
+            fix="make one with `medgraft scan SOURCE out=DIR`",
+        )
     info = read_json(root / "dataset.json")
     manifest = read(root / "manifest.parquet", "manifest")
     frames = read(root / "frames.parquet", "frames")

@@ -100,7 +100,9 @@ def test_a_single_image_is_any_frame() -> None:
     for kind in ("uniform", "tsn"):
         drawn = [draw_window(WindowSpec(kind, 1, 8), (1, 20, 8, 8), rng(seed)).frames for seed in range(2000)]  # type: ignore[arg-type]
         counts = np.bincount(np.ravel(drawn), minlength=20)
-        assert counts.sum() == 2000 and len(counts) == 20 and counts.min() > 60 and counts.max() < 145  # 100 each, 4 standard deviations
+        assert (
+            counts.sum() == 2000 and len(counts) == 20 and counts.min() > 60 and counts.max() < 145
+        )  # 100 each, 4 standard deviations
 
 
 def test_labelled_windows_hold_traced_frames_in_the_middle() -> None:
@@ -196,7 +198,9 @@ def test_join_scores_is_the_mean_of_each_case() -> None:
     np.testing.assert_allclose(means, [[0.5, 0.5], [0.375, 0.625]])
 
 
-@pytest.mark.parametrize("bad", [{"kind": "cube"}, {"length": 0}, {"size": (0, 4)}, {"overlap": 1.0}, {"max_windows": 0}, {"stride": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"kind": "cube"}, {"length": 0}, {"size": (0, 4)}, {"overlap": 1.0}, {"max_windows": 0}, {"stride": 0}]
+)
 def test_impossible_specs_are_refused(bad: dict) -> None:
     with pytest.raises(UserError):
         WindowSpec(**bad)
@@ -209,4 +213,6 @@ def test_a_case_of_500_images_needs_more_than_250_votes() -> None:
     assert (yes / windows > 0.5).tolist() == [False, True]
     spec = WindowSpec("uniform", length=1, max_windows=500, join="vote")
     chosen = [w.frames[0] for w in eval_windows(spec, (1, 690, 8, 8))]
-    assert len(chosen) == 500 == len(set(chosen)) and min(chosen) == 0 and max(chosen) == 689  # spread over the video, none twice
+    assert (
+        len(chosen) == 500 == len(set(chosen)) and min(chosen) == 0 and max(chosen) == 689
+    )  # spread over the video, none twice

@@ -28,7 +28,16 @@ def quiet(line: str) -> None:
 
 def test_a_run_ends_in_tables_and_a_report(recipe) -> None:
     root = flow.run(recipe("report=true"), say=quiet)
-    for name in ("recipe.yaml", "run.json", "splits.json", "cells.parquet", "predictions.parquet", "leaderboard.csv", "summary.json", "report.html"):
+    for name in (
+        "recipe.yaml",
+        "run.json",
+        "splits.json",
+        "cells.parquet",
+        "predictions.parquet",
+        "leaderboard.csv",
+        "summary.json",
+        "report.html",
+    ):
         assert (root / name).is_file(), name
     cells = tables.read(root / "cells.parquet", "cells")
     assert set(cells["state"]) == {"done"} and len(cells) == 2 * (1 + 1)
@@ -73,7 +82,8 @@ def test_only_missing_cells_are_trained(recipe, monkeypatch) -> None:
     flow.run(
         recipe(
             "seeds=[0, 1]",
-            f"models=[{{model: '{MODEL}', start: random}}, {{model: '{MODEL}', start: random, label: slow, train: {{learning_rate: 1e-5}}}}]",
+            f"models=[{{model: '{MODEL}', start: random}}, {{model: '{MODEL}', start: random, label: slow, train: "
+            f"{{learning_rate: 1e-5}}}}]",
         ),
         say=quiet,
     )
@@ -84,7 +94,12 @@ def test_a_changed_data_set_is_refused_and_the_difference_named(recipe, tmp_path
     flow.run(recipe(), say=quiet)
     path = tmp_path / "data" / "manifest.parquet"
     manifest = tables.read(path, "manifest")
-    flipped = pl.when(pl.col("case_id") == "c003").then(pl.lit("class0")).otherwise(pl.col("label.finding")).alias("label.finding")
+    flipped = (
+        pl.when(pl.col("case_id") == "c003")
+        .then(pl.lit("class0"))
+        .otherwise(pl.col("label.finding"))
+        .alias("label.finding")
+    )
     tables.write(manifest.with_columns(flipped), path, "manifest")
     with pytest.raises(UserError, match=r"1 changed \(first c003\)"):
         flow.run(recipe(), say=quiet)
@@ -94,7 +109,9 @@ def test_a_changed_data_set_is_refused_and_the_difference_named(recipe, tmp_path
 
 
 def test_search_never_sees_the_test_part(recipe, tmp_path) -> None:
-    """Spoil the labels of the first test part: the search of that fold must come out the same, the test score must not."""
+    """Spoil the labels of the first test part: the search of that fold must come out the same, the test score must
+    not.
+    """
     words = ["grid={learning_rate: [1e-3, 1e-5]}", "split.folds=2"]
     one = recipe("name=a", *words)
     flow.run(one, say=quiet)
@@ -103,19 +120,31 @@ def test_search_never_sees_the_test_part(recipe, tmp_path) -> None:
     path = tmp_path / "data" / "manifest.parquet"
     manifest = tables.read(path, "manifest")
     swap = pl.when(pl.col("label.finding") == "class0").then(pl.lit("class1")).otherwise(pl.lit("class0"))
-    spoiled = pl.when(pl.col("patient_id").is_in(sorted(tested))).then(swap).otherwise(pl.col("label.finding")).alias("label.finding")
+    spoiled = (
+        pl.when(pl.col("patient_id").is_in(sorted(tested)))
+        .then(swap)
+        .otherwise(pl.col("label.finding"))
+        .alias("label.finding")
+    )
     tables.write(manifest.with_columns(spoiled), path, "manifest")
 
     def inner(run: str) -> dict:
         records = runs.Run.open(tmp_path / "runs" / run).records()
-        return {json.dumps(r["setting"], sort_keys=True): r["score"] for r in records if r["outer"] == 0 and r["inner"] == 0}
+        return {
+            json.dumps(r["setting"], sort_keys=True): r["score"] for r in records if r["outer"] == 0 and r["inner"] == 0
+        }
 
     dataset = tables.load_dataset(one.data)
     context, the_run = compare.prepare(recipe("name=b", *words), dataset)
     # The new labels would stratify anew: put the old split back.
     first = [r for r in splits if r["outer"] == 0]
     context.outer = {0: {"train": {r["patient_id"] for r in first if r["role"] != "test"}, "test": tested}}
-    context.inner = {(0, 0): {role: {r["patient_id"] for r in first if r["inner"] == 0 and r["role"] == role} for role in ("train", "select")}}
+    context.inner = {
+        (0, 0): {
+            role: {r["patient_id"] for r in first if r["inner"] == 0 and r["role"] == role}
+            for role in ("train", "select")
+        }
+    }
     compare.run_arm(context, the_run, context.recipe.models[0], compare.Progress(context, quiet))
     assert inner("b") == inner("a") and len(inner("a")) == 2
     scores = {}
@@ -172,10 +201,15 @@ def test_a_failed_cell_is_named_and_the_rest_goes_on(recipe, tmp_path) -> None:
     assert (flow.run(made, say=quiet) / "summary.json").is_file()  # a failed cell is tried again
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a full disk is made with a tiny tmpfs, which needs root on Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0,
+    reason="a full disk is made with a tiny tmpfs, which needs root on Linux",
+)
 def test_a_disk_that_fills_up_while_training_loses_nothing(recipe, tmp_path) -> None:
     (tmp_path / "small").mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "small")], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "small")], capture_output=True
+    ).returncode:
         pytest.skip("tmpfs cannot be mounted here")
     try:
         said: list[str] = []
@@ -195,7 +229,9 @@ def test_a_disk_that_fills_up_while_training_loses_nothing(recipe, tmp_path) -> 
 
 def _killed(root: Path, words: list[str], after: str) -> None:
     """Start a run in another process and kill it once a file of the given kind has appeared."""
-    process = subprocess.Popen([sys.executable, "-m", "medgraft", "run", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medgraft", "run", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None and not list(root.glob(after)):
         time.sleep(0.02)
@@ -206,7 +242,10 @@ def _killed(root: Path, words: list[str], after: str) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX kill")
 def test_a_killed_run_resumes_to_the_same_numbers(recipe, tmp_path) -> None:
-    words = ["train={epochs: 60, batch_size: 8, learning_rate: 1e-3, evaluations: 3, dropout: 0.2}", "checkpoint_seconds=0"]
+    words = [
+        "train={epochs: 60, batch_size: 8, learning_rate: 1e-3, evaluations: 3, dropout: 0.2}",
+        "checkpoint_seconds=0",
+    ]
     whole = flow.run(recipe("name=whole", *words), say=quiet)
     flags = [f"{k}={v}" for k, v in [("data", tmp_path / "data"), ("out", tmp_path / "runs"), ("name", "killed")]]
     (tmp_path / "r.yaml").write_text(config.dump_recipe(recipe("name=killed", *words)), encoding="utf-8")
@@ -241,17 +280,23 @@ def test_early_stopping_keeps_the_best_step_and_the_refit_follows_it(recipe) -> 
         assert rows[-1]["step"] < found["horizon"] or found["best_step"] <= rows[-1]["step"]
         assert found["score"] == pytest.approx(max(r["select_score"] for r in rows))
         share = found["best_step"] / found["horizon"]
-        assert refit["best_step"] == pytest.approx(max(1, round(share * refit["horizon"])), abs=1) or refit["context"]["steps"] == round(share * 1000)
+        assert refit["best_step"] == pytest.approx(max(1, round(share * refit["horizon"])), abs=1) or refit["context"][
+            "steps"
+        ] == round(share * 1000)
 
 
 def test_frozen_features_from_the_cache_are_those_of_the_network(recipe) -> None:
-    words = "models=[{model: efficientnet_lite0, strategy: frozen, train: {augment: none, epochs: 8, learning_rate: 1e-2}}]"
+    words = (
+        "models=[{model: efficientnet_lite0, strategy: frozen, train: {augment: none, epochs: 8, learning_rate: 1e-2}}]"
+    )
     made = recipe(words)
     root = flow.run(made, say=quiet)
     context, the_run = compare.prepare(made, tables.load_dataset(made.data))
     record = next(r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0)
     model, task = fit.load_model(context, the_run, made.models[0], record)  # the head alone was stored
-    samples = context.samples(context.rows_of(context.outer[0]["test"]), context.window(made.models[0]), "none", (-1000.0, 1000.0))
+    samples = context.samples(
+        context.rows_of(context.outer[0]["test"]), context.window(made.models[0]), "none", (-1000.0, 1000.0)
+    )
     from medgraft.engine.predict import predict_cases
 
     fresh = predict_cases(context.fabric, model, task, samples, context.cases, batch_size=5).columns
@@ -275,7 +320,11 @@ def test_a_logistic_head_is_the_regression_it_claims_to_be(recipe) -> None:
     for role in ("train", "test"):
         rows = context.rows_of(fold[role])
         samples = FeatureSamples(context.samples(rows, context.window(made.models[0]), "none", (-1e3, 1e3)), cache)
-        parts[role] = (samples.case_features().astype(float), samples.labels()[:, 0], [context.cases.ids[r] for r in rows])
+        parts[role] = (
+            samples.case_features().astype(float),
+            samples.labels()[:, 0],
+            [context.cases.ids[r] for r in rows],
+        )
     mean, spread = parts["train"][0].mean(0), parts["train"][0].std(0)
     spread[spread < 1e-8] = 1  # features that never fire
     oracle = LogisticRegression(C=0.1, max_iter=2000).fit((parts["train"][0] - mean) / spread, parts["train"][1])
@@ -296,7 +345,11 @@ def test_a_logistic_head_is_the_regression_it_claims_to_be(recipe) -> None:
         (
             "volume",
             {"unit": "raw"},
-            ["models=[{model: resnet3d_10, start: random, strategy: gradual}]", "window={size: 16, length: 16}", "train.epochs=1"],
+            [
+                "models=[{model: resnet3d_10, start: random, strategy: gradual}]",
+                "window={size: 16, length: 16}",
+                "train.epochs=1",
+            ],
         ),
     ],
     ids=["multi-label", "three classes", "regression", "video network", "lifted clips", "volume"],
@@ -322,7 +375,11 @@ def test_a_given_center_and_scale_travel_with_the_checkpoint(recipe) -> None:
 
 def test_options_of_a_network_and_a_hidden_layer_reach_the_cell(recipe) -> None:
     arm = "{model: genesis_encoder3d, start: random, hidden: 8, options: {bn_mode: %s}, strategy: %s}"
-    short = ["train={iterations: 1, batch_size: 2, evaluations: 1, augment: none}", "window={size: 16, length: 16}", "split.inner=0"]
+    short = [
+        "train={iterations: 1, batch_size: 2, evaluations: 1, augment: none}",
+        "window={size: 16, length: 16}",
+        "split.inner=0",
+    ]
     facts = {"kind": "volume", "cases": 6, "patients": 6, "shape": (1, 16, 16, 16)}
     made = recipe(*short, f"models=[{arm % ('batch', 'finetune')}]", **facts)
     root = flow.run(made, say=quiet)
@@ -374,7 +431,9 @@ def test_segmentation_learns_and_counts(recipe, kind, model, words) -> None:
     assert counts["tp.structure0"] + counts["fn.structure0"] == int((mask == 1).sum())  # untraced frames count nowhere
 
 
-@pytest.mark.parametrize(("kind", "masks"), [("image", False), ("video", False), ("volume", False), ("volume", True), ("image", True)])
+@pytest.mark.parametrize(
+    ("kind", "masks"), [("image", False), ("video", False), ("volume", False), ("volume", True), ("image", True)]
+)
 def test_a_recipe_without_models_gets_a_sensible_set_and_says_so(recipe, kind, masks) -> None:
     said: list[str] = []
     wish = ["task=segment", "target=null"] if masks else []
@@ -409,7 +468,9 @@ def test_settings_are_chosen_by_the_mean_of_inner_scores(recipe) -> None:
             s.learning_rate: np.mean([fit.outcome(the_run, c).score for c in cells])
             for s, cells in search.inner_cells(context, made.models[0], outer)
         }
-        assert choice.score == pytest.approx(max(means.values())) and means[choice.setting.learning_rate] == max(means.values())
+        assert choice.score == pytest.approx(max(means.values())) and means[choice.setting.learning_rate] == max(
+            means.values()
+        )
         assert choice.tried == 2
     refits = [r for r in the_run.records() if r["inner"] == -1]
     assert len(refits) == 2  # the losing setting was never refitted, so never judged
@@ -443,9 +504,14 @@ def test_a_wrong_wish_is_refused_before_anything_is_trained(recipe, words, says,
 
 
 def test_bert_reads_frames_through_the_whole_run_and_serving(recipe, tmp_path) -> None:
-    """Join is part of the arm's name, its cells and the feature cache; a frozen network's sequences come from the cache."""
+    """Join is part of the arm's name, its cells and the feature cache; a frozen network's sequences come from the
+    cache.
+    """
     clip = "window={length: 4, size: 32}"
-    lite = "{model: efficientnet_lite0, strategy: frozen, join: bert, train: {augment: none, epochs: 2, learning_rate: 1e-4, logits: 2}}"
+    lite = (
+        "{model: efficientnet_lite0, strategy: frozen, join: bert, train: {augment: none, epochs: 2, "
+        "learning_rate: 1e-4, logits: 2}}"
+    )
     made = recipe(
         clip,
         "split.kind=holdout",
@@ -459,14 +525,19 @@ def test_bert_reads_frames_through_the_whole_run_and_serving(recipe, tmp_path) -
     shapes = {np.load(path)["features"].shape for path in (root / "features").glob("*.npz")}
     assert shapes == {(24, 4, 1000), (24, 1280)}
     plain, wide = (
-        config.load_recipe(None, [f"data={made.data}", f"models=[{{model: {MODEL}, join: bert{w}}}]"]).models[0] for w in ("", ", hidden: 1280")
+        config.load_recipe(None, [f"data={made.data}", f"models=[{{model: {MODEL}, join: bert{w}}}]"]).models[0]
+        for w in ("", ", hidden: 1280")
     )
     assert wide.id.endswith("finetune+bert1280")
-    labelled = [arm.model_copy(update={"label": "same"}) for arm in (plain, wide, plain.model_copy(update={"join": "mean"}))]
+    labelled = [
+        arm.model_copy(update={"label": "same"}) for arm in (plain, wide, plain.model_copy(update={"join": "mean"}))
+    ]
     assert len({context.cell(arm, made.train, outer=0, inner=-1, seed=0).hash for arm in labelled}) == 3
 
     arm = made.models[0]
-    record = next(r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0 and r["strategy"] == "frozen+bert")
+    record = next(
+        r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0 and r["strategy"] == "frozen+bert"
+    )
     model, task = fit.load_model(context, the_run, arm, record)  # the head alone was stored, BERT in it
     samples = context.samples(context.rows_of(context.outer[0]["test"]), context.window(arm), "none", (-1000.0, 1000.0))
     from medgraft.engine import serve

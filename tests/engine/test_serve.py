@@ -33,11 +33,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (root / "files").mkdir()
     lines = ["file,patient,finding"]
     for row in made.manifest.iter_rows(named=True):
-        Image.fromarray(np.asarray(store.open_array(made.root, row["array_id"])[0, 0])).save(root / "files" / f"{row['case_id']}.png")
+        Image.fromarray(np.asarray(store.open_array(made.root, row["array_id"])[0, 0])).save(
+            root / "files" / f"{row['case_id']}.png"
+        )
         lines.append(f"{row['case_id']}.png,{row['patient_id']},{row['label.finding']}")
     (root / "files" / "labels.csv").write_text("\n".join(lines))
     options = config.build(
-        scan.ScanOptions, {"out": root / "data", "labels": "labels.csv", "patient": "patient", "target": "finding", "workers": 1, "identity": "keep"}
+        scan.ScanOptions,
+        {
+            "out": root / "data",
+            "labels": "labels.csv",
+            "patient": "patient",
+            "target": "finding",
+            "workers": 1,
+            "identity": "keep",
+        },
     )
     scan.scan(root / "files", options)
     words = [
@@ -85,7 +95,10 @@ def test_the_model_is_chosen_by_inner_scores_alone(finished) -> None:
         if record["inner"] >= 0:
             scores.setdefault(record["model"], []).append(record["score"])
     best = max(scores, key=lambda m: np.mean(scores[m]))
-    assert np.mean(scores[best]) > min(np.mean(v) for v in scores.values()) or len({np.mean(v) for v in scores.values()}) == 1
+    assert (
+        np.mean(scores[best]) > min(np.mean(v) for v in scores.values())
+        or len({np.mean(v) for v in scores.values()}) == 1
+    )
     assert serve.choose(the_run, recipe, None).model == best
 
 
@@ -128,8 +141,21 @@ def test_a_wrong_wish_is_one_line(finished, files, options, says) -> None:
 
 def test_a_served_segmentation_lies_where_its_study_lies(tmp_path) -> None:
     made = make_dataset(tmp_path / "made", "volume", cases=10, masks=True)
-    words = [f"data={tmp_path / 'made'}", f"out={tmp_path / 'runs'}", "task=segment", "split.folds=2", "seeds=[0]", "threads=1", "report=false"]
-    words += ["models=[{model: unet3d, start: random}]", "window={size: 16, length: 8}", "stats.resamples=200", "workers=0"]
+    words = [
+        f"data={tmp_path / 'made'}",
+        f"out={tmp_path / 'runs'}",
+        "task=segment",
+        "split.folds=2",
+        "seeds=[0]",
+        "threads=1",
+        "report=false",
+    ]
+    words += [
+        "models=[{model: unet3d, start: random}]",
+        "window={size: 16, length: 8}",
+        "stats.resamples=200",
+        "workers=0",
+    ]
     words += ["train={epochs: 20, batch_size: 4, learning_rate: 1e-2, augment: none}"]
     root = flow.run(config.load_recipe(None, words), say=quiet)
     array = np.asarray(store.open_array(made.root, made.manifest["array_id"][0])[0])
@@ -142,7 +168,12 @@ def test_a_served_segmentation_lies_where_its_study_lies(tmp_path) -> None:
     made.root.rename(tmp_path / "elsewhere")  # a run serves without its data set
     served = serve.predict(root, [tmp_path / "new.nii.gz"], out=str(tmp_path / "out.csv"))
     mask = SimpleITK.ReadImage(str(tmp_path / "out" / served.rows[0]["mask"]))
-    on_source = SimpleITK.GetArrayFromImage(SimpleITK.Resample(mask, image, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)) > 0
+    on_source = (
+        SimpleITK.GetArrayFromImage(
+            SimpleITK.Resample(mask, image, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)
+        )
+        > 0
+    )
     truth = np.asarray(store.open_mask(tmp_path / "elsewhere", made.manifest["mask_id"][0])[:, 0]) == 1
     dice = 2 * (on_source & truth).sum() / (on_source.sum() + truth.sum())
     assert dice > 0.7 and served.rows[0]["structure0 voxels"] == int((SimpleITK.GetArrayFromImage(mask) > 0).sum())
@@ -151,14 +182,29 @@ def test_a_served_segmentation_lies_where_its_study_lies(tmp_path) -> None:
 def test_an_external_test_set_keeps_patients_apart(tmp_path) -> None:
     home = make_dataset(tmp_path / "home", "image", cases=16, seed=1)
     away = make_dataset(tmp_path / "away", "image", cases=8, seed=2)
-    words = [f"data={home.root}", f"out={tmp_path / 'runs'}", "target=finding", "split.kind=external", f"split.test={away.root}", "seeds=[0]"]
-    words += ["threads=1", "workers=0", "window.size=32", "report=false", "train={epochs: 2, batch_size: 8}", "stats.resamples=200"]
+    words = [
+        f"data={home.root}",
+        f"out={tmp_path / 'runs'}",
+        "target=finding",
+        "split.kind=external",
+        f"split.test={away.root}",
+        "seeds=[0]",
+    ]
+    words += [
+        "threads=1",
+        "workers=0",
+        "window.size=32",
+        "report=false",
+        "train={epochs: 2, batch_size: 8}",
+        "stats.resamples=200",
+    ]
     words += [f"models=[{{model: '{MODEL}', start: random}}]"]
     recipe = config.load_recipe(None, words)
     with pytest.raises(UserError, match="patients stand in both data sets"):
         flow.run(recipe, say=quiet)
     renamed = away.manifest.with_columns(
-        pl.concat_str(pl.lit("x"), "patient_id").alias("patient_id"), pl.concat_str(pl.lit("x"), "case_id").alias("case_id")
+        pl.concat_str(pl.lit("x"), "patient_id").alias("patient_id"),
+        pl.concat_str(pl.lit("x"), "case_id").alias("case_id"),
     )
     tables.write(renamed, away.root / "manifest.parquet", "manifest")
     root = flow.run(recipe, say=quiet)
@@ -176,7 +222,11 @@ def test_names_within_folders_become_codes(finished, tmp_path) -> None:
     (folder / "DOE_JOHN" / "MRN4712.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     served = serve.predict(root, [folder, files / "c002.png"], out=str(tmp_path / "out.csv"))
     names = {r["study"] for r in served.rows}
-    assert "c002" in names and len(names) == 2 and "MRN" not in served.text() + (tmp_path / "out.csv").read_text(encoding="utf-8")
+    assert (
+        "c002" in names
+        and len(names) == 2
+        and "MRN" not in served.text() + (tmp_path / "out.csv").read_text(encoding="utf-8")
+    )
     private = tmp_path / ".medgraft-sources-out.json"
     known = json.loads(private.read_text(encoding="utf-8"))["names"]
     assert private.stat().st_mode & 0o077 == 0 and known[(names - {"c002"}).pop()] == "ward/DOE_JOHN/MRN4711.png"

@@ -46,11 +46,16 @@ def test_two_logits_are_softmax_cross_entropy_and_one_probability() -> None:
     )
     torch.testing.assert_close(several.loss(wide, {"y": both})["loss"], total / 5)
     assert several.scores(wide).shape == (3, 2)
-    assert Classify([TargetSpec("finding", "classes", ("a", "b", "c"))], logits=2).outputs == 3  # a multi-class target has its own
+    assert (
+        Classify([TargetSpec("finding", "classes", ("a", "b", "c"))], logits=2).outputs == 3
+    )  # a multi-class target has its own
 
 
 def test_two_logits_through_the_whole_run_and_serving(recipe, tmp_path) -> None:
-    lite = "models=[{model: efficientnet_lite0, strategy: frozen, train: {logits: %d, augment: none, epochs: 12, learning_rate: 1e-2}}]"
+    lite = (
+        "models=[{model: efficientnet_lite0, strategy: frozen, train: {logits: %d, augment: none, epochs: 12, "
+        "learning_rate: 1e-2}}]"
+    )
     made = recipe(lite % 2, "report=true")
     root = flow.run(made, say=quiet)
     found = tables.read(root / "predictions.parquet", "predictions").filter(pl.col("split") == "test")
@@ -63,7 +68,9 @@ def test_two_logits_through_the_whole_run_and_serving(recipe, tmp_path) -> None:
     assert summary["models"][0]["metrics"]["case.auc"]["value"] > 0.8  # the signal is easy
     assert "ImageNet-1k (top-1 75.1 %)" in (root / "report.html").read_text(encoding="utf-8")  # CEUS-E08
     one = flow.run(recipe(lite % 1, "name=one"), say=quiet)
-    mine, other = (tables.read(r / "predictions.parquet", "predictions").sort("cell", "case_id")["y_pred"] for r in (root, one))
+    mine, other = (
+        tables.read(r / "predictions.parquet", "predictions").sort("cell", "case_id")["y_pred"] for r in (root, one)
+    )
     assert not np.allclose(mine, other)  # a start and a gradient of its own
 
 
@@ -72,7 +79,9 @@ def test_a_logistic_head_is_the_same_with_two_logits(recipe) -> None:
     one, two = (flow.run(recipe(f"name=l{k}", words % k), say=quiet) for k in (1, 2))
     assert runs.Run.open(two).records()[0]["setting"]["logits"] == 2
     a, b = (
-        tables.read(r / "predictions.parquet", "predictions").sort("split", "case_id", "inner", "y_pred").select("case_id", "y_pred")
+        tables.read(r / "predictions.parquet", "predictions")
+        .sort("split", "case_id", "inner", "y_pred")
+        .select("case_id", "y_pred")
         for r in (one, two)
     )
     assert a["case_id"].to_list() == b["case_id"].to_list()
@@ -83,30 +92,59 @@ def test_a_logistic_head_is_the_same_with_two_logits(recipe) -> None:
 
 
 def test_images_vote_and_their_mean_ranks(recipe, tmp_path) -> None:
-    made = recipe(*VOTE[1:], "train.logits=2", "train.epochs=2", "keep_windows=true", "report=true", kind="video", vary_length=True, signal=0.25)
+    made = recipe(
+        *VOTE[1:],
+        "train.logits=2",
+        "train.epochs=2",
+        "keep_windows=true",
+        "report=true",
+        kind="video",
+        vary_length=True,
+        signal=0.25,
+    )
     root = flow.run(made, say=quiet)
     refits = [r["hash"] for r in runs.Run.open(root).records() if r["inner"] == -1]
     windows = pl.concat([tables.read(root / "cells" / h / "windows.parquet", "predictions") for h in refits])
     by_hand = windows.group_by("case_id").agg(
-        pl.len().alias("n"), (pl.col("y_pred") > 0.5).sum().alias("yes"), pl.col("y_pred").mean(), pl.col("y_true").first()
+        pl.len().alias("n"),
+        (pl.col("y_pred") > 0.5).sum().alias("yes"),
+        pl.col("y_pred").mean(),
+        pl.col("y_true").first(),
     )
     by_hand = by_hand.sort("case_id")
     depths = {r["case_id"]: r["shape"][1] for r in tables.load_dataset(made.data).manifest.iter_rows(named=True)}
-    assert by_hand["n"].to_list() == [depths[c] for c in by_hand["case_id"]]  # 500 were asked for: every frame once, none twice
-    measured = tables.read(root / "measures.parquet", "measures").pivot("name", index="case_id", values="value").sort("case_id")
-    assert measured["votes"].to_list() == by_hand["yes"].to_list() and measured["windows"].to_list() == by_hand["n"].to_list()
+    assert by_hand["n"].to_list() == [
+        depths[c] for c in by_hand["case_id"]
+    ]  # 500 were asked for: every frame once, none twice
+    measured = (
+        tables.read(root / "measures.parquet", "measures")
+        .pivot("name", index="case_id", values="value")
+        .sort("case_id")
+    )
+    assert (
+        measured["votes"].to_list() == by_hand["yes"].to_list()
+        and measured["windows"].to_list() == by_hand["n"].to_list()
+    )
 
     said, truth = (by_hand["yes"] / by_hand["n"] > 0.5).to_numpy(), by_hand["y_true"].to_numpy() == 1
-    mean = tables.read(root / "predictions.parquet", "predictions").filter((pl.col("split") == "test") & (pl.col("window") == -1)).sort("case_id")
+    mean = (
+        tables.read(root / "predictions.parquet", "predictions")
+        .filter((pl.col("split") == "test") & (pl.col("window") == -1))
+        .sort("case_id")
+    )
     np.testing.assert_allclose(mean["y_pred"], by_hand["y_pred"])
     model = json.loads((root / "summary.json").read_text())["models"][0]
     metrics = {name.removeprefix("case."): entry["value"] for name, entry in model["metrics"].items()}
     assert metrics["accuracy"] == pytest.approx((said == truth).mean())
-    assert metrics["sensitivity"] == pytest.approx(said[truth].mean()) and metrics["specificity"] == pytest.approx((~said[~truth]).mean())
+    assert metrics["sensitivity"] == pytest.approx(said[truth].mean()) and metrics["specificity"] == pytest.approx(
+        (~said[~truth]).mean()
+    )
     from medgraft.stats.metrics import point
 
     assert metrics["auc"] == pytest.approx(point("auc", truth.astype(float), by_hand["y_pred"].to_numpy()))
-    assert model["threshold_rule"].startswith("majority vote") and "majority vote" in (root / "report.html").read_text(encoding="utf-8")
+    assert model["threshold_rule"].startswith("majority vote") and "majority vote" in (root / "report.html").read_text(
+        encoding="utf-8"
+    )
     assert runs.Run.open(root).info["thresholds"] == {}
 
 
@@ -155,7 +193,11 @@ def test_a_served_case_is_called_by_the_vote(recipe, tmp_path) -> None:
     row = served.rows[0]
     recipe_ = config.build(config.Recipe, runs.Run.open(root).info["recipe"])
     assert recipe_.window.join == "vote"
-    assert 0 <= row["votes"] <= 1 and row["finding"] == ("class1" if row["votes"] > 0.5 else "class0") and "threshold" not in row
+    assert (
+        0 <= row["votes"] <= 1
+        and row["finding"] == ("class1" if row["votes"] > 0.5 else "class0")
+        and "threshold" not in row
+    )
 
 
 def test_votes_are_for_one_yes_no_target(recipe) -> None:

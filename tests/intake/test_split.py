@@ -20,8 +20,14 @@ from medgraft.tables import Dataset
 
 def dataset(patients: list[str], labels: list[str | None], **splits: list[str]) -> Dataset:
     rows: dict[str, Any] = {name: [None] * len(patients) for name in tables.SCHEMAS["manifest"]}
-    rows |= {"patient_id": patients, "case_id": [f"c{i}" for i in range(len(patients))], "array_id": ["0" * 64] * len(patients)}
-    manifest = pl.DataFrame(rows, schema=tables.SCHEMAS["manifest"]).with_columns(pl.Series("label.y", labels, dtype=pl.String))
+    rows |= {
+        "patient_id": patients,
+        "case_id": [f"c{i}" for i in range(len(patients))],
+        "array_id": ["0" * 64] * len(patients),
+    }
+    manifest = pl.DataFrame(rows, schema=tables.SCHEMAS["manifest"]).with_columns(
+        pl.Series("label.y", labels, dtype=pl.String)
+    )
     manifest = manifest.with_columns(pl.Series(f"split.{k}", v) for k, v in splits.items())
     return Dataset(Path("."), {"patient": "column"}, manifest, tables.empty("frames"))
 
@@ -46,7 +52,9 @@ def studies(draw: st.DrawFn) -> tuple[Dataset, dict[str, set[str | None]]]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(studies(), st.sampled_from(["kfold", "nested", "holdout"]), st.integers(2, 3), st.integers(0, 3), st.integers(0, 5))
+@given(
+    studies(), st.sampled_from(["kfold", "nested", "holdout"]), st.integers(2, 3), st.integers(0, 3), st.integers(0, 5)
+)
 def test_patients_never_cross_and_classes_are_spread(
     made: tuple[Dataset, dict[str, set[str | None]]], kind: str, folds: int, inner: int, seed: int
 ) -> None:
@@ -71,7 +79,11 @@ def test_patients_never_cross_and_classes_are_spread(
         parts = {r["inner"] for r in rows if r["outer"] == outer and r["role"] != "test"}
         assert parts == (set(range(inner)) if inner else {-1})
         for part in parts:
-            mine = [(r["patient_id"], r["role"]) for r in rows if (r["outer"], r["inner"]) == (outer, part) and r["role"] != "test"]
+            mine = [
+                (r["patient_id"], r["role"])
+                for r in rows
+                if (r["outer"], r["inner"]) == (outer, part) and r["role"] != "test"
+            ]
             assert len(mine) == len(dict(mine)) and set(dict(mine)) == set(truth) - test
             if inner:
                 assert set(dict(mine).values()) == {"train", "select"}
@@ -88,13 +100,22 @@ def test_unlabelled_cases_take_no_part_and_small_classes_are_named() -> None:
 def test_a_given_column_is_kept() -> None:
     patients = [f"p{i}" for i in range(9)]
     parts = ["TRAIN"] * 5 + ["Val"] * 2 + ["test"] * 2
-    rows = make_splits(dataset(patients, ["a", "b"] * 4 + ["a"], official=parts), kind="column", column="official", target="y")
+    rows = make_splits(
+        dataset(patients, ["a", "b"] * 4 + ["a"], official=parts), kind="column", column="official", target="y"
+    )
     roles = {r["patient_id"]: r["role"] for r in rows}
     assert [roles[p] for p in patients] == ["train"] * 5 + ["select"] * 2 + ["test"] * 2
     with pytest.raises(UserError, match="patient p0 stands in train and in test"):
-        make_splits(dataset(["p0", *patients[1:8], "p0"], ["a"] * 9, official=parts), kind="column", column="official", target="y")
+        make_splits(
+            dataset(["p0", *patients[1:8], "p0"], ["a"] * 9, official=parts),
+            kind="column",
+            column="official",
+            target="y",
+        )
     with pytest.raises(UserError, match="'odd'"):
-        make_splits(dataset(patients, ["a"] * 9, official=[*parts[:8], "odd"]), kind="column", column="official", target="y")
+        make_splits(
+            dataset(patients, ["a"] * 9, official=[*parts[:8], "odd"]), kind="column", column="official", target="y"
+        )
 
 
 def test_a_split_that_shares_a_patient_cannot_be_written(tmp_path: Path) -> None:

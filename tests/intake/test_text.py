@@ -19,7 +19,9 @@ from medgraft.intake import text
 from medgraft.intake.scan import ScanOptions, scan
 
 
-def written(words: dict[tuple[int, int], str], shape: tuple[int, int] = (240, 320), size: int = 18, seed: int = 0) -> np.ndarray:
+def written(
+    words: dict[tuple[int, int], str], shape: tuple[int, int] = (240, 320), size: int = 18, seed: int = 0
+) -> np.ndarray:
     """A grey picture with speckle in its middle and words at (x, y)."""
     pixels = np.zeros(shape, np.uint8)
     height, width = shape
@@ -55,7 +57,11 @@ def test_all_three_real_clocks_are_read_from_their_crops(shared_data: Path, mode
 
 def test_real_screens_give_their_clock_and_what_may_name_someone(shared_data: Path) -> None:
     folder = shared_data / "us_burnt_in_text"
-    naming = {"aloka": {"WESTWAY", "24-MAY-02"}, "philips": {"5/25/2011", "11-05-25-142825"}, "ge": {"BAPTIST", "630P630", "44CG43"}}
+    naming = {
+        "aloka": {"WESTWAY", "24-MAY-02"},
+        "philips": {"5/25/2011", "11-05-25-142825"},
+        "ge": {"BAPTIST", "630P630", "44CG43"},
+    }
     for row in truth(folder):
         found = text.read_frame(np.asarray(Image.open(folder / row["path"]).convert("L")))
         clocks = [f for f in found if f.kind == "clock"]
@@ -120,7 +126,9 @@ def test_rendered_clocks_of_low_contrast_and_dark_on_bright(clock: str, ink: int
 )
 def test_what_a_clock_means(said: str, seconds: float | None, kind: str) -> None:
     clock = text.parse_clock(said)
-    assert (clock is None) if seconds is None else (clock is not None and (clock.seconds, clock.kind) == (seconds, kind))
+    assert (
+        (clock is None) if seconds is None else (clock is not None and (clock.seconds, clock.kind) == (seconds, kind))
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,10 @@ def test_text_is_listed_without_words_and_blacked_out_on_request(tmp_path: Path)
     assert any("3 cases were not searched" in n for n in report.notes)
     options = {"out": tmp_path / "data", "patient": "none", "workers": 1}
     scan(source, ScanOptions(**options, text="list"))
-    files = {Path(f[0]).stem: case for case, f in json.loads((tmp_path / ".medgraft-sources-data.json").read_text())["cases"].items()}
+    files = {
+        Path(f[0]).stem: case
+        for case, f in json.loads((tmp_path / ".medgraft-sources-data.json").read_text())["cases"].items()
+    }
 
     def rows() -> dict[str, dict]:
         found = {r["case_id"]: r for r in tables.load_dataset(tmp_path / "data").manifest.iter_rows(named=True)}
@@ -173,23 +184,35 @@ def test_text_is_listed_without_words_and_blacked_out_on_request(tmp_path: Path)
 
     listed = rows()
     assert {k: r["pixel_text"] for k, r in listed.items()} == {"a": "found", "b": "clear", "c": "clear"}
-    boxes = tables.read(tmp_path / "data" / "text.parquet", "text").filter(pl.col("array_id") == listed["a"]["array_id"])
+    boxes = tables.read(tmp_path / "data" / "text.parquet", "text").filter(
+        pl.col("array_id") == listed["a"]["array_id"]
+    )
     assert set(boxes["kind"]) == {"word", "clock", "name"} and not boxes["blacked"].any()
     name = boxes.filter(pl.col("kind") == "name").row(0, named=True)
     assert name["frame"] == text.OVERLAID and 205 <= name["top"] < 220 and name["left"] < 10
     private = tmp_path / ".medgraft-text-data.jsonl"
     assert stat.S_IMODE(private.stat().st_mode) == 0o600 and "ZEBEDEE" in private.read_text(encoding="utf-8")
-    assert not [p for p in (tmp_path / "data").rglob("*") if p.is_file() and p.suffix != ".npy" and b"ZEBEDEE" in p.read_bytes()]
+    assert not [
+        p for p in (tmp_path / "data").rglob("*") if p.is_file() and p.suffix != ".npy" and b"ZEBEDEE" in p.read_bytes()
+    ]
 
     before = np.array(store.open_array(tmp_path / "data", listed["a"]["array_id"]))
     report = scan(source, ScanOptions(**options, text="black"))
     blacked = rows()
-    assert report.new == 0 and {k: r["pixel_text"] for k, r in blacked.items()} == {"a": "blacked", "b": "clear", "c": "clear"}
-    assert not store.path_of(tmp_path / "data", listed["a"]["array_id"]).exists()  # the original may not stay in the data set
+    assert report.new == 0 and {k: r["pixel_text"] for k, r in blacked.items()} == {
+        "a": "blacked",
+        "b": "clear",
+        "c": "clear",
+    }
+    assert not store.path_of(
+        tmp_path / "data", listed["a"]["array_id"]
+    ).exists()  # the original may not stay in the data set
     after = np.array(store.open_array(tmp_path / "data", blacked["a"]["array_id"]))
     assert not [f for f in text.find(after, "video", (0.0, 255.0)) if f.kind in text.NAMING]
     changed = np.argwhere((before != after).any(axis=(0, 1)))
-    assert changed.size and changed.min(axis=0)[0] > 190 and changed.max(axis=0)[1] < 130  # the clock and MI 0.9 still stand
+    assert (
+        changed.size and changed.min(axis=0)[0] > 190 and changed.max(axis=0)[1] < 130
+    )  # the clock and MI 0.9 still stand
     report = scan(source, ScanOptions(**options, text="black"))
     assert report.new == 0 and rows() == blacked
 
@@ -204,4 +227,7 @@ def test_copies_need_a_search_of_the_pixels(tmp_path: Path) -> None:
     Image.fromarray(written({})).save(tmp_path / "in" / "a.png")
     for options, says in (({}, "not searched"), ({"text": "list", "identity": "keep"}, "exclude each other")):
         with pytest.raises(UserError, match=says):
-            scan(tmp_path / "in", ScanOptions(out=tmp_path / "data", patient="none", deidentified=tmp_path / "copies", **options))
+            scan(
+                tmp_path / "in",
+                ScanOptions(out=tmp_path / "data", patient="none", deidentified=tmp_path / "copies", **options),
+            )

@@ -35,7 +35,9 @@ def prepared(model: Model, x: Tensor, low: float, high: float) -> list[list[floa
 def test_prepare_gives_exact_numbers() -> None:
     plain = bare(Preprocess(mean=(0.5,), std=(0.25,), channels=1))
     assert prepared(plain, column(0, 51, 255, dtype=torch.uint8), 0, 255) == [[-2, -1.2, 2]]
-    assert prepared(plain, column(-1000, -500, 0, 3000, dtype=torch.int16), -1000, 0) == [[-2, 0, 2, 2]]  # clipped above
+    assert prepared(plain, column(-1000, -500, 0, 3000, dtype=torch.int16), -1000, 0) == [
+        [-2, 0, 2, 2]
+    ]  # clipped above
     assert prepared(plain, column(1000, 40000, dtype=torch.uint16), 2000, 40000) == [[-2, 2]]  # clipped below
     assert prepared(plain, column(7, 7.5), 7, 7) == [[-2, 0]]  # a constant study has no range to divide by
     bgr = bare(Preprocess(mean=(104, 117, 128), std=(1, 1, 2), range=255.0, channels=3, order="BGR"))

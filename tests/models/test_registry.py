@@ -19,7 +19,9 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_the_registry_imports_no_network() -> None:
-    loaded = modules_after("from medgraft.models import registry as r; r.names('3d'); r.info('r3d_18'); r.resolve('unet3d')")
+    loaded = modules_after(
+        "from medgraft.models import registry as r; r.names('3d'); r.info('r3d_18'); r.resolve('unet3d')"
+    )
     assert "medgraft.models.registry" in loaded
     assert not {"torch", "torchvision", "timm", "monai", "segmentation_models_pytorch"} & loaded
     assert not [m for m in loaded if m.startswith("medgraft.models.zoo")]
@@ -33,7 +35,9 @@ def test_one_family_is_imported_alone() -> None:
 
 def test_a_new_file_in_the_zoo_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fact = "family='F', dims=3, output='features', features=7, default_size=(8, 8, 8), min_size=(1, 1, 1)"
-    (tmp_path / "new.py").write_text(f"raise RuntimeError\n@backbone({fact})\ndef tiny(channels, size): ...\ndef helper(): ...\n")
+    (tmp_path / "new.py").write_text(
+        f"raise RuntimeError\n@backbone({fact})\ndef tiny(channels, size): ...\ndef helper(): ...\n"
+    )
     monkeypatch.setattr(registry, "_ZOO", tmp_path)
     registry._zoo.cache_clear()
     try:
@@ -49,8 +53,16 @@ def test_a_new_file_in_the_zoo_is_found_without_importing_it(tmp_path: Path, mon
 
 
 def test_names_by_kind() -> None:
-    assert set(registry.names("dense")) | set(registry.names("features")) == set(registry.names()) == set(registry.names("2d") + registry.names("3d"))
-    assert "unet3d" in registry.names("dense") and "unet3d" in registry.names("3d") and "r3d_18" in registry.names("features")
+    assert (
+        set(registry.names("dense")) | set(registry.names("features"))
+        == set(registry.names())
+        == set(registry.names("2d") + registry.names("3d"))
+    )
+    assert (
+        "unet3d" in registry.names("dense")
+        and "unet3d" in registry.names("3d")
+        and "r3d_18" in registry.names("features")
+    )
     assert "torchvision:resnet50" in registry.names("torchvision") and "monai:segresnet" in registry.names("monai")
     with pytest.raises(UserError, match="choose one of features, dense"):
         registry.names("audio")
@@ -111,6 +123,8 @@ def test_bodies_refuse_what_they_cannot_be() -> None:
 
 def test_options_reach_the_builder() -> None:
     def parameters(width: int) -> int:
-        return sum(p.numel() for p in registry.build_body("unet3d", structures=1, options={"width": width}).parameters())
+        return sum(
+            p.numel() for p in registry.build_body("unet3d", structures=1, options={"width": width}).parameters()
+        )
 
     assert 3 < parameters(16) / parameters(8) < 4.2

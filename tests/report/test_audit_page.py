@@ -1,4 +1,6 @@
-"""The audit page: findings first, pictures where they may be seen, nothing of a user's that runs, small for any size."""
+"""The audit page: findings first, pictures where they may be seen, nothing of a user's that runs, small for any
+size.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,14 @@ def made(root: Path, lang: str = "en", **options: Any) -> tuple[str, Parser, str
 def kit(tmp_path: Path) -> Planted:
     kit = Planted(tmp_path)
     for n in range(24):
-        kit.add(f"c{n:02d}", f"p{n:02d}", body(n, 96), "ab"[n % 2], device="maker " + "xy"[n % 2], **{"split.part": "test" if n > 17 else "train"})
+        kit.add(
+            f"c{n:02d}",
+            f"p{n:02d}",
+            body(n, 96),
+            "ab"[n % 2],
+            device="maker " + "xy"[n % 2],
+            **{"split.part": "test" if n > 17 else "train"},
+        )
     kit.add("twin", "q0", body(20, 96), "b", device="maker x", **{"split.part": "train"})
     kit.add("near", "q1", jpeg(body(1, 96)), "b", device="maker x", **{"split.part": "train"})
     kit.add("mirror", "q2", mirrored(body(2, 96)), "a", device="maker x", **{"split.part": "train"})
@@ -71,13 +80,20 @@ def test_findings_come_first_in_plain_words_with_their_pictures(kit: Planted) ->
     html, parsed, words = made(kit.root)
     order = [
         words.index(w)
-        for w in ("The same picture stands under two patients: 1 pair", "Almost the same picture", "A mirrored picture", "Contact sheet A few")
+        for w in (
+            "The same picture stands under two patients: 1 pair",
+            "Almost the same picture",
+            "A mirrored picture",
+            "Contact sheet A few",
+        )
     ]
     assert order == sorted(order)
     assert "findings need you: 2 leaks that would make every result too good" in words
     assert "part: test and train" in words and "identical pixels" in words and "at least one must be wrong" in words
     pictures = [a for t, a in parsed.tags if t == "img"]
-    assert len(pictures) == 3 * 2 + 2 * (6 + 3) and all((a["src"] or "").startswith("data:image/jpeg;base64,") and a["alt"] for a in pictures)
+    assert len(pictures) == 3 * 2 + 2 * (6 + 3) and all(
+        (a["src"] or "").startswith("data:image/jpeg;base64,") and a["alt"] for a in pictures
+    )
     assert "device: strongly tied" in words.lower() and "strongly tied to finding" in words
     assert not re.search(r"https?:|src=\"(?!data:)|url\(|@import", html)
 
@@ -85,7 +101,9 @@ def test_findings_come_first_in_plain_words_with_their_pictures(kit: Planted) ->
 def test_in_chinese_no_english_sentence_is_left(kit: Planted) -> None:
     kit.write(patient="none")
     _, parsed, words = made(kit.root, lang="zh")
-    assert (kit.root / "audit.zh.html").is_file() and ("lang", "zh-Hans") in [next(iter(a.items())) for t, a in parsed.tags if t == "html"]
+    assert (kit.root / "audit.zh.html").is_file() and ("lang", "zh-Hans") in [
+        next(iter(a.items())) for t, a in parsed.tags if t == "html"
+    ]
     assert "同一图像属于两名患者：1 对" in words and "患者身份未知" in words
     english = re.findall(r"[A-Za-z][A-Za-z' ]{24,}", words.replace("medgraft audit DATASET run", ""))
     assert english == []
@@ -142,7 +160,11 @@ def test_an_external_set_shows_its_own_pictures(tmp_path: Path) -> None:
     home.write()
     away.write(name="elsewhere")
     _, _, words = made(tmp_path / "home", test=tmp_path / "away")
-    assert "against elsewhere as external test set" in words and "external: train and test" in words and "patient q7" in words
+    assert (
+        "against elsewhere as external test set" in words
+        and "external: train and test" in words
+        and "patient q7" in words
+    )
 
 
 def test_no_audit_no_page(tmp_path: Path) -> None:
@@ -154,7 +176,10 @@ def test_the_command_says_what_was_found_and_a_leak_is_status_3(kit: Planted) ->
     kit.write()
     done = CliRunner().invoke(cli.app, ["audit", str(kit.root), "permutations=99"])
     assert done.exit_code == 3
-    assert "leak   The same picture stands under two patients: 1 pair" in done.output and f"open {kit.root / 'audit.html'}" in done.output
+    assert (
+        "leak   The same picture stands under two patients: 1 pair" in done.output
+        and f"open {kit.root / 'audit.html'}" in done.output
+    )
     kit.rows = kit.rows[:24]
     manifest = kit.write().manifest.drop("split.part")
     tables.write(manifest.with_columns(pl.lit("one").alias("device")), kit.root / "manifest.parquet", "manifest")

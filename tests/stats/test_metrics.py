@@ -1,4 +1,6 @@
-"""Every metric against scikit-learn or a definition written out by hand, and its weighted form against repeated rows."""
+"""Every metric against scikit-learn or a definition written out by hand, and its weighted form against repeated
+rows.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,9 @@ def test_order_of_rows_changes_nothing(task: str) -> None:
     y, p = study(task, 3)
     order = np.random.default_rng(0).permutation(len(p))
     for name in metrics.for_task(task):
-        assert metrics.point(name, None if y is None else y[order], p[order]) == pytest.approx(metrics.point(name, y, p), abs=1e-12), name
+        assert metrics.point(name, None if y is None else y[order], p[order]) == pytest.approx(
+            metrics.point(name, y, p), abs=1e-12
+        ), name
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=30))
@@ -179,7 +183,9 @@ def test_an_absent_class_leaves_the_mean_over_the_others() -> None:
     keep = y != 2
     wanted = np.mean([oracle.roc_auc_score(y[keep] == c, p[keep, c]) for c in (0, 1, 3)])
     assert metrics.macro_auc(y[keep], p[keep]) == pytest.approx(wanted)
-    assert metrics.balanced_accuracy(y[keep], p[keep]) == pytest.approx(np.mean([np.mean(p[y == c].argmax(axis=1) == c) for c in (0, 1, 3)]))
+    assert metrics.balanced_accuracy(y[keep], p[keep]) == pytest.approx(
+        np.mean([np.mean(p[y == c].argmax(axis=1) == c) for c in (0, 1, 3)])
+    )
 
 
 def test_perfect_and_constant_predictors() -> None:

@@ -51,7 +51,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
     arrays = [sample["x"] for sample in samples]
     shapes = {tuple(array.shape) for array in arrays}
     if len(shapes) != 1:
-        raise UserError(f"windows of different shapes in one batch: {sorted(shapes)}", fix="scan to one number of channels and frames")
+        raise UserError(
+            f"windows of different shapes in one batch: {sorted(shapes)}",
+            fix="scan to one number of channels and frames",
+        )
     if len({array.dtype for array in arrays}) > 1:
         arrays = [array.to(torch.float32) for array in arrays]
     batch = Batch(

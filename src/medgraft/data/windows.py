@@ -59,7 +59,9 @@ class WindowSpec:
         if self.kind not in KINDS:
             raise UserError(f"window kind {self.kind!r} is unknown", fix=f"use one of {', '.join(KINDS)}")
         if self.length < 1 or self.stride < 1 or min(self.sides) < 1:
-            raise UserError(f"window length, size and stride must be at least 1, not {self.length}, {self.size}, {self.stride}")
+            raise UserError(
+                f"window length, size and stride must be at least 1, not {self.length}, {self.size}, {self.stride}"
+            )
         if not 0 <= self.overlap < 1:
             raise UserError(f"window overlap must lie in 0 .. 1 (1 excluded), not {self.overlap}")
         if self.max_windows is not None and self.max_windows < 1:
@@ -95,7 +97,14 @@ class Window:
         return self.frames[0], self.box[0], self.box[1]
 
 
-def draw_window(spec: WindowSpec, shape: Sequence[int], rng: np.random.Generator, traced: Sequence[int] | None = None, *, case: int = -1) -> Window:
+def draw_window(
+    spec: WindowSpec,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    traced: Sequence[int] | None = None,
+    *,
+    case: int = -1,
+) -> Window:
     """A random window of an array of ``shape`` (C, D, H, W) for training.
 
     ``traced`` lists the frames that carry a mask (None: all do). Raises ``UserError`` when ``labelled``
@@ -104,7 +113,10 @@ def draw_window(spec: WindowSpec, shape: Sequence[int], rng: np.random.Generator
     _, depth, height, width = shape
     box = (0, 0, height, width)
     if spec.kind == "cubes":
-        tops = [_random_start(rng, n, side) for n, side in zip((depth, height, width), (min(spec.length, _one(depth, spec)), *spec.sides))]
+        tops = [
+            _random_start(rng, n, side)
+            for n, side in zip((depth, height, width), (min(spec.length, _one(depth, spec)), *spec.sides))
+        ]
         return _cube(spec, depth, (tops[0], tops[1], tops[2]), case, -1)
     if spec.kind == "labelled":
         choices = range(depth) if traced is None else traced
@@ -130,7 +142,9 @@ def draw_window(spec: WindowSpec, shape: Sequence[int], rng: np.random.Generator
     return _clip(spec, frames, box, case, -1)
 
 
-def eval_windows(spec: WindowSpec, shape: Sequence[int], traced: Sequence[int] | None = None, *, case: int = -1) -> list[Window]:
+def eval_windows(
+    spec: WindowSpec, shape: Sequence[int], traced: Sequence[int] | None = None, *, case: int = -1
+) -> list[Window]:
     """The deterministic windows of an array of ``shape`` (C, D, H, W), numbered from 0.
 
     A case without traced frames has no ``labelled`` windows: the list is empty.
@@ -192,13 +206,22 @@ def _uniform_views(spec: WindowSpec, depth: int) -> list[tuple[int, ...]]:
     length, most = spec.length, max(1, depth // spec.length)
     wanted = spec.max_windows or 1
     if wanted >= most and most > 1:
-        return [tuple(min((j * depth + offset * length) // length, depth - 1) for j in range(length)) for offset in range(most)]
+        return [
+            tuple(min((j * depth + offset * length) // length, depth - 1) for j in range(length))
+            for offset in range(most)
+        ]
     views = min(wanted, most)
-    return [tuple(((2 * views * j + 2 * i + 1) * depth) // (2 * views * length) for j in range(length)) for i in range(views)]
+    return [
+        tuple(((2 * views * j + 2 * i + 1) * depth) // (2 * views * length) for j in range(length))
+        for i in range(views)
+    ]
 
 
 def _dense_starts(spec: WindowSpec, depth: int) -> int:
-    """Starts 0 .. F - length * stride (the Kinetics convention: a window of 64 frames has stride 64 / T); one when the video is short."""
+    """Starts 0 ..
+
+    F - length * stride (the Kinetics convention: a window of 64 frames has stride 64 / T); one when the video is short.
+    """
     return max(1, depth - spec.length * spec.stride + 1)
 
 
@@ -231,7 +254,9 @@ def _random_start(rng: np.random.Generator, n: int, side: int) -> int:
 
 
 def _grid(n: int, side: int, overlap: float) -> list[int]:
-    """Even starts from 0 to n - side, neighbours sharing at least ``overlap`` of a side; one centred start when n <= side."""
+    """Even starts from 0 to n - side, neighbours sharing at least ``overlap`` of a side; one centred start when n <=
+    side.
+    """
     if n <= side:
         return [-((side - n) // 2)]
     step = max(1, int(side * (1 - overlap)))
@@ -287,11 +312,16 @@ class DenseJoin:
         top, left, height, width = window.box
         values = np.asarray(values, np.float32)
         if values.shape != (self._mean.shape[0], *window.size):
-            raise ValueError(f"output {values.shape} does not fit a window of size {window.size} with {self._mean.shape[0]} channels")
+            raise ValueError(
+                f"output {values.shape} does not fit a window of size {window.size} with {self._mean.shape[0]} channels"
+            )
         for axis, side in ((1, len(window.frames)), (2, height), (3, width)):
             values = _resample(values, axis, side)
         weight = _gaussian(len(window.frames))[:, None, None] * _gaussian(height)[:, None] * _gaussian(width)
-        inside = [_inside(start, side, n) for start, side, n in ((top, height, self._mean.shape[2]), (left, width, self._mean.shape[3]))]
+        inside = [
+            _inside(start, side, n)
+            for start, side, n in ((top, height, self._mean.shape[2]), (left, width, self._mean.shape[3]))
+        ]
         (rows, rows_in), (columns, columns_in) = inside
         for place, frame in enumerate(window.frames):
             if not 0 <= frame < self._mean.shape[1]:

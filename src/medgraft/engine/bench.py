@@ -47,7 +47,9 @@ class FixedSamples:
         return self.batches[step % len(self.batches)]
 
 
-def bare(model: torch.nn.Module, batches: Sequence[Mapping[str, Any]], setting: TrainConfig, steps: int, device: torch.device) -> None:
+def bare(
+    model: torch.nn.Module, batches: Sequence[Mapping[str, Any]], setting: TrainConfig, steps: int, device: torch.device
+) -> None:
     """The loop that anybody would write: forward, loss, backward, step."""
     strategy.apply(model, "finetune")  # type: ignore[arg-type]
     optimizer = optim.make_optimizer(model, setting)  # type: ignore[arg-type]
@@ -71,7 +73,9 @@ def step_overhead(
     device: str = "auto",
     threads: int = 0,
 ) -> list[dict[str, Any]]:
-    """Time the engine's loop against a bare one, interleaved; ratio of times with a 95 % bootstrap interval of its median."""
+    """Time the engine's loop against a bare one, interleaved; ratio of times with a 95 % bootstrap interval of its
+    median.
+    """
     fabric, threads = make_fabric(Recipe(data=".", device=device, threads=threads))  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     found = []

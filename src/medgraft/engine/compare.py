@@ -28,14 +28,18 @@ def run_arm(context: Context, the_run: runs.Run, arm: ArmConfig, report: Progres
     """Search, refit and judge one arm over all outer folds and seeds."""
     for outer, fold in sorted(context.outer.items()):  # patients never cross
         try:
-            choice = search(context, the_run, arm, outer, progress=report.step, seen=report.cell)  # never sees fold["test"]
+            choice = search(
+                context, the_run, arm, outer, progress=report.step, seen=report.cell
+            )  # never sees fold["test"]
         except WeightsAbsent:
             raise
         except Exception as error:
             report.failed(the_run, arm, outer, error)
             continue
         for seed in context.recipe.seeds:
-            cell = context.cell(arm, choice.setting, outer=outer, inner=-1, seed=seed, steps=round(choice.stop_share * 1000))
+            cell = context.cell(
+                arm, choice.setting, outer=outer, inner=-1, seed=seed, steps=round(choice.stop_share * 1000)
+            )
             try:
                 fit.run_cell(
                     context,
@@ -56,11 +60,16 @@ def run_arm(context: Context, the_run: runs.Run, arm: ArmConfig, report: Progres
 
 
 def loading_text(context: Context, arm: ArmConfig) -> str:
-    """How an arm's batches will be fetched, in one line. Raises ``UserError`` where one batch exceeds the memory budget."""
+    """How an arm's batches will be fetched, in one line.
+
+    Raises ``UserError`` where one batch exceeds the memory budget.
+    """
     setting = context.recipe.arm_train(arm)
     if fit.on_features(arm, setting, context.make_task()):
         return "data: frozen features, computed once and kept in the run folder"
-    samples = context.samples(context.rows_of(None), context.window(arm), context.augment(setting), context.recipe.arm_window(arm).hu_window)
+    samples = context.samples(
+        context.rows_of(None), context.window(arm), context.augment(setting), context.recipe.arm_window(arm).hu_window
+    )
     return fit.memory_plan(context, samples, setting).text
 
 
@@ -78,7 +87,9 @@ def with_defaults(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) 
     arms: list[dict[str, Any]]
     if infer_task(dataset, recipe)[0] == "segment":
         name = "unet3d" if kind == "volume" else "smp:unet-resnet18"
-        arms = [{"model": name, "start": "random", **size, "train": {"learning_rate": 1e-3, "epochs": 20 if quick else 40}}]
+        arms = [
+            {"model": name, "start": "random", **size, "train": {"learning_rate": 1e-3, "epochs": 20 if quick else 40}}
+        ]
         if kind == "volume":
             arms[0].pop("window", None)
     else:
@@ -91,10 +102,19 @@ def with_defaults(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) 
         if kind != "image":
             name, side = {"video": ("r2plus1d_18", 40), "volume": ("resnet3d_18", 32)}[kind]
             small = {"size": side} if kind == "video" else {"size": side, "length": side}
-            arms[2] = {"model": name, "start": "random", "window": small if quick else {}, "train": {"learning_rate": 1e-3, **epochs}}
+            arms[2] = {
+                "model": name,
+                "start": "random",
+                "window": small if quick else {},
+                "train": {"learning_rate": 1e-3, **epochs},
+            }
             if quick:  # fine-tuning every frame of every clip takes hours on a CPU
                 arms[1] = {"model": lite, "strategy": "frozen", "train": {"learning_rate": 3e-3, "epochs": 30}}
-    say("no models were named; taking " + ", ".join(ArmConfig(**a).id for a in arms) + " (see recipe.yaml in the run folder)")
+    say(
+        "no models were named; taking "
+        + ", ".join(ArmConfig(**a).id for a in arms)
+        + " (see recipe.yaml in the run folder)"
+    )
     changes: dict[str, Any] = {"models": arms}
     if quick and "seeds" not in recipe.model_fields_set:
         changes["seeds"] = [0]
@@ -107,28 +127,46 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
     task, targets, structures = infer_task(dataset, recipe)
     kinds = dataset.manifest["kind"].unique().to_list()
     if len(kinds) != 1:
-        raise UserError(f"the data set mixes {', '.join(sorted(kinds))}", case=str(dataset.root), fix="scan each kind into a data set of its own")
+        raise UserError(
+            f"the data set mixes {', '.join(sorted(kinds))}",
+            case=str(dataset.root),
+            fix="scan each kind into a data set of its own",
+        )
     fabric, threads = make_fabric(recipe)
     context = Context(recipe, dataset, kinds[0], task, targets, structures, fabric, threads)
     for arm in recipe.models:
         context.window(arm)  # an unknown model or an impossible window is named before anything is written
         for setting in recipe.arm_settings(arm):
             if setting.tta and task == "segment":
-                raise UserError("test-time augmentation is for labels, not for masks", case=arm.id, fix="leave out train.tta")
+                raise UserError(
+                    "test-time augmentation is for labels, not for masks", case=arm.id, fix="leave out train.tta"
+                )
             if setting.positive_weight != 1 and (task != "classify" or any(t.kind != "binary" for t in targets)):
-                raise UserError("positive_weight is for yes/no targets", case=arm.id, fix="leave out train.positive_weight, or use balanced=true")
+                raise UserError(
+                    "positive_weight is for yes/no targets",
+                    case=arm.id,
+                    fix="leave out train.positive_weight, or use balanced=true",
+                )
             if recipe.split.inner == 0 and (setting.patience or len(recipe.arm_settings(arm)) > 1):
-                raise UserError("a search or early stopping needs inner parts", case=arm.id, fix="set split.inner=1 or more")
+                raise UserError(
+                    "a search or early stopping needs inner parts", case=arm.id, fix="set split.inner=1 or more"
+                )
     digests = runs.case_digests(dataset, [t.name for t in targets])
     context.data_hash = runs.digest(digests)
     root = recipe.out / recipe.name
     rows = split_rows(context)
     context.split_hash = runs.digest(rows)
     for row in rows:
-        part = context.outer.setdefault(row["outer"], {}) if row["inner"] < 0 else context.inner.setdefault((row["outer"], row["inner"]), {})
+        part = (
+            context.outer.setdefault(row["outer"], {})
+            if row["inner"] < 0
+            else context.inner.setdefault((row["outer"], row["inner"]), {})
+        )
         part.setdefault(row["role"], set()).add(row["patient_id"])
     for outer in {row["outer"] for row in rows}:
-        learns = {row["patient_id"] for row in rows if row["outer"] == outer and row["role"] != "test"} - context.outer[outer].get("test", set())
+        learns = {row["patient_id"] for row in rows if row["outer"] == outer and row["role"] != "test"} - context.outer[
+            outer
+        ].get("test", set())
         context.outer.setdefault(outer, {})["train"] = learns
     used = context.rows_of(None)
     manifest = dataset.manifest[used]
@@ -193,15 +231,27 @@ def split_rows(context: Context) -> list[dict[str, Any]]:
 
 
 def kinds_of_negatives(context: Context, manifest: pl.DataFrame) -> dict[str, Any]:
-    """``{column, kinds: {case: kind}}`` of the negative cases. Raises ``UserError`` where the question is not yes/no or the column is absent."""
+    """``{column, kinds: {case: kind}}`` of the negative cases.
+
+    Raises ``UserError`` where the question is not yes/no or the column is absent.
+    """
     column = str(context.recipe.negatives)
     if context.task_name != "classify" or len(context.targets) != 1 or context.targets[0].kind != "binary":
-        raise UserError("kinds of negatives need one yes/no target", case=f"negatives={column}", fix="leave it out, or choose one target")
+        raise UserError(
+            "kinds of negatives need one yes/no target",
+            case=f"negatives={column}",
+            fix="leave it out, or choose one target",
+        )
     if f"label.{column}" not in manifest.columns:
         raise UserError(f"no label column {column!r}; there are {', '.join(context.dataset.targets)}", case="negatives")
     target = context.targets[0]
-    rows = manifest.filter(pl.col(f"label.{target.name}").cast(pl.String) != target.positive).drop_nulls(f"label.{column}")
-    return {"column": column, "kinds": dict(zip(rows["case_id"].to_list(), rows[f"label.{column}"].cast(pl.String).to_list()))}
+    rows = manifest.filter(pl.col(f"label.{target.name}").cast(pl.String) != target.positive).drop_nulls(
+        f"label.{column}"
+    )
+    return {
+        "column": column,
+        "kinds": dict(zip(rows["case_id"].to_list(), rows[f"label.{column}"].cast(pl.String).to_list())),
+    }
 
 
 def acquisition(manifest: pl.DataFrame) -> dict[str, Any]:
@@ -223,13 +273,23 @@ def acquisition(manifest: pl.DataFrame) -> dict[str, Any]:
 def mark_absent(context: Context, the_run: runs.Run, arm: ArmConfig, reason: str) -> None:
     """Leave one cell that says why an arm was not run."""
     setting = context.recipe.arm_settings(arm)[0]
-    the_run.mark(context.cell(arm, setting, outer=0, inner=-1, seed=context.recipe.seeds[0]), "not run: weights absent", reason=reason)
+    the_run.mark(
+        context.cell(arm, setting, outer=0, inner=-1, seed=context.recipe.seeds[0]),
+        "not run: weights absent",
+        reason=reason,
+    )
 
 
 def planned(context: Context, the_run: runs.Run) -> list[str]:
     """Hashes of all cells of the recipe that exist, chosen refits included; cells of other recipes are left out."""
     arms = {arm.id: arm for arm in context.recipe.models}
-    wanted = {c.hash for arm in arms.values() for outer in context.outer for _, cells in inner_cells(context, arm, outer) for c in cells}
+    wanted = {
+        c.hash
+        for arm in arms.values()
+        for outer in context.outer
+        for _, cells in inner_cells(context, arm, outer)
+        for c in cells
+    }
     refits = []
     for record in the_run.records():
         arm = arms.get(runs.arm_of(record))
@@ -243,19 +303,25 @@ def planned(context: Context, the_run: runs.Run) -> list[str]:
             seed=record["seed"],
             steps=record["context"]["steps"],
         )
-        if fresh.hash == record["hash"] and record["setting"] in [s.model_dump(mode="json") for s in context.recipe.arm_settings(arm)]:
+        if fresh.hash == record["hash"] and record["setting"] in [
+            s.model_dump(mode="json") for s in context.recipe.arm_settings(arm)
+        ]:
             refits.append(record["hash"])
     return sorted(wanted | set(refits))
 
 
 class Progress:
-    """One line per cell, with what is left; survives a lost terminal because ``medgraft status`` re-reads the folder."""
+    """One line per cell, with what is left; survives a lost terminal because ``medgraft status`` re-reads the
+    folder.
+    """
 
     def __init__(self, context: Context, say: Callable[[str], None]) -> None:
         self.context, self.say = context, say
         recipe = context.recipe
         inner = len({i for _, i in context.inner})
-        self.total = sum(len(context.outer) * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models)
+        self.total = sum(
+            len(context.outer) * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models
+        )
         self.count, self.began, self.shown = 0, time.perf_counter(), 0.0
         self.since = self.began
         self.live = sys.stderr.isatty()
@@ -267,7 +333,10 @@ class Progress:
         if not self.live or (now - self.shown < 0.5 and step < steps):
             return
         self.shown = now
-        line = f"[{self.count + 1}/{self.total}] {cell.title}  step {step}/{steps}  waiting for data {facts['wait']:.0%}  {self._eta(step / steps)}"
+        line = (
+            f"[{self.count + 1}/{self.total}] {cell.title}  step {step}/{steps}  waiting for data "
+            f"{facts['wait']:.0%}  {self._eta(step / steps)}"
+        )
         sys.stderr.write("\r\x1b[K" + line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1])
         sys.stderr.flush()
 
@@ -281,17 +350,25 @@ class Progress:
             sys.stderr.write("\r\x1b[K")
         facts_path = Path(self.context.recipe.out) / self.context.recipe.name / "cells" / cell.hash / "cell.json"
         facts = tables.read_json(facts_path) if facts_path.is_file() else {}
-        score = "" if facts.get("score") is None or cell.inner < 0 else f" | inner {facts['metric']} {facts['score']:.3f}"
+        score = (
+            "" if facts.get("score") is None or cell.inner < 0 else f" | inner {facts['metric']} {facts['score']:.3f}"
+        )
         wait = "" if facts.get("wait_share") is None else f" | data {facts['wait_share']:.0%} of step"
         self.say(
-            f"[{self.count}/{self.total}] {cell.title} | {facts.get('state', '?')} {facts.get('seconds', 0):.0f} s{wait}{score} | {self._eta(0)}"
+            f"[{self.count}/{self.total}] {cell.title} | {facts.get('state', '?')} {facts.get('seconds', 0):.0f} "
+            f"s{wait}{score} | {self._eta(0)}"
         )
 
-    def failed(self, the_run: runs.Run, arm: ArmConfig, outer: int, error: Exception, cell: runs.Cell | None = None) -> None:
+    def failed(
+        self, the_run: runs.Run, arm: ArmConfig, outer: int, error: Exception, cell: runs.Cell | None = None
+    ) -> None:
         """Name a failed cell in one line; the trace goes to ``errors.log``."""
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
         with open(the_run.root / "errors.log", "a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {arm.id} fold {outer + 1}\n{''.join(traceback.format_exception(error))}\n")
+            stream.write(
+                f"{time.strftime('%Y-%m-%d %H:%M:%S')} {arm.id} fold "
+                f"{outer + 1}\n{''.join(traceback.format_exception(error))}\n"
+            )
         failed = cell or context_cell(self.context, the_run, arm, outer)
         the_run.mark(failed, f"failed: {reason[:200]}", reason=reason)
         self.say(f"{arm.id} fold {outer + 1} failed: {reason} (trace in errors.log)")
@@ -301,7 +378,9 @@ class Progress:
         if self.trained + share < 0.5:
             return "ETA ?"
         left = (time.perf_counter() - self.began) / (self.trained + share) * (self.total - self.count - share)
-        return "ETA " + (f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s")
+        return "ETA " + (
+            f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+        )
 
 
 def context_cell(context: Context, the_run: runs.Run, arm: ArmConfig, outer: int) -> runs.Cell:

@@ -64,8 +64,15 @@ class Context:
         return tables.drawn_boxes(self.dataset.root)
 
     def explains(self, model: Model) -> bool:
-        """Whether Grad-CAM can be held against boxes: one yes/no target on pictures that have boxes, an image network."""
-        fit = self.kind == "image" and self.task_name == "classify" and len(self.targets) == 1 and self.targets[0].kind == "binary"
+        """Whether Grad-CAM can be held against boxes: one yes/no target on pictures that have boxes, an image
+        network.
+        """
+        fit = (
+            self.kind == "image"
+            and self.task_name == "classify"
+            and len(self.targets) == 1
+            and self.targets[0].kind == "binary"
+        )
         return fit and bool(self.boxes) and model.info.dims == 2
 
     def make_task(self, setting: TrainConfig | None = None) -> Task:
@@ -73,7 +80,11 @@ class Context:
         if self.task_name == "segment":
             return Segment(self.structures)
         if self.task_name == "regress":
-            return Regress(self.targets, None if setting is None else setting.label_center, None if setting is None else setting.label_scale)
+            return Regress(
+                self.targets,
+                None if setting is None else setting.label_center,
+                None if setting is None else setting.label_scale,
+            )
         return Classify(self.targets, logits=1 if setting is None else setting.logits)
 
     def rows_of(self, patients: set[str] | None) -> list[int]:
@@ -93,7 +104,9 @@ class Context:
         """The window of an arm: the recipe's, with ``auto`` and 0 resolved by kind of data and network."""
         config, info = self.recipe.arm_window(arm), registry.info(arm.model)
         if arm.join == "bert" and (info.dims != 2 or info.dense):
-            raise UserError("BERT joins the frames of an image network that gives features", case=arm.id, fix="leave out join")
+            raise UserError(
+                "BERT joins the frames of an image network that gives features", case=arm.id, fix="leave out join"
+            )
         if config.join == "vote" and (self.task_name != "classify" or [t.kind for t in self.targets] != ["binary"]):
             raise UserError("windows vote on one yes/no target only", case=arm.id, fix="set window.join=mean")
         return resolve_window(config, info, self.kind, self.task_name, self._depths())
@@ -106,7 +119,9 @@ class Context:
         found = transforms.preset(PRESETS[self.kind] if setting.augment == "auto" else setting.augment)
         return found if setting.mirror else transforms.without_mirror(found)
 
-    def samples(self, rows: Sequence[int], window: WindowSpec, augment: Augment | str, hu_window: tuple[float, float]) -> CaseDataset:
+    def samples(
+        self, rows: Sequence[int], window: WindowSpec, augment: Augment | str, hu_window: tuple[float, float]
+    ) -> CaseDataset:
         return CaseDataset(
             self.dataset,
             rows,
@@ -118,7 +133,9 @@ class Context:
             hu_window=hu_window,
         )
 
-    def cell(self, arm: ArmConfig, setting: TrainConfig, *, outer: int, inner: int, seed: int, steps: int | None = None) -> runs.Cell:
+    def cell(
+        self, arm: ArmConfig, setting: TrainConfig, *, outer: int, inner: int, seed: int, steps: int | None = None
+    ) -> runs.Cell:
         """The cell of one training. ``steps`` is what the search found for a refit."""
         return runs.Cell(
             model=arm.model,
@@ -149,14 +166,18 @@ class Context:
         )
 
 
-def resolve_window(config: WindowConfig, info: registry.BackboneInfo, kind: str, task: str, depths: Sequence[int]) -> WindowSpec:
+def resolve_window(
+    config: WindowConfig, info: registry.BackboneInfo, kind: str, task: str, depths: Sequence[int]
+) -> WindowSpec:
     """Fill in what the recipe leaves to medgraft.
 
     Images: the whole image. Videos: a clip of 8 frames, one from each eighth. Volumes: for an image
     network 8 slices, one from each eighth; for a 3D network the whole volume resampled to 64 a side.
     Segmentation: the traced frames; of volumes, blocks for a 3D network and slices for a 2D one.
     """
-    size: int | tuple[int, int] = config.size if isinstance(config.size, int) else (int(config.size[0]), int(config.size[1]))
+    size: int | tuple[int, int] = (
+        config.size if isinstance(config.size, int) else (int(config.size[0]), int(config.size[1]))
+    )
     chosen, length = config.kind, config.length
     flat = info.dims == 2
     if chosen == "auto":
@@ -193,7 +214,9 @@ def infer_task(dataset: Dataset, recipe: Recipe) -> tuple[str, list[TargetSpec],
     task = recipe.task
     if task == "segment" or (task == "auto" and not names and not dataset.targets and structures):
         if not structures:
-            raise UserError("the data set has no masks", case=str(dataset.root), fix="scan it again with masks=COLUMN or masks=DIR")
+            raise UserError(
+                "the data set has no masks", case=str(dataset.root), fix="scan it again with masks=COLUMN or masks=DIR"
+            )
         wanted = names or structures
         unknown = [n for n in wanted if n not in structures]
         if unknown:
@@ -202,24 +225,36 @@ def infer_task(dataset: Dataset, recipe: Recipe) -> tuple[str, list[TargetSpec],
     if not names:
         if len(dataset.targets) != 1:
             raise UserError(
-                f"the data set has {len(dataset.targets)} label columns: {', '.join(dataset.targets) or 'none'}", fix="choose with target=NAME"
+                f"the data set has {len(dataset.targets)} label columns: {', '.join(dataset.targets) or 'none'}",
+                fix="choose with target=NAME",
             )
         names = dataset.targets
     missing = [n for n in names if n not in dataset.targets]
     if missing:
-        raise UserError(f"no label column {missing[0]!r}; there are {', '.join(dataset.targets)}", fix="choose with target=NAME")
+        raise UserError(
+            f"no label column {missing[0]!r}; there are {', '.join(dataset.targets)}", fix="choose with target=NAME"
+        )
     if recipe.classes and len(names) > 1:
         raise UserError("classes= goes with one target", fix="leave it out, or choose one target")
-    specs = [target_spec(dataset, name, regress=task == "regress", several=len(names) > 1, keep=recipe.classes) for name in names]
+    specs = [
+        target_spec(dataset, name, regress=task == "regress", several=len(names) > 1, keep=recipe.classes)
+        for name in names
+    ]
     kinds = {s.kind for s in specs}
     if task == "auto":
         task = "regress" if kinds == {"regress"} else "classify"
     if task == "classify" and "regress" in kinds:
-        raise UserError("is a quantity, not a class", case=str(next(s.name for s in specs if s.kind == "regress")), fix="use task=regress")
+        raise UserError(
+            "is a quantity, not a class",
+            case=str(next(s.name for s in specs if s.kind == "regress")),
+            fix="use task=regress",
+        )
     return task, specs, []
 
 
-def target_spec(dataset: Dataset, name: str, *, regress: bool, several: bool, keep: Sequence[str] | None = None) -> TargetSpec:
+def target_spec(
+    dataset: Dataset, name: str, *, regress: bool, several: bool, keep: Sequence[str] | None = None
+) -> TargetSpec:
     """How a label column is learned: its kind, classes and positive class."""
     column = dataset.manifest[f"label.{name}"]
     values = column.drop_nulls()
@@ -239,10 +274,14 @@ def target_spec(dataset: Dataset, name: str, *, regress: bool, several: bool, ke
             raise UserError(f"has no class {unknown[0]!r}; there are {', '.join(classes)}", case=f"label {name}")
         classes = tuple(c for c in classes if c in keep)
     if len(classes) < 2:
-        raise UserError(f"has one class only ({classes[0]})", case=f"label {name}", fix="a comparison needs at least two")
+        raise UserError(
+            f"has one class only ({classes[0]})", case=f"label {name}", fix="a comparison needs at least two"
+        )
     if len(classes) > 2:
         if several:
-            raise UserError("has more than two classes; several targets at once must each be yes/no", case=f"label {name}")
+            raise UserError(
+                "has more than two classes; several targets at once must each be yes/no", case=f"label {name}"
+            )
         return TargetSpec(name, "classes", classes, None)
     positive = str(facts.get("positive") if facts.get("positive") in classes else classes[-1])
     return TargetSpec(name, "binary", classes, positive)
@@ -254,7 +293,9 @@ def _text(value: Any) -> str:
 
 def make_fabric(recipe: Recipe) -> tuple[Fabric, int]:
     """The device and the number of CPU threads. Kernels are deterministic where PyTorch has them."""
-    threads = recipe.threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    threads = recipe.threads or len(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[recipe.precision]

@@ -58,7 +58,9 @@ def grad_cam(model: Model, batch: Mapping[str, Any], output: int = 0, layer: nn.
     rest = {k: v for k, v in batch.items() if k != "x"}
     layer = layer or last_map(model, {**rest, "x": x.detach()})
     with torch.enable_grad():
-        cam = LayerGradCam(lambda pixels: model({**rest, "x": pixels}), layer).attribute(x, target=output, relu_attributions=True)
+        cam = LayerGradCam(lambda pixels: model({**rest, "x": pixels}), layer).attribute(
+            x, target=output, relu_attributions=True
+        )
     assert isinstance(cam, Tensor)
     cam = cam.detach()[:, 0]
     top = cam.amax((1, 2), keepdim=True)
@@ -69,7 +71,8 @@ def pointing(cam: np.ndarray, window: Window, boxes: Sequence[Box], shape: tuple
     """(hit, chance) of a map (h, w) over a window of an array with sides ``shape`` (H, W).
 
     The map points with the middle of its brightest cell: brought to the picture's size it would point to an edge
-    where that cell lies at one. A map without any bright place is a miss. ``chance`` is the share of the array that the boxes cover.
+    where that cell lies at one. A map without any bright place is a miss. ``chance`` is the share of the array that the
+    boxes cover.
     """
     top, left, height, width = window.box
     row, column = np.unravel_index(int(cam.argmax()), cam.shape)
@@ -83,7 +86,14 @@ def pointing(cam: np.ndarray, window: Window, boxes: Sequence[Box], shape: tuple
 
 
 def explain(
-    fabric: Fabric, model: Model, samples: CaseDataset, boxes: Mapping[str, Sequence[Box]], folder: Path, *, most: int, cell: str
+    fabric: Fabric,
+    model: Model,
+    samples: CaseDataset,
+    boxes: Mapping[str, Sequence[Box]],
+    folder: Path,
+    *,
+    most: int,
+    cell: str,
 ) -> pl.DataFrame:
     """``cam.hit`` and ``cam.chance`` of at most ``most`` positive cases that have boxes, as rows of ``measures``.
 

@@ -16,7 +16,8 @@ COLUMN = "external"
 
 
 def join(home: Dataset, other: Path | None, folder: Path) -> Dataset:
-    """Training data set plus external test set as one data set in ``folder`` (arrays are linked, or copied where links fail).
+    """Training data set plus external test set as one data set in ``folder`` (arrays are linked, or copied where links
+    fail).
 
     Raises ``UserError`` when patients or cases are shared, or kind, channels, classes or structures differ.
     """
@@ -33,12 +34,16 @@ def join(home: Dataset, other: Path | None, folder: Path) -> Dataset:
     for key in ("channels", "structures"):
         if home.info.get(key) != away.info.get(key):
             raise UserError(
-                f"{key} differ: {home.info.get(key)} at home, {away.info.get(key)} in the external set", case=str(other), fix="scan both alike"
+                f"{key} differ: {home.info.get(key)} at home, {away.info.get(key)} in the external set",
+                case=str(other),
+                fix="scan both alike",
             )
     for target in home.targets:
         at_home, abroad = (d.info.get("targets", {}).get(target, {}) for d in (home, away))
         if target in away.targets and at_home.get("positive") != abroad.get("positive"):
-            raise UserError(f"the positive class of {target} differs", case=str(other), fix="scan both with the same positive=CLASS")
+            raise UserError(
+                f"the positive class of {target} differs", case=str(other), fix="scan both with the same positive=CLASS"
+            )
     name = f"split.{COLUMN}"
     parts = [d.manifest.with_columns(pl.lit(role).alias(name)) for d, role in ((home, "train"), (away, "test"))]
     both = pl.concat(parts, how="diagonal_relaxed")
@@ -46,7 +51,12 @@ def join(home: Dataset, other: Path | None, folder: Path) -> Dataset:
     if twice:
         raise UserError("case id stands in both data sets", case=twice[0], fix="rename the files of one of them")
     targets = {
-        name: {**facts, "classes": sorted({*(facts.get("classes") or []), *(away.info.get("targets", {}).get(name, {}).get("classes") or [])})}
+        name: {
+            **facts,
+            "classes": sorted(
+                {*(facts.get("classes") or []), *(away.info.get("targets", {}).get(name, {}).get("classes") or [])}
+            ),
+        }
         for name, facts in home.info.get("targets", {}).items()
     }
     warnings = list(dict.fromkeys([*home.warnings, *away.warnings]))

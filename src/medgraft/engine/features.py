@@ -28,8 +28,12 @@ from medgraft.tasks.task import Task
 
 
 @torch.inference_mode()
-def compute(fabric: Fabric, model: Model, samples: CaseDataset, *, batch_size: int, workers: int) -> dict[str, np.ndarray]:
-    """Features of every evaluation window: ``features (N, F)`` float32, ``case (N,)`` manifest rows, ``start (N, 3)``."""
+def compute(
+    fabric: Fabric, model: Model, samples: CaseDataset, *, batch_size: int, workers: int
+) -> dict[str, np.ndarray]:
+    """Features of every evaluation window: ``features (N, F)`` float32, ``case (N,)`` manifest rows, ``start (N,
+    3)``.
+    """
     fabric.to_device(model)
     model.eval()
     found: dict[str, list[np.ndarray]] = {"features": [], "case": [], "start": []}
@@ -62,7 +66,9 @@ class FeatureSamples:
         self._places: dict[int, np.ndarray] = {int(c): np.flatnonzero(cache["case"] == c) for c in samples.cases}
         empty = [c for c, places in self._places.items() if not len(places)]
         if empty:
-            raise UserError("has no cached features", case=f"manifest row {empty[0]}", fix="delete the features folder of the run")
+            raise UserError(
+                "has no cached features", case=f"manifest row {empty[0]}", fix="delete the features folder of the run"
+            )
         self._labels = samples.labels()
         first = self._labels[:, 0]
         self._groups = [np.flatnonzero(first == value) for value in np.unique(first[~np.isnan(first)])]
@@ -84,11 +90,19 @@ class FeatureSamples:
             place = balanced_index(seed, n, self._groups) if balanced else stream_index(seed, n, len(self))
             windows = self._places[int(self.cases[place])]
             cases.append(place)
-            places.append(windows[int(generator(seed, "window", step, j).integers(len(windows)))] if len(windows) > 1 else windows[0])
+            places.append(
+                windows[int(generator(seed, "window", step, j).integers(len(windows)))]
+                if len(windows) > 1
+                else windows[0]
+            )
         return self._batch(cases, places)
 
     def eval_windows(self) -> list[Window]:
-        return [Window(int(c), (0,), (0, 0, 1, 1), (1, 1, 1), k) for c in self.cases for k in range(len(self._places[int(c)]))]
+        return [
+            Window(int(c), (0,), (0, 0, 1, 1), (1, 1, 1), k)
+            for c in self.cases
+            for k in range(len(self._places[int(c)]))
+        ]
 
     def batch(self, windows: Sequence[Window]) -> dict[str, Any]:
         order = {int(c): k for k, c in enumerate(self.cases)}
@@ -108,7 +122,9 @@ class FeatureSamples:
         return np.stack([self.cache["features"][self._places[int(c)]].mean(0) for c in self.cases])
 
 
-def fit_logistic(model: Model, task: Task, samples: FeatureSamples, setting: TrainConfig, *, groups: np.ndarray, seed: int) -> float:
+def fit_logistic(
+    model: Model, task: Task, samples: FeatureSamples, setting: TrainConfig, *, groups: np.ndarray, seed: int
+) -> float:
     """Fit a linear head in closed form on cached features and write it into ``model.head``; return the C used.
 
     Classification: L2 logistic regression on standardised features; C given, or chosen by 5-fold grouped
@@ -144,7 +160,9 @@ def fit_logistic(model: Model, task: Task, samples: FeatureSamples, setting: Tra
         fitted = estimator(used).fit(x[known], target)
         coefficients, offset = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)
         if exclusive:
-            for row, label in enumerate(fitted.classes_):  # a class absent from the training part keeps a very low logit
+            for row, label in enumerate(
+                fitted.classes_
+            ):  # a class absent from the training part keeps a very low logit
                 weight[int(label)], bias[int(label)] = coefficients[row], offset[row]
             bias[[k for k in range(task.outputs) if k not in set(fitted.classes_.astype(int))]] = -30.0
         else:
@@ -160,7 +178,9 @@ def fit_logistic(model: Model, task: Task, samples: FeatureSamples, setting: Tra
     return float(used)
 
 
-def _choose_c(estimator: Any, grid: list[float], x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int, regress: bool) -> float:
+def _choose_c(
+    estimator: Any, grid: list[float], x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int, regress: bool
+) -> float:
     """The C with the least mean out-of-fold loss, over grouped folds that can be trained on; 0.01 where none can."""
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
@@ -179,7 +199,9 @@ def _choose_c(estimator: Any, grid: list[float], x: np.ndarray, y: np.ndarray, g
 
 
 def _loss(fitted: Any, x: np.ndarray, y: np.ndarray, regress: bool) -> float:
-    """Mean squared error, or mean negative log-likelihood (a class never seen in training counts as probability 1e-6)."""
+    """Mean squared error, or mean negative log-likelihood (a class never seen in training counts as probability
+    1e-6).
+    """
     if regress:
         return float(np.mean((fitted.predict(x) - y) ** 2))
     probability = fitted.predict_proba(x)

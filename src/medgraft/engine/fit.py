@@ -101,11 +101,16 @@ def run_cell(
     if on_features(arm, setting, task):
         cache = feature_cache(context, run, arm, model, report)
         training = features.FeatureSamples(training, cache)
-        judged = judged if setting.tta else features.FeatureSamples(judged, cache)  # a random view has features of its own
+        judged = (
+            judged if setting.tta else features.FeatureSamples(judged, cache)
+        )  # a random view has features of its own
         plan_workers, prefetch = 0, 2
     else:
         plan = memory_plan(context, training, setting)
-        plan_workers, prefetch = plan.workers if context.recipe.workers is None else context.recipe.workers, plan.prefetch
+        plan_workers, prefetch = (
+            plan.workers if context.recipe.workers is None else context.recipe.workers,
+            plan.prefetch,
+        )
     if task.name == "regress":
         task.fit_scale(training.labels())  # type: ignore[attr-defined]
     if setting.positive_weight != 1:
@@ -113,7 +118,14 @@ def run_cell(
 
     def score(trained: torch.nn.Module) -> tuple[float, Any]:
         found = predict.predict_cases(
-            context.fabric, trained, task, judged, context.cases, batch_size=setting.batch_size, workers=plan_workers, views=setting.tta
+            context.fabric,
+            trained,
+            task,
+            judged,
+            context.cases,
+            batch_size=setting.batch_size,
+            workers=plan_workers,
+            views=setting.tta,
         )
         return task.summary(found.columns)[task.metric], found
 
@@ -159,19 +171,29 @@ def run_cell(
         run.look(cell)
         history.best_score, found = score(model)
         if context.recipe.keep_windows and not task.dense:
-            table = predict.window_table(found, task, judged, context.cases, cell=cell.hash, split=split, inner=cell.inner)
+            table = predict.window_table(
+                found, task, judged, context.cases, cell=cell.hash, split=split, inner=cell.inner
+            )
             tables.write(table, folder / "windows.parquet", "predictions")
         if found.votes is not None:
             measured.append(predict.vote_table(found, context.cases, cell=cell.hash))
     if task.dense:
         measured.append(predict.measure_table(found.columns, cell=cell.hash))
     else:
-        tables.write(predict.view_table(found, cell=cell.hash, split=split, inner=cell.inner), folder / "predictions.parquet", "predictions")
+        tables.write(
+            predict.view_table(found, cell=cell.hash, split=split, inner=cell.inner),
+            folder / "predictions.parquet",
+            "predictions",
+        )
 
     # -- where it looks, held against the boxes that people drew ---------------------------------------
     if not search and context.recipe.explain and context.explains(model):
         pictures = context.samples(judge, window, "none", hu_window)
-        measured.append(explain.explain(context.fabric, model, pictures, context.boxes, folder, most=context.recipe.explain, cell=cell.hash))
+        measured.append(
+            explain.explain(
+                context.fabric, model, pictures, context.boxes, folder, most=context.recipe.explain, cell=cell.hash
+            )
+        )
     if measured:
         tables.write(pl.concat(measured), folder / "measures.parquet", "measures")
 
@@ -217,7 +239,9 @@ def memory_plan(context: Context, samples: CaseDataset, setting: TrainConfig) ->
     return loader.plan_memory(samples, setting.batch_size, context.recipe.memory_gb, context.threads)
 
 
-def feature_cache(context: Context, run: runs.Run, arm: ArmConfig, model: Model, report: LoadReport | None) -> dict[str, np.ndarray]:
+def feature_cache(
+    context: Context, run: runs.Run, arm: ArmConfig, model: Model, report: LoadReport | None
+) -> dict[str, np.ndarray]:
     """Cached features of all usable cases under this arm's body and window.
 
     A random body is a function of the seed, so it has a cache of its own for each seed. Raises ``UserError``
@@ -225,7 +249,8 @@ def feature_cache(context: Context, run: runs.Run, arm: ArmConfig, model: Model,
     """
     if surgery.mixes_cases(model.body):
         raise UserError(
-            "a body with batch statistics says of a case what depends on the cases beside it, so its features cannot be kept",
+            "a body with batch statistics says of a case what depends on the cases beside it, so its features cannot "
+            "be kept",
             case=arm.id,
             fix="take out bn_mode: batch, or augment, or choose strategy=finetune",
         )
@@ -252,7 +277,9 @@ def save_model(folder: Any, model: Model, task: Task, arm: ArmConfig) -> None:
     if arm.strategy in ("frozen", "frozen_logistic") and arm.start != "random" and not task.dense:
         state = {k: v for k, v in state.items() if k.startswith("head.")}
     scale = {k: torch.as_tensor(getattr(task, k)) for k in ("center", "scale") if hasattr(task, k)}
-    loop.save_checkpoint(folder / "best.ckpt", {"model": {k: v.detach().cpu().clone() for k, v in state.items()}, "scale": scale})
+    loop.save_checkpoint(
+        folder / "best.ckpt", {"model": {k: v.detach().cpu().clone() for k, v in state.items()}, "scale": scale}
+    )
 
 
 def load_model(context: Context, run: runs.Run, arm: ArmConfig, record: dict[str, Any]) -> tuple[Model, Task]:
@@ -260,14 +287,18 @@ def load_model(context: Context, run: runs.Run, arm: ArmConfig, record: dict[str
     setting = TrainConfig(**record["setting"])
     task = context.make_task(setting)
     whole = arm.start == "random" or task.dense or arm.strategy not in ("frozen", "frozen_logistic")
-    model, _ = build(context, arm, task, setting, seed=record["seed"], load_weights=not whole)  # a head alone needs its card's body
+    model, _ = build(
+        context, arm, task, setting, seed=record["seed"], load_weights=not whole
+    )  # a head alone needs its card's body
     path = run.root / "cells" / record["hash"] / "best.ckpt"
     if not path.is_file():
         raise UserError("its checkpoint best.ckpt is missing", case=record["hash"], fix="run the recipe again")
     state = torch.load(path, map_location="cpu", weights_only=True)
     missing, unexpected = model.load_state_dict(state["model"], strict=False)
     if unexpected or any(not m.startswith("body.") for m in missing):
-        raise UserError("its checkpoint does not fit the model", case=record["hash"], fix="run the recipe again with this version")
+        raise UserError(
+            "its checkpoint does not fit the model", case=record["hash"], fix="run the recipe again with this version"
+        )
     for key, value in state["scale"].items():
         setattr(task, key, value.numpy())
     context.fabric.to_device(model)

@@ -71,7 +71,8 @@ def train(
     loading: Loading = Loading(),
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> tuple[History, Any]:
-    """Train ``model`` for ``stop`` of ``horizon`` steps and return the history and what ``evaluate`` gave at the best step.
+    """Train ``model`` for ``stop`` of ``horizon`` steps and return the history and what ``evaluate`` gave at the best
+    step.
 
     ``evaluate(model) -> (score, anything)`` is called ``setting.evaluations`` times, evenly spaced and at
     the end; with ``setting.patience`` the best step's weights are put back and training stops early.
@@ -88,7 +89,9 @@ def train(
     optimizer = optim.make_optimizer(model, setting)  # type: ignore[arg-type]
     pull = strategy.L2SP(model, setting.l2sp) if setting.l2sp else None  # type: ignore[arg-type]
     module, optimizer = fabric.setup(model, optimizer)
-    looks = {max(1, round(stop * (k + 1) / setting.evaluations)) for k in range(setting.evaluations)} if evaluate else set()
+    looks = (
+        {max(1, round(stop * (k + 1) / setting.evaluations)) for k in range(setting.evaluations)} if evaluate else set()
+    )
     keeping = keeps(setting, len(samples), stop) if evaluate and folder is not None else {}
     looks |= set(keeping)
     history, kept, best_weights, first, since = History(), None, None, 0, 0
@@ -143,13 +146,26 @@ def train(
         if finished in looks or finished == stop:
             train_loss = float(running) / counted
             if train_loss != train_loss:
-                raise UserError("the training loss is not a number", fix="lower train.learning_rate, or set train.clip_gradient=1")
+                raise UserError(
+                    "the training loss is not a number", fix="lower train.learning_rate, or set train.clip_gradient=1"
+                )
             running, counted = torch.zeros_like(running), 0
             score, result = evaluate(model) if evaluate else (float("nan"), None)
             model.train()
-            history.rows.append({"step": finished, "learning_rate": optimizer.param_groups[0]["lr"], "train_loss": train_loss, "select_score": score})
+            history.rows.append(
+                {
+                    "step": finished,
+                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "train_loss": train_loss,
+                    "select_score": score,
+                }
+            )
             if keeping and best_is(score, so_far["score"] if so_far else float("nan"), task.higher_is_better):
-                so_far = {"model": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, "step": finished, "score": float(score)}
+                so_far = {
+                    "model": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
+                    "step": finished,
+                    "score": float(score),
+                }
             if finished in keeping and folder is not None and so_far is not None:
                 save_checkpoint(folder / f"best-{keeping[finished]:03d}.ckpt", so_far)
             better = best_is(score, history.best_score, task.higher_is_better)

@@ -101,7 +101,11 @@ def predict_cases(
     ids = [facts.ids[int(c)] for c in cases]
     patients = [facts.patients[int(c)] for c in cases]
     columns = task.rows(ids, patients, truth, joined)
-    votes = np.stack(join_votes(windows["scores"][:, 0], windows["case"])[1:], axis=1) if samples.window.join == "vote" else None
+    votes = (
+        np.stack(join_votes(windows["scores"][:, 0], windows["case"])[1:], axis=1)
+        if samples.window.join == "vote"
+        else None
+    )
     each = [task.rows(ids, patients, truth, scores) for scores in seen] if views else []
     return Predicted(columns, [int(c) for c in cases], joined, windows, votes, each)
 
@@ -161,7 +165,9 @@ def _measure(task: Task, facts: Cases, row: int, mask: np.ndarray, field_: np.nd
 
 def prediction_table(columns: Columns, *, cell: str, split: str, inner: int) -> pl.DataFrame:
     """Task columns -> rows of ``predictions.parquet`` (whole cases: window -1)."""
-    frame = pl.DataFrame(columns, schema_overrides={"y_true": pl.Float64, "y_pred": pl.Float64, "class": pl.String, "target": pl.String})
+    frame = pl.DataFrame(
+        columns, schema_overrides={"y_true": pl.Float64, "y_pred": pl.Float64, "class": pl.String, "target": pl.String}
+    )
     return tables.validate(
         frame.with_columns(
             pl.lit(cell).alias("cell"),
@@ -179,10 +185,14 @@ def view_table(predicted: Predicted, *, cell: str, split: str, inner: int) -> pl
     """Rows of ``predictions.parquet`` for whole cases: one a view where there were several (0 = clean), else one."""
     each = predicted.views or [predicted.columns]
     found = [prediction_table(columns, cell=cell, split=split, inner=inner) for columns in each]
-    return pl.concat([table.with_columns(pl.lit(view, dtype=pl.Int64).alias("view")) for view, table in enumerate(found)])
+    return pl.concat(
+        [table.with_columns(pl.lit(view, dtype=pl.Int64).alias("view")) for view, table in enumerate(found)]
+    )
 
 
-def window_table(predicted: Predicted, task: Any, samples: CaseDataset, facts: Cases, *, cell: str, split: str, inner: int) -> pl.DataFrame:
+def window_table(
+    predicted: Predicted, task: Any, samples: CaseDataset, facts: Cases, *, cell: str, split: str, inner: int
+) -> pl.DataFrame:
     """The single windows of ``predicted`` as rows of ``predictions.parquet``."""
     rows, scores = predicted.windows["case"], predicted.windows["scores"]
     order = {int(row): place for place, row in enumerate(samples.cases)}
@@ -196,12 +206,15 @@ def window_table(predicted: Predicted, task: Any, samples: CaseDataset, facts: C
     repeat = len(columns["case_id"]) // max(1, len(rows))
     frame = prediction_table(columns, cell=cell, split=split, inner=inner)
     return frame.with_columns(
-        pl.Series("window", numbers * repeat, dtype=pl.Int64), pl.Series("window_start", list(predicted.windows["start"]) * repeat, dtype=pl.Int64)
+        pl.Series("window", numbers * repeat, dtype=pl.Int64),
+        pl.Series("window_start", list(predicted.windows["start"]) * repeat, dtype=pl.Int64),
     )
 
 
 def vote_table(predicted: Predicted, facts: Cases, *, cell: str) -> pl.DataFrame:
-    """Votes as rows of ``measures.parquet``: ``votes`` (windows of a case that said yes) and ``windows`` (all of them)."""
+    """Votes as rows of ``measures.parquet``: ``votes`` (windows of a case that said yes) and ``windows`` (all of
+    them).
+    """
     assert predicted.votes is not None
     columns: Columns = {
         "case_id": [facts.ids[row] for row in predicted.cases for _ in range(2)],
@@ -214,5 +227,7 @@ def vote_table(predicted: Predicted, facts: Cases, *, cell: str) -> pl.DataFrame
 
 def measure_table(columns: Columns, *, cell: str) -> pl.DataFrame:
     """Task columns of a dense task -> rows of ``measures.parquet``."""
-    frame = pl.DataFrame(columns, schema_overrides={"frame": pl.Int64, "value": pl.Float64, "case_id": pl.String, "name": pl.String})
+    frame = pl.DataFrame(
+        columns, schema_overrides={"frame": pl.Int64, "value": pl.Float64, "case_id": pl.String, "name": pl.String}
+    )
     return tables.validate(frame.with_columns(pl.lit(cell).alias("cell")), "measures")

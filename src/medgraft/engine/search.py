@@ -33,7 +33,13 @@ def inner_cells(context: Context, arm: ArmConfig, outer: int) -> list[tuple[Trai
 
 
 def search(
-    context: Context, run: runs.Run, arm: ArmConfig, outer: int, *, progress: fit.Progress | None, seen: Callable[[runs.Cell], None]
+    context: Context,
+    run: runs.Run,
+    arm: ArmConfig,
+    outer: int,
+    *,
+    progress: fit.Progress | None,
+    seen: Callable[[runs.Cell], None],
 ) -> Choice:
     """Train every setting on the inner training parts, score it on the inner select parts, take the best mean.
 
@@ -62,7 +68,9 @@ def search(
             shares.append(result.best_step / result.horizon if setting.patience else 1.0)
         score = float(np.mean(scores)) if scores else math.nan
         choice = Choice(setting, score, float(np.mean(shares)) if shares else 1.0, len(table))
-        if best is None or (score == score and (best.score != best.score or (score > best.score if higher else score < best.score))):
+        if best is None or (
+            score == score and (best.score != best.score or (score > best.score if higher else score < best.score))
+        ):
             best = choice
     assert best is not None
     return best

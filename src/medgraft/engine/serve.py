@@ -39,7 +39,10 @@ class Served:
 
     def text(self) -> str:
         """For a terminal: the card of the model, a line per study, flags, rejects."""
-        lines = [f"{self.model}: mean of {self.members} networks (folds and seeds), {'as asked for' if self.named else 'chosen by inner scores'}"]
+        lines = [
+            f"{self.model}: mean of {self.members} networks (folds and seeds), "
+            f"{'as asked for' if self.named else 'chosen by inner scores'}"
+        ]
         for row in self.rows[:50]:
             facts = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("study", "flag"))
             lines.append(f"{row['study']}: {facts}" + (f"  CAUTION: {row['flag']}" if row["flag"] else ""))
@@ -76,12 +79,16 @@ def predict(
         raise UserError(f"identity={identity} is unknown", fix="use identity=code or identity=keep")
     missing = [f for f in files if not f.exists()]
     if missing or not files:
-        raise UserError("no such file or folder", case=str(missing[0]) if missing else "", fix="give the studies to predict")
+        raise UserError(
+            "no such file or folder", case=str(missing[0]) if missing else "", fix="give the studies to predict"
+        )
     run = runs.Run.open(root)
     recipe = config.build(Recipe, run.info["recipe"])
     if weights or download:
         folders = [Path(w) for w in ([weights] if isinstance(weights, str) else weights)]
-        recipe = recipe.model_copy(update={"weights": folders + list(recipe.weights), "download": download or recipe.download})
+        recipe = recipe.model_copy(
+            update={"weights": folders + list(recipe.weights), "download": download or recipe.download}
+        )
     arm = choose(run, recipe, model)
     with tempfile.TemporaryDirectory(prefix="medgraft-") as scratch:
         dataset, rejected = read(files, Path(scratch), colour=run.info.get("channels", 1) == 3)
@@ -101,7 +108,11 @@ def choose(run: runs.Run, recipe: Recipe, name: str | None) -> ArmConfig:
         return near[0]
     known = {i: score for i, score in runs.inner_scores(records).items() if i in arms}
     if not known:
-        raise UserError("the run has no inner scores to choose by", case=str(run.root), fix=f"name one with model=: {'; '.join(arms)}")
+        raise UserError(
+            "the run has no inner scores to choose by",
+            case=str(run.root),
+            fix=f"name one with model=: {'; '.join(arms)}",
+        )
     metric = next(r["metric"] for r in records if r.get("metric"))
     return arms[(min if metric == "mae" else max)(known, key=lambda i: known[i])]
 
@@ -119,26 +130,39 @@ def read(files: Sequence[Path], scratch: Path, *, colour: bool) -> tuple[Dataset
 
             (shutil.copytree if file.is_dir() else shutil.copyfile)(file, target)
     # The scratch folder lives as long as the prediction: names are put into codes where they leave it.
-    values = {"out": scratch / "data", "patient": "none", "identity": "keep", "colour": colour, "workers": 1, "follow_links": True}
+    values = {
+        "out": scratch / "data",
+        "patient": "none",
+        "identity": "keep",
+        "colour": colour,
+        "workers": 1,
+        "follow_links": True,
+    }
     options = config.build(scan.ScanOptions, values)
     try:
         report = scan.scan(source, options)
     except UserError as error:
         if error.case != str(source):
             raise
-        raise UserError(error.cause, case=str(files[0]), fix=error.fix) from error  # the scratch folder means nothing to anybody
+        raise UserError(
+            error.cause, case=str(files[0]), fix=error.fix
+        ) from error  # the scratch folder means nothing to anybody
     rejects: list[dict[str, Any]] = []
     if (scratch / "data" / "rejects.csv").is_file():
         with open(scratch / "data" / "rejects.csv", newline="", encoding="utf-8") as stream:
             rejects = list(csv.DictReader(stream))
     if not report.cases:
         raise UserError(
-            rejects[0]["reason"] if rejects else "no study was found", case=str(files[0]), fix="see `medgraft scan --help` for the formats"
+            rejects[0]["reason"] if rejects else "no study was found",
+            case=str(files[0]),
+            fix="see `medgraft scan --help` for the formats",
         )
     return load_dataset(scratch / "data"), rejects
 
 
-def _coded(dataset: Dataset, rejected: list[dict[str, Any]], scratch: Path, table: Path) -> tuple[Dataset, list[dict[str, Any]]]:
+def _coded(
+    dataset: Dataset, rejected: list[dict[str, Any]], scratch: Path, table: Path
+) -> tuple[Dataset, list[dict[str, Any]]]:
     """Names of studies and rejects that lie in folders as keyed codes, told in a private map beside the table."""
     files = tables.read_json(scratch / ".medgraft-sources-data.json")["cases"]
     inside = {case: paths for case, paths in files.items() if "/" in Path(paths[0]).as_posix()}
@@ -155,7 +179,15 @@ def _coded(dataset: Dataset, rejected: list[dict[str, Any]], scratch: Path, tabl
     return replace(dataset, manifest=dataset.manifest.with_columns(recoded)), rejected
 
 
-def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, rejected: list[dict[str, Any]], out: str | None, flagged: str) -> Served:
+def _serve(
+    run: runs.Run,
+    recipe: Recipe,
+    arm: ArmConfig,
+    dataset: Dataset,
+    rejected: list[dict[str, Any]],
+    out: str | None,
+    flagged: str,
+) -> Served:
     fabric, threads = make_fabric(recipe)
     # All that a prediction needs lies in the run folder: the data set may be in another building.
     task_name, structures = run.info["task"], run.info["structures"]
@@ -168,22 +200,31 @@ def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, reje
         if k not in set(keep)
     ]
     if not keep:
-        raise UserError(rejected[0]["reason"], case=str(rejected[0]["source"]), fix="flagged=keep predicts it all the same")
+        raise UserError(
+            rejected[0]["reason"], case=str(rejected[0]["source"]), fix="flagged=keep predicts it all the same"
+        )
     kind = run.info["kind"]
     if set(dataset.manifest["kind"].to_list()) != {kind}:
         raise UserError(
-            f"the run was trained on {kind}s, the studies hold {', '.join(sorted(set(dataset.manifest['kind'])))}", fix=f"give {kind}s only"
+            f"the run was trained on {kind}s, the studies hold {', '.join(sorted(set(dataset.manifest['kind'])))}",
+            fix=f"give {kind}s only",
         )
     labels = [pl.lit(None, dtype=pl.String).alias(f"label.{t.name}") for t in targets]
-    dataset = Dataset(dataset.root, {**dataset.info, "structures": structures}, dataset.manifest.with_columns(labels), dataset.frames)
+    dataset = Dataset(
+        dataset.root, {**dataset.info, "structures": structures}, dataset.manifest.with_columns(labels), dataset.frames
+    )
     context = Context(recipe, dataset, kind, task_name, targets, structures, fabric, threads)
     members = [
         r
         for r in run.records()
-        if r["state"] == "done" and r["inner"] < 0 and (r["model"], r["start"], r["strategy"]) == (arm.model, arm.start, arm.strategy_name)
+        if r["state"] == "done"
+        and r["inner"] < 0
+        and (r["model"], r["start"], r["strategy"]) == (arm.model, arm.start, arm.strategy_name)
     ]
     if not members:
-        raise UserError("the run has no finished network of this model", case=arm.id, fix="finish it with `medgraft run`")
+        raise UserError(
+            "the run has no finished network of this model", case=arm.id, fix="finish it with `medgraft run`"
+        )
     window = recipe.arm_window(arm)
     spec = context.window(arm)
     if spec.kind == "labelled":  # new studies carry no tracing: every frame is predicted
@@ -214,7 +255,9 @@ def _serve(run: runs.Run, recipe: Recipe, arm: ArmConfig, dataset: Dataset, reje
         path = path or Path("predictions.csv")
     else:
         found = list(run.info.get("thresholds", {}).get(arm.id, {}).values())
-        threshold = float(np.mean(found)) if found else None  # one network for all folds: the mean of the folds' inner thresholds
+        threshold = (
+            float(np.mean(found)) if found else None
+        )  # one network for all folds: the mean of the folds' inner thresholds
         rows = [_row(facts.ids[row], scores, targets, threshold) for row, scores in zip(keep, total)]
         for k, row in enumerate(rows if share is not None else []):
             row["votes"] = round(float(share[k]), 4)
@@ -249,7 +292,9 @@ def _other(target: Any) -> str:
     return next((c for c in target.classes if c != target.positive), f"not {target.positive}")
 
 
-def _write_masks(fields: dict[int, np.ndarray], facts: joined.Cases, structures: list[str], dataset: Dataset, table: Path) -> list[dict[str, Any]]:
+def _write_masks(
+    fields: dict[int, np.ndarray], facts: joined.Cases, structures: list[str], dataset: Dataset, table: Path
+) -> list[dict[str, Any]]:
     """Label maps (value k for structure k, later ones on top) as NIfTI beside the table, and their sizes."""
     rows = []
     folder = table.with_suffix("")
@@ -289,7 +334,10 @@ def _place(image: SimpleITK.Image, line: dict[str, Any]) -> None:
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(k for row in rows for k in row))
-    lines = [[tables.no_formula(n) for n in names], *[[tables.no_formula(row.get(n, "")) for n in names] for row in rows]]
+    lines = [
+        [tables.no_formula(n) for n in names],
+        *[[tables.no_formula(row.get(n, "")) for n in names] for row in rows],
+    ]
     import io
 
     stream = io.StringIO()
@@ -316,5 +364,8 @@ def outside(line: dict[str, Any], ranges: dict[str, Any]) -> str:
     if line["p995"] is not None and line["p995"] <= line["p005"]:
         reasons.append("the picture is blank")
     elif line["value_unit"] == "display" and ranges["p995"][0] is not None and line["p995"] < 0.5 * ranges["p995"][0]:
-        reasons.append(f"much darker than any training study (bright end {line['p995']:.0f}, trained on {ranges['p995'][0]:.0f} and more)")
+        reasons.append(
+            f"much darker than any training study (bright end {line['p995']:.0f}, trained on {ranges['p995'][0]:.0f} "
+            f"and more)"
+        )
     return "; ".join(reasons)

@@ -28,12 +28,15 @@ from medgraft.intake.split import ROLES
 from medgraft.tables import Dataset
 
 Finding = dict[str, Any]
-#: Likeness from which two pictures count as one. On clean real sets no two patients reached it; copies lie above (docs/audit.md).
+#: Likeness from which two pictures count as one. On clean real sets no two patients reached it; copies lie above
+# (docs/audit.md).
 ALIKE = 0.9
 WITHOUT_CUT = 0.03  # margins below this share of a side are no crop
 _BITS, _LEAST = 22, 0.45  # candidates: bits that may differ, least first likeness
 _MOST = {2: 4000, 3: 400}  # candidates fitted: pictures, volumes
-_ENOUGH = 0.6  # when everything above this first likeness was fitted, only copies cut by a twentieth or more can be missed
+_ENOUGH = (
+    0.6  # when everything above this first likeness was fitted, only copies cut by a twentieth or more can be missed
+)
 LISTED = 500  # pairs or names that a finding lists; the counts are always complete
 SEVERITIES = ("leak", "check", "note")
 KINDS = (  # in the order in which a person should read them
@@ -59,7 +62,9 @@ KINDS = (  # in the order in which a person should read them
 
 @dataclass(frozen=True)
 class Part:
-    """One way of giving roles to cases: a split column, a fold of a run, or the data set itself against an external one."""
+    """One way of giving roles to cases: a split column, a fold of a run, or the data set itself against an external
+    one.
+    """
 
     name: str
     roles: list[str | None]  # one a case
@@ -75,7 +80,11 @@ class Cases:
 
     def name(self, number: int) -> dict[str, Any]:
         row = self.frame.row(number, named=True)
-        labels = {c.removeprefix("label."): row[c] for c in self.frame.columns if c.startswith("label.") and row[c] is not None}
+        labels = {
+            c.removeprefix("label."): row[c]
+            for c in self.frame.columns
+            if c.startswith("label.") and row[c] is not None
+        }
         return {"set": row["set"], "case": row["case_id"], "patient": row["patient_id"], "labels": labels}
 
 
@@ -84,10 +93,20 @@ def gather(dataset: Dataset, other: Dataset | None = None) -> Cases:
     frames = []
     for number, each in enumerate([d for d in (dataset, other) if d is not None]):
         labels = [c for c in each.manifest.columns if c.startswith("label.")]
-        view = pl.Series("view", [f"{c} {s}" for c, s in each.manifest.select("view_center", "view_size").iter_rows()], dtype=pl.String)
+        view = pl.Series(
+            "view",
+            [f"{c} {s}" for c, s in each.manifest.select("view_center", "view_size").iter_rows()],
+            dtype=pl.String,
+        )
         frames.append(
             each.manifest.select(
-                pl.lit(number).alias("set"), "case_id", "patient_id", "study_id", "array_id", "kind", *(pl.col(c).cast(pl.String) for c in labels)
+                pl.lit(number).alias("set"),
+                "case_id",
+                "patient_id",
+                "study_id",
+                "array_id",
+                "kind",
+                *(pl.col(c).cast(pl.String) for c in labels),
             ).with_columns(view)
         )
     return Cases([d for d in (dataset, other) if d is not None], pl.concat(frames, how="diagonal"))
@@ -103,7 +122,9 @@ def roles(cases: Cases, columns: list[str], run: Path | None) -> list[Part]:
     have = [c.removeprefix("split.") for c in home.columns if c.startswith("split.")]
     for column in columns or have:
         if column not in have:
-            raise UserError(f"no split column {column!r}; there are {', '.join(have) or 'none'}", fix="scan with split=COLUMN")
+            raise UserError(
+                f"no split column {column!r}; there are {', '.join(have) or 'none'}", fix="scan with split=COLUMN"
+            )
         values = [None if v is None else ROLES.get(v.strip().lower(), v) for v in home[f"split.{column}"]]
         parts.append(Part(column, values + [None] * (cases.frame.height - home.height)))
     if run is not None:
@@ -117,11 +138,17 @@ def _folds(cases: Cases, run: Path) -> list[Part]:
     """Folds of a run's ``splits.json``, read as they stand: a file that was edited by hand is what an audit is for."""
     path = run / "splits.json" if run.is_dir() else run
     if not path.is_file():
-        raise UserError("no splits.json in the run", case=str(run), fix="give run=RUN, the folder that `medgraft run` printed")
+        raise UserError(
+            "no splits.json in the run", case=str(run), fix="give run=RUN, the folder that `medgraft run` printed"
+        )
     content = tables.read_json(path)
     rows = content.get("rows") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and {"outer", "inner", "patient_id", "role"} <= set(r) for r in rows):
-        raise UserError("splits.json holds no rows of outer, inner, patient_id and role", case=str(path), fix="make the run again")
+    if not isinstance(rows, list) or not all(
+        isinstance(r, dict) and {"outer", "inner", "patient_id", "role"} <= set(r) for r in rows
+    ):
+        raise UserError(
+            "splits.json holds no rows of outer, inner, patient_id and role", case=str(path), fix="make the run again"
+        )
     members: dict[tuple[int, int], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:
         members[int(row["outer"]), int(row["inner"])][str(row["patient_id"])].add(str(row["role"]))
@@ -140,7 +167,9 @@ def _folds(cases: Cases, run: Path) -> list[Part]:
 def _part(cases: Cases, name: str, who: dict[str, set[str]]) -> Part:
     """Roles by patient; a patient with two has both, joined, and is found by ``patients_in_two_roles``."""
     home = cases.frame["set"].to_list()
-    given = [" and ".join(sorted(who[p])) if p in who and s == 0 else None for p, s in zip(cases.frame["patient_id"], home)]
+    given = [
+        " and ".join(sorted(who[p])) if p in who and s == 0 else None for p, s in zip(cases.frame["patient_id"], home)
+    ]
     return Part(name, given)
 
 
@@ -160,30 +189,55 @@ def patients_in_two_roles(cases: Cases) -> list[Finding]:
         if twice:
             external = part.name == "external"
             listed = [{"patient": p, "roles": c} for p, c in list(twice.items())[:LISTED]]
-            found.append(_finding("patient_two_sets" if external else "patient_two_roles", "leak", len(twice), part=part.name, patients=listed))
+            found.append(
+                _finding(
+                    "patient_two_sets" if external else "patient_two_roles",
+                    "leak",
+                    len(twice),
+                    part=part.name,
+                    patients=listed,
+                )
+            )
     return found
 
 
 def people_and_labels(cases: Cases) -> list[Finding]:
     """One study of two patients; several labels where the data set says that a patient (or study) has one."""
     found = []
-    studies = cases.frame.group_by("set", "study_id", maintain_order=True).agg(pl.col("patient_id").unique().sort(), pl.col("case_id").first())
+    studies = cases.frame.group_by("set", "study_id", maintain_order=True).agg(
+        pl.col("patient_id").unique().sort(), pl.col("case_id").first()
+    )
     shared = studies.filter(pl.col("patient_id").list.len() > 1)
     if shared.height:
-        listed = [{"study": s, "patients": p} for s, p in zip(shared["study_id"].head(LISTED), shared["patient_id"].head(LISTED).to_list())]
+        listed = [
+            {"study": s, "patients": p}
+            for s, p in zip(shared["study_id"].head(LISTED), shared["patient_id"].head(LISTED).to_list())
+        ]
         found.append(_finding("study_two_patients", "leak", shared.height, studies=listed))
     for number, dataset in enumerate(cases.sets):
         level = dataset.info.get("label_level", "case")
         if level in ("patient", "study"):
             here = cases.frame.filter(pl.col("set") == number)
             for target in dataset.targets:
-                several = here.drop_nulls(f"label.{target}").group_by(f"{level}_id").agg(pl.col(f"label.{target}").unique().sort().alias("values"))
+                several = (
+                    here.drop_nulls(f"label.{target}")
+                    .group_by(f"{level}_id")
+                    .agg(pl.col(f"label.{target}").unique().sort().alias("values"))
+                )
                 several = several.filter(pl.col("values").list.len() > 1).sort(f"{level}_id")
                 if several.height:
                     listed = [{"name": n, "labels": v} for n, v in several.head(LISTED).iter_rows()]
-                    found.append(_finding("patient_two_labels", "check", several.height, target=target, level=level, names=listed))
+                    found.append(
+                        _finding(
+                            "patient_two_labels", "check", several.height, target=target, level=level, names=listed
+                        )
+                    )
         if not dataset.patients_known:
-            found.append(_finding("patients_unknown", "check", dataset.manifest.height, dataset=str(dataset.info.get("name", ""))))
+            found.append(
+                _finding(
+                    "patients_unknown", "check", dataset.manifest.height, dataset=str(dataset.info.get("name", ""))
+                )
+            )
         refused = _two_labels(dataset.root / "rejects.csv")
         if refused:
             found.append(_finding("two_labels_rejected", "note", refused))
@@ -195,7 +249,11 @@ def _two_labels(path: Path) -> int:
     if not path.is_file():
         return 0
     with open(path, encoding="utf-8", newline="") as stream:
-        return sum(1 for row in csv.DictReader(stream) if (row.get("reason") or "").startswith("has ") and " labels: " in (row.get("reason") or ""))
+        return sum(
+            1
+            for row in csv.DictReader(stream)
+            if (row.get("reason") or "").startswith("has ") and " labels: " in (row.get("reason") or "")
+        )
 
 
 # ------------------------------------------------------------------------------------------ pictures
@@ -204,17 +262,29 @@ def _two_labels(path: Path) -> int:
 def pairs(
     cases: Cases, advance: Callable[[int], None] = lambda _: None, *, near: bool = True, alike: float = ALIKE
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Pairs of cases that show one picture, and facts of the search (thresholds, pictures compared, blank cases, candidates left out).
+    """Pairs of cases that show one picture, and facts of the search (thresholds, pictures compared, blank cases,
+    candidates left out).
 
-    A pair is ``{a, b, relation, likeness, mirrored, margin, place_a, place_b}``: numbers of cases, ``identical`` (one stored array),
-    ``rescaled`` (the same pixels but for scale and offset of their values), ``copy`` (re-encoded, resized, other
-    brightness) or ``cropped``. Of a group of n identical cases n - 1 pairs are given, each with the first.
+    A pair is ``{a, b, relation, likeness, mirrored, margin, place_a, place_b}``: numbers of cases, ``identical`` (one
+    stored array), ``rescaled`` (the same pixels but for scale and offset of their values), ``copy`` (re-encoded,
+    resized, other brightness) or ``cropped``. Of a group of n identical cases n - 1 pairs are given, each with the
+    first.
     """
     found: list[dict[str, Any]] = []
     seen: set[tuple[int, int]] = set()
 
     def keep(a: int, b: int, relation: str, likeness: float, **more: Any) -> None:
-        found.append({"a": a, "b": b, "relation": relation, "likeness": round(float(likeness), 3), "mirrored": False, "margin": 0.0, **more})
+        found.append(
+            {
+                "a": a,
+                "b": b,
+                "relation": relation,
+                "likeness": round(float(likeness), 3),
+                "mirrored": False,
+                "margin": 0.0,
+                **more,
+            }
+        )
         seen.add((a, b))
 
     groups: dict[str, list[int]] = defaultdict(list)
@@ -226,7 +296,9 @@ def pairs(
     for members in groups.values():
         for b in members[1:]:
             same_as[b] = members[0]
-            if patients[b] != patients[members[0]] or views[b] == views[members[0]]:  # many views of one array of one patient are as it should be
+            if (
+                patients[b] != patients[members[0]] or views[b] == views[members[0]]
+            ):  # many views of one array of one patient are as it should be
                 keep(members[0], b, "identical", 1.0)
     facts: dict[str, Any] = {"alike": alike, "near": near}
     if not near:
@@ -244,7 +316,12 @@ def pairs(
         if first != case and not blank[case] and arrays[first] != arrays[case]:
             keep(first, case, "rescaled", 1.0)
             same_as[case] = min(same_as[case], first)
-    facts |= {"parts": len(records), "blank": [cases.name(int(n)) for n in np.flatnonzero(blank)[:LISTED]], "blanks": int(blank.sum()), "left_out": 0}
+    facts |= {
+        "parts": len(records),
+        "blank": [cases.name(int(n)) for n in np.flatnonzero(blank)[:LISTED]],
+        "blanks": int(blank.sum()),
+        "left_out": 0,
+    }
     for some in fingerprint.pictures(records, number, kinds[number] == "volume"):
         most = _MOST[some.dimensions]
         candidates = some.candidates(_BITS, _LEAST, most)
@@ -259,7 +336,12 @@ def pairs(
             if likeness < alike:
                 continue
             relation = "cropped" if margin > WITHOUT_CUT else "copy"
-            more = {"margin": round(margin, 3), "place_a": int(some.place[row["a"]]), "place_b": int(some.place[row["b"]]), "matches": row["matches"]}
+            more = {
+                "margin": round(margin, 3),
+                "place_a": int(some.place[row["a"]]),
+                "place_b": int(some.place[row["b"]]),
+                "matches": row["matches"],
+            }
             if row["mirrored"]:
                 flipped.append((a, b, relation, likeness, more))
             else:
@@ -284,15 +366,25 @@ def picture_findings(cases: Cases, found: list[dict[str, Any]], facts: dict[str,
             if p.roles[pair["a"]] and p.roles[pair["b"]] and p.roles[pair["a"]] != p.roles[pair["b"]]
         ]
         if a["patient"] != b["patient"]:
-            kind = "mirrored_two_patients" if pair["mirrored"] else "same_two_patients" if exact else "near_two_patients"
+            kind = (
+                "mirrored_two_patients" if pair["mirrored"] else "same_two_patients" if exact else "near_two_patients"
+            )
         elif exact and differs:
             kind = "same_two_labels"
         else:
             kind = "same_one_patient" if exact else "near_one_patient"
-        sorted_in[kind].append({**pair, "a": a, "b": b, "labels_differ": differs, "across": across[:6], "roles_crossed": len(across)})
+        sorted_in[kind].append(
+            {**pair, "a": a, "b": b, "labels_differ": differs, "across": across[:6], "roles_crossed": len(across)}
+        )
     results = []
     for kind, members in sorted_in.items():
-        severity = "leak" if kind in ("same_two_patients", "near_two_patients") else "note" if kind.endswith("one_patient") else "check"
+        severity = (
+            "leak"
+            if kind in ("same_two_patients", "near_two_patients")
+            else "note"
+            if kind.endswith("one_patient")
+            else "check"
+        )
         members.sort(key=lambda p: (not p["across"], not p["labels_differ"], -p["likeness"]))
         who = {(p[side]["set"], p[side]["case"]) for p in members for side in ("a", "b")}
         counts = {
@@ -318,13 +410,21 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def same_pixels_in_two_roles(manifest: pl.DataFrame, parts: dict[int, dict[str, set[str]]]) -> list[str]:
-    """The warning that a run must carry when an array stands under a patient that trains and another that is tested, else nothing.
+    """The warning that a run must carry when an array stands under a patient that trains and another that is tested,
+    else nothing.
 
-    ``parts`` maps an outer fold to ``{"train": patients, "test": patients}``. Only stored arrays are compared, so it costs nothing.
+    ``parts`` maps an outer fold to ``{"train": patients, "test": patients}``. Only stored arrays are compared, so it
+    costs nothing.
     """
-    shared = manifest.group_by("array_id").agg(pl.col("patient_id").unique()).filter(pl.col("patient_id").list.len() > 1)
+    shared = (
+        manifest.group_by("array_id").agg(pl.col("patient_id").unique()).filter(pl.col("patient_id").list.len() > 1)
+    )
     groups = [set(p) for p in shared["patient_id"].to_list()]
-    crossed = [n for n, g in enumerate(groups) if any(g & p.get("train", set()) and g & p.get("test", set()) for p in parts.values())]
+    crossed = [
+        n
+        for n, g in enumerate(groups)
+        if any(g & p.get("train", set()) and g & p.get("test", set()) for p in parts.values())
+    ]
     number = len(crossed)
     return [f"{number} pictures stand in training and test under two patients: see medgraft audit"] if number else []
 

@@ -70,12 +70,22 @@ NAMING = (
 )
 #: Words of institutions that say nothing; without them a maker's name would look like a hospital's.
 _COMMON = """
-hospital hospitals clinic clinical center centre medical medicine university department systems general health healthcare radiology
-ultrasound imaging institute laboratory lab the and von der anonymous anonymized unknown none null test
+hospital hospitals clinic clinical center centre medical medicine university department systems general health
+healthcare radiology ultrasound imaging institute laboratory lab the and von der anonymous anonymized unknown none null
+test
 """
 COMMON = frozenset(_COMMON.split())
 _TEXT = ("LO", "SH", "UC", "CS", "AE", "AS", "IS", "DS")
-_GONE = ("LT", "ST", "UT", "UR", "UN", "DA", "DT", "AE")  # not in the table: free text, unknown bytes, dates of whatever
+_GONE = (
+    "LT",
+    "ST",
+    "UT",
+    "UR",
+    "UN",
+    "DA",
+    "DT",
+    "AE",
+)  # not in the table: free text, unknown bytes, dates of whatever
 
 
 def day_of(header: Dataset) -> int | None:
@@ -96,12 +106,18 @@ def _date(text: str) -> datetime.date | None:
 
 
 def identity_words(header: Dataset, *, nested: bool = False) -> tuple[str, ...]:
-    """Words (lower case, three letters or more) of elements that name people, places or devices; ``nested`` looks into sequences too."""
+    """Words (lower case, three letters or more) of elements that name people, places or devices; ``nested`` looks
+    into sequences too.
+    """
     found: set[str] = set()
     if nested:
         elements: Iterator[Any] = (e for e in _walk(header) if e.VR == "PN" or e.keyword in NAMING)
     else:
-        elements = (header[name] for name in ("PatientName", "ReferringPhysicianName", "OperatorsName", *NAMING) if name in header)
+        elements = (
+            header[name]
+            for name in ("PatientName", "ReferringPhysicianName", "OperatorsName", *NAMING)
+            if name in header
+        )
     for element in elements:
         found.update(w for w in words(str(element.value)) if len(w) > 2 and w not in COMMON)
     return tuple(sorted(found))
@@ -142,7 +158,9 @@ def _table() -> tuple[dict[int, str], list[tuple[int, int, str]]]:
 
 
 def action_of(tag: int) -> str | None:
-    """What the profile does to an element: X remove, Z empty, D dummy, U new UID, or a mixture; ``None`` for elements it does not name."""
+    """What the profile does to an element: X remove, Z empty, D dummy, U new UID, or a mixture; ``None`` for
+    elements it does not name.
+    """
     single, masked = _table()
     return single.get(tag) or next((action for mask, value, action in masked if tag & mask == value), None)
 
@@ -154,7 +172,8 @@ def keyed_uid(key: bytes, uid: str) -> str:
 
 
 def clean(dataset: Dataset, names: Names, patient: str, days: int | None) -> None:
-    """De-identify in place, at every level. ``patient`` is the pseudonym; ``days`` shifts the dates, ``None`` removes them.
+    """De-identify in place, at every level. ``patient`` is the pseudonym; ``days`` shifts the dates, ``None`` removes
+    them.
 
     Raises ``Unreadable`` when a name of the header remains in an element that cannot be emptied.
     """
@@ -168,7 +187,10 @@ def clean(dataset: Dataset, names: Names, patient: str, days: int | None) -> Non
         if not said or (element.VR in ("IS", "DS") and max(map(len, said)) < 6):  # a small number is no name
             continue
         if element.VR not in _TEXT and element.VR != "PN":
-            raise Unreadable(f"a name of its header remains in {element.keyword or element.tag}", fix="clean this element at its source")
+            raise Unreadable(
+                f"a name of its header remains in {element.keyword or element.tag}",
+                fix="clean this element at its source",
+            )
         del holder[element.tag]
 
 
@@ -192,7 +214,9 @@ def _holders(dataset: Dataset) -> Iterator[tuple[Dataset, Any]]:
 
 def _clean(dataset: Dataset, names: Names, days: int | None) -> None:
     for tag in list(dataset.keys()):
-        if tag.is_private or tag.element == 0 or tag.group & 0xFF00 in (0x5000, 0x6000):  # curves and overlays may be drawn names
+        if (
+            tag.is_private or tag.element == 0 or tag.group & 0xFF00 in (0x5000, 0x6000)
+        ):  # curves and overlays may be drawn names
             del dataset[tag]
             continue
         element = dataset[tag]
@@ -270,8 +294,17 @@ def _shift(element: Any, days: int) -> None:
     element.value = moved if element.VR == "DA" else moved + digits[8:]
 
 
-def copy(path: Path, folder: Path, names: Names, patient: str, name: str, days: int | None, boxes: Sequence[tuple[int, int, int, int]]) -> str:
-    """Write the de-identified copy of one DICOM file, ``<patient>/<study>/<name>.dcm`` below ``folder``; return that path.
+def copy(
+    path: Path,
+    folder: Path,
+    names: Names,
+    patient: str,
+    name: str,
+    days: int | None,
+    boxes: Sequence[tuple[int, int, int, int]],
+) -> str:
+    """Write the de-identified copy of one DICOM file, ``<patient>/<study>/<name>.dcm`` below ``folder``; return that
+    path.
 
     ``boxes`` (top, left, bottom, right) are blacked out in every frame: all that the text pass found and that could
     name someone. Raises ``Unreadable`` where the file cannot be cleaned; then nothing is written.
@@ -304,7 +337,9 @@ def copy(path: Path, folder: Path, names: Names, patient: str, name: str, days: 
     except Unreadable:
         raise
     except Exception as error:
-        raise Unreadable(f"it cannot be de-identified ({type(error).__name__})", fix="repair the header, or leave the file out") from error
+        raise Unreadable(
+            f"it cannot be de-identified ({type(error).__name__})", fix="repair the header, or leave the file out"
+        ) from error
     relative = f"{patient}/{study}/{name}.dcm"
     (folder / relative).parent.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / relative, stream.getbuffer())
@@ -316,7 +351,9 @@ def _in_stream(dataset: Dataset, said: Sequence[str]) -> bool:
     data = bytes(dataset.get("PixelData", b""))
     if any(w.encode() in data.lower() for w in said if len(w) > 5):
         return True
-    return any(mark in data for mark in (b"Exif\0", b"http://ns.adobe.com", b"\xff\xfe\x00")) and b"\xff\xd8\xff" in data
+    return (
+        any(mark in data for mark in (b"Exif\0", b"http://ns.adobe.com", b"\xff\xfe\x00")) and b"\xff\xd8\xff" in data
+    )
 
 
 def black_out(dataset: Dataset, boxes: Sequence[tuple[int, int, int, int]]) -> None:
@@ -381,7 +418,9 @@ class CopyJob(Job):
             try:
                 for number, file in enumerate(self.files, start=1):
                     name = self.case if len(self.files) == 1 else f"{self.case}-{number:04d}"
-                    done.append(copy(Path(file), self.folder, Names(self.secret), self.patient, name, self.days, self.boxes))
+                    done.append(
+                        copy(Path(file), self.folder, Names(self.secret), self.patient, name, self.days, self.boxes)
+                    )
             except Unreadable as error:
                 for path in done:
                     (self.folder / path).unlink(missing_ok=True)

@@ -34,8 +34,19 @@ from medgraft.intake.picture import channels_first
 from medgraft.intake.read import Limits, Study, Unreadable
 from medgraft.intake.volume import oriented
 
-GROUP_TAGS = ["SOPClassUID", "SeriesInstanceUID", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "Modality"]
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # odd header values are the norm, not a fault to print
+GROUP_TAGS = [
+    "SOPClassUID",
+    "SeriesInstanceUID",
+    "NumberOfFrames",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "Rows",
+    "Columns",
+    "Modality",
+]
+pydicom.config.settings.reading_validation_mode = (
+    pydicom.config.IGNORE
+)  # odd header values are the norm, not a fault to print
 
 _WHOLE = 128 << 20  # bytes of a file that is read into memory at once
 _MOST_COMPRESSED = 2 << 30
@@ -47,7 +58,8 @@ _IMPLICIT = "1.2.840.10008.1.2"
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _JPEG_8_BIT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
-#: Who decodes what. GDCM alone reads lossless JPEG; elsewhere it is passed over, since damaged data bring its process down.
+#: Who decodes what. GDCM alone reads lossless JPEG; elsewhere it is passed over, since damaged data bring its process
+# down.
 _DECODERS = {
     **dict.fromkeys(("50", "51"), "pillow"),
     **dict.fromkeys(("57", "70"), "gdcm"),
@@ -61,12 +73,20 @@ _CODECS = {100: "mpegvideo", 101: "mpegvideo", **dict.fromkeys(range(102, 107), 
 _VIDEO = {f"1.2.840.10008.1.2.4.{number}{part}": name for number, name in _CODECS.items() for part in ("", ".1")}
 #: Objects with pixels that are no study, by SOP class: what to say of them.
 _NO_STUDY = {
-    "1.2.840.10008.5.1.4.1.1.66.4": ("a DICOM segmentation: a mask, not an image", "convert it to NIfTI and give it as masks="),
-    "1.2.840.10008.5.1.4.1.1.66.7": ("a DICOM segmentation: a mask, not an image", "convert it to NIfTI and give it as masks="),
+    "1.2.840.10008.5.1.4.1.1.66.4": (
+        "a DICOM segmentation: a mask, not an image",
+        "convert it to NIfTI and give it as masks=",
+    ),
+    "1.2.840.10008.5.1.4.1.1.66.7": (
+        "a DICOM segmentation: a mask, not an image",
+        "convert it to NIfTI and give it as masks=",
+    ),
     "1.2.840.10008.5.1.4.1.1.77.1.6": ("a whole-slide image", "export the regions of interest as pictures"),
 }
 _DISPLAY_RATES = ("CineRate", "RecommendedDisplayFrameRate")
-_UNITS = dict(enumerate(("none", "percent", "dB", "cm", "s", "Hz", "dB/s", "cm/s", "cm2", "cm2/s", "cm3", "cm3/s", "degrees")))
+_UNITS = dict(
+    enumerate(("none", "percent", "dB", "cm", "s", "Hz", "dB/s", "cm/s", "cm2", "cm2/s", "cm3", "cm3/s", "degrees"))
+)
 _REGION_FORMATS = {0: "none", 1: "2D", 2: "M-mode", 3: "spectral", 4: "wave form", 5: "graphics"}
 
 
@@ -86,12 +106,16 @@ def read_dicom(path: Path, limits: Limits) -> Study:
     decoded = (values(frame, index) for index, frame in enumerate(_decoded(data, path, limits)))
     if frames == 1:
         first = itertools.islice(decoded, 1)
-        return Study("image", first, [None, *spacing], values.unit, time_source=["none"], facts=facts, notes=notes, boxes=boxes)
+        return Study(
+            "image", first, [None, *spacing], values.unit, time_source=["none"], facts=facts, notes=notes, boxes=boxes
+        )
     times, source = _times(data, frames, notes)
     if not times:
         notes.append("several frames without positions or times: taken as a video")
     step = float(np.median(np.diff(times))) if len(times) > 1 else None
-    return Study("video", decoded, [step, *spacing], values.unit, times, [source], facts=facts, notes=notes, boxes=boxes)
+    return Study(
+        "video", decoded, [step, *spacing], values.unit, times, [source], facts=facts, notes=notes, boxes=boxes
+    )
 
 
 def read_series(paths: list[Path], limits: Limits) -> Study:
@@ -107,7 +131,10 @@ def read_series(paths: list[Path], limits: Limits) -> Study:
                 first, notes, facts, first_turn = data, _notes(data), _facts(data), turn
                 _check_size(data, len(paths), limits)
             if (data.Rows, data.Columns) != (first.Rows, first.Columns):
-                raise Unreadable("slices of one series differ in size", fix="keep only the slices of one reconstruction in the folder")
+                raise Unreadable(
+                    "slices of one series differ in size",
+                    fix="keep only the slices of one reconstruction in the folder",
+                )
             if not np.allclose(turn, first_turn, atol=2e-3):
                 raise Unreadable("slices of one series differ in orientation", fix="leave the localiser out")
             _check_frames(data, path, limits, [])
@@ -152,26 +179,35 @@ class Group(NamedTuple):
 
 
 def group_key(path: Path) -> Group:
-    """Series, part of the series, whether the file may belong to a stack, and whether its decoder needs a process of its own."""
+    """Series, part of the series, whether the file may belong to a stack, and whether its decoder needs a process of
+    its own.
+    """
     with warnings.catch_warnings():  # the header is read again, with its warnings noted, when the study is stored
         warnings.simplefilter("ignore")
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=GROUP_TAGS, force=True)
         series = str(header.get("SeriesInstanceUID") or "")
-        slice_like = bool(series) and _declared_frames(header, []) == 1 and header.get("ImagePositionPatient") is not None
+        slice_like = (
+            bool(series) and _declared_frames(header, []) == 1 and header.get("ImagePositionPatient") is not None
+        )
         turn = [round(float(v), 2) + 0.0 for v in header.get("ImageOrientationPatient") or ()]
         fragile = str(header.file_meta.get("TransferSyntaxUID", "")) in _FRAGILE
         return Group(series, f"{series} {turn} {header.get('Rows')}x{header.get('Columns')}", slice_like, fragile)
 
 
 def _open(path: Path, limits: Limits) -> Dataset:
-    """The data set, with its pixels where the file is not large. Raises where it holds no picture or too much of one."""
+    """The data set, with its pixels where the file is not large.
+
+    Raises where it holds no picture or too much of one.
+    """
     size = path.stat().st_size
     if size <= _WHOLE:
         raw = path.read_bytes()
         if _DEFLATED in raw:
             _check_inflated(io.BytesIO(raw), limits)
         data = pydicom.dcmread(io.BytesIO(raw), force=True)
-        if not _has_pixels(data) and ("Rows" in data or not len(data)):  # pixels that end with the file, without a delimiter
+        if not _has_pixels(data) and (
+            "Rows" in data or not len(data)
+        ):  # pixels that end with the file, without a delimiter
             data = pydicom.dcmread(io.BytesIO(raw + _DELIMITER), force=True)
     else:
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
@@ -180,7 +216,10 @@ def _open(path: Path, limits: Limits) -> Dataset:
         data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         if data.file_meta.get("TransferSyntaxUID", pydicom.uid.UID(_EXPLICIT)).is_encapsulated:
             if size > _MOST_COMPRESSED:
-                raise Unreadable(f"holds more than {_MOST_COMPRESSED >> 30} GiB of compressed pixels", fix="cut it into shorter files")
+                raise Unreadable(
+                    f"holds more than {_MOST_COMPRESSED >> 30} GiB of compressed pixels",
+                    fix="cut it into shorter files",
+                )
             data = pydicom.dcmread(path, force=True)  # compressed frames are looked at before they are decoded
     kind = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind in _NO_STUDY:
@@ -222,27 +261,44 @@ def _check_inflated(stream: io.BytesIO | io.BufferedReader, limits: Limits) -> N
         while block:
             total += len(inflater.decompress(block, 1 << 20))
             if total > most:
-                raise Unreadable(f"inflates to more than {most >> 20} MiB (decompression bomb?)", fix="decompress the file if it is trusted")
+                raise Unreadable(
+                    f"inflates to more than {most >> 20} MiB (decompression bomb?)",
+                    fix="decompress the file if it is trusted",
+                )
             block = inflater.unconsumed_tail
 
 
 def _check_size(data: Dataset, frames: int, limits: Limits) -> None:
     rows, columns = int(data.Rows or 0), int(data.Columns or 0)
     if rows * columns > limits.pixels:
-        raise Unreadable(f"declares {columns}x{rows} pixels, more than {limits.pixels}", fix="allow more with max_pixels=N if the file is trusted")
+        raise Unreadable(
+            f"declares {columns}x{rows} pixels, more than {limits.pixels}",
+            fix="allow more with max_pixels=N if the file is trusted",
+        )
     if rows < 1 or columns < 1:
         raise Unreadable("declares no pixels (0 rows or columns)", fix="leave it out")
-    if rows * columns * frames * int(data.get("SamplesPerPixel") or 1) * int(data.get("BitsAllocated") or 8) // 8 > limits.bytes:
-        raise Unreadable(f"declares more than {limits.bytes >> 20} MiB of pixels", fix="allow more with max_mib=N if the file is trusted")
+    if (
+        rows * columns * frames * int(data.get("SamplesPerPixel") or 1) * int(data.get("BitsAllocated") or 8) // 8
+        > limits.bytes
+    ):
+        raise Unreadable(
+            f"declares more than {limits.bytes >> 20} MiB of pixels",
+            fix="allow more with max_mib=N if the file is trusted",
+        )
 
 
 def _check_frames(data: Dataset, path: Path, limits: Limits, notes: list[str]) -> int:
-    """The number of frames that are there; a wrong count in the header is noted, one that the file cannot hold refused."""
+    """The number of frames that are there; a wrong count in the header is noted, one that the file cannot hold
+    refused.
+    """
     declared = _declared_frames(data, notes)
     _check_size(data, declared, limits)
     if data.file_meta.TransferSyntaxUID.is_encapsulated:
         if declared * 8 > path.stat().st_size:  # an item of a fragment has 8 bytes before its data
-            raise Unreadable(f"truncated: declares {declared} frames in {path.stat().st_size} bytes", fix="copy the file again from its source")
+            raise Unreadable(
+                f"truncated: declares {declared} frames in {path.stat().st_size} bytes",
+                fix="copy the file again from its source",
+            )
         return declared
     pixels = int(data.Rows) * int(data.Columns) * int(data.get("SamplesPerPixel") or 1)
     bits = pixels * int(data.get("BitsAllocated") or 8)
@@ -256,7 +312,10 @@ def _check_frames(data: Dataset, path: Path, limits: Limits, notes: list[str]) -
         held = path.stat().st_size * 8
     if bits * declared > held:
         wanted = -(-bits * declared // 8)
-        raise Unreadable(f"truncated: {held // 8} of {wanted} bytes of pixels are in the file", fix="copy the file again from its source")
+        raise Unreadable(
+            f"truncated: {held // 8} of {wanted} bytes of pixels are in the file",
+            fix="copy the file again from its source",
+        )
     there = held // bits
     if "PixelData" in data and there > declared:
         notes.append(f"header declares {declared} frames, {there} are in the file")
@@ -278,7 +337,10 @@ def _declared_frames(data: Dataset, notes: list[str]) -> int:
 
 
 class _Values:
-    """From decoded DICOM samples to stored values ``(C, H, W)``: colour, palette, inversion, HU. ``unit`` says what they are."""
+    """From decoded DICOM samples to stored values ``(C, H, W)``: colour, palette, inversion, HU.
+
+    ``unit`` says what they are.
+    """
 
     def __init__(self, data: Dataset, limits: Limits, notes: list[str]) -> None:
         self.data, self.colour = data, limits.colour
@@ -287,11 +349,15 @@ class _Values:
         self.samples = int(data.get("SamplesPerPixel") or 1)
         modality = str(data.get("Modality") or "")
         self.scales, kind = _scales(data)
-        self.single = str(data.get("NumberOfFrames") or 1).strip() == "1" or bool(_functional(data, "PlanePositionSequence"))
+        self.single = str(data.get("NumberOfFrames") or 1).strip() == "1" or bool(
+            _functional(data, "PlanePositionSequence")
+        )
         self.rescale = modality in ("CT", "PT", "NM") or kind == "HU"
         self.floats = "FloatPixelData" in data or "DoubleFloatPixelData" in data
         if self.samples not in (1, 3) or self.interpretation in ("HSV", "ARGB", "CMYK"):
-            raise Unreadable(f"{self.samples} samples a pixel as {self.interpretation[:16]}", fix="convert it to RGB or grey")
+            raise Unreadable(
+                f"{self.samples} samples a pixel as {self.interpretation[:16]}", fix="convert it to RGB or grey"
+            )
         if self.samples == 3 or self.interpretation == "PALETTE COLOR":
             self.unit = "display"
         elif modality == "CT" or kind == "HU":
@@ -316,7 +382,9 @@ class _Values:
         if self.floats:
             return channels_first(pixels.astype(np.float32), self.colour)
         if self.rescale:
-            return channels_first(self._rescaled(pixels, *self.scales[index if len(self.scales) > 1 else 0]), self.colour)
+            return channels_first(
+                self._rescaled(pixels, *self.scales[index if len(self.scales) > 1 else 0]), self.colour
+            )
         if self.interpretation == "MONOCHROME1":
             signed = pixels.dtype.kind == "i"
             pixels = (-1 - pixels if signed else ((1 << self.bits) - 1) - pixels).astype(pixels.dtype)
@@ -438,11 +506,17 @@ def _decoded(data: Dataset, path: Path, limits: Limits) -> Iterator[np.ndarray]:
     except RuntimeError as error:
         kind = getattr(data.file_meta.TransferSyntaxUID, "name", "unknown")
         if "12-bit" in str(error):
-            raise Unreadable(f"12-bit pixels in {kind} cannot be decoded", fix="decompress the file with the archive's own software") from error
-        raise Unreadable(f"its pixels ({kind}) cannot be decoded: damaged or truncated", fix="copy the file again from its source") from error
+            raise Unreadable(
+                f"12-bit pixels in {kind} cannot be decoded", fix="decompress the file with the archive's own software"
+            ) from error
+        raise Unreadable(
+            f"its pixels ({kind}) cannot be decoded: damaged or truncated", fix="copy the file again from its source"
+        ) from error
     except NotImplementedError as error:
         kind = getattr(data.file_meta.TransferSyntaxUID, "name", "unknown")
-        raise Unreadable(f"its compression ({kind}) is not supported", fix="decompress the file with the archive's own software") from error
+        raise Unreadable(
+            f"its compression ({kind}) is not supported", fix="decompress the file with the archive's own software"
+        ) from error
 
 
 class _Codestream(NamedTuple):
@@ -457,17 +531,26 @@ class _Codestream(NamedTuple):
 
 
 def _checked_frames(data: Dataset) -> Iterator[bytes]:
-    """The compressed frames of a data set, each checked against the header before a decoder allocates what it claims."""
+    """The compressed frames of a data set, each checked against the header before a decoder allocates what it
+    claims.
+    """
     offsets = None
     if "ExtendedOffsetTable" in data and "ExtendedOffsetTableLengths" in data:
         offsets = (data.ExtendedOffsetTable, data.ExtendedOffsetTableLengths)
     expected = int(data.Rows), int(data.Columns)
-    for frame in generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1), extended_offsets=offsets):
+    for frame in generate_frames(
+        data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1), extended_offsets=offsets
+    ):
         found = _codestream(frame)
         if found is not None and (found.rows, found.columns) != expected:
             sizes = f"{found.columns}x{found.rows}", f"{expected[1]}x{expected[0]}"
-            raise Unreadable(f"its compressed picture has {sizes[0]} pixels, its header says {sizes[1]}", fix="copy the file again from its source")
-        if _syntax(data) in _JPEG_LS and not frame.rstrip(b"\0").endswith(b"\xff\xd9"):  # its decoder would wait for the end for ever
+            raise Unreadable(
+                f"its compressed picture has {sizes[0]} pixels, its header says {sizes[1]}",
+                fix="copy the file again from its source",
+            )
+        if _syntax(data) in _JPEG_LS and not frame.rstrip(b"\0").endswith(
+            b"\xff\xd9"
+        ):  # its decoder would wait for the end for ever
             raise Unreadable("its compressed picture ends early: truncated", fix="copy the file again from its source")
         yield frame
 
@@ -512,9 +595,15 @@ def _quick_jpeg(data: Dataset, interpretation: str) -> Callable[[bytes, bool], n
     Grey is read from the luma alone, which leaves out most of the work for a colour cine.
     """
     samples = int(data.get("SamplesPerPixel") or 1)
-    if _syntax(data) not in _JPEG_8_BIT or int(data.get("BitsAllocated") or 8) != 8 or int(data.get("PixelRepresentation") or 0):
+    if (
+        _syntax(data) not in _JPEG_8_BIT
+        or int(data.get("BitsAllocated") or 8) != 8
+        or int(data.get("PixelRepresentation") or 0)
+    ):
         return None
-    first = _codestream(next(generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1)), b""))
+    first = _codestream(
+        next(generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1)), b"")
+    )
     if first is None or not first.baseline or first.bits != 8 or first.components != samples:
         return None
     sure = first.colours == "grey" or (interpretation.startswith("YBR_FULL") and first.colours in ("ybr", "either"))
@@ -523,7 +612,12 @@ def _quick_jpeg(data: Dataset, interpretation: str) -> Callable[[bytes, bool], n
 
     def decode(frame: bytes, colour: bool) -> np.ndarray:
         found = _codestream(frame)
-        if found is None or (found.components, found.bits, found.baseline, found.colours) != (first.components, 8, True, first.colours):
+        if found is None or (found.components, found.bits, found.baseline, found.colours) != (
+            first.components,
+            8,
+            True,
+            first.colours,
+        ):
             raise Unreadable("its frames are not compressed alike", fix="copy the file again from its source")
         with warnings.catch_warnings():  # the size was checked against our own limit
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -535,8 +629,12 @@ def _quick_jpeg(data: Dataset, interpretation: str) -> Callable[[bytes, bool], n
     return decode
 
 
-def _coded_video(data: Dataset, limits: Limits, notes: list[str], facts: dict[str, Any], boxes: list[dict[str, Any]]) -> Study:
-    """MPEG-2, H.264 or HEVC inside a DICOM file; frames are counted by decoding, times are the header's where it has them."""
+def _coded_video(
+    data: Dataset, limits: Limits, notes: list[str], facts: dict[str, Any], boxes: list[dict[str, Any]]
+) -> Study:
+    """MPEG-2, H.264 or HEVC inside a DICOM file; frames are counted by decoding, times are the header's where it has
+    them.
+    """
     if "PixelData" not in data:
         raise Unreadable(f"holds a coded video of more than {_WHOLE >> 20} MiB", fix="export the video as MP4")
     stream = next(generate_frames(data.PixelData, number_of_frames=1), b"")
@@ -574,7 +672,9 @@ def _orientation(data: Dataset) -> np.ndarray:
 
 
 def _frame_positions(data: Dataset, frames: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """(position, orientation) of every frame of an enhanced object or dose grid, or ``None`` where frames are not slices."""
+    """(position, orientation) of every frame of an enhanced object or dose grid, or ``None`` where frames are not
+    slices.
+    """
     offsets, origin = data.get("GridFrameOffsetVector"), data.get("ImagePositionPatient")
     if offsets is not None and origin is not None and frames > 1 and len(np.atleast_1d(offsets)) == frames:
         turn = _orientation(data)
@@ -594,7 +694,12 @@ def _frame_positions(data: Dataset, frames: int) -> list[tuple[np.ndarray, np.nd
 
 
 def _volume(
-    stack: list[np.ndarray], positions: list[tuple[np.ndarray, np.ndarray]], header: Dataset, unit: str, notes: list[str], facts: dict[str, Any]
+    stack: list[np.ndarray],
+    positions: list[tuple[np.ndarray, np.ndarray]],
+    header: Dataset,
+    unit: str,
+    notes: list[str],
+    facts: dict[str, Any],
 ) -> Study:
     """Slices with positions as a volume in canonical orientation. Raises when two slices lie at one place."""
     row, column = positions[0][1][:3], positions[0][1][3:]
@@ -630,7 +735,11 @@ def _pixel_spacing(header: Dataset, notes: list[str]) -> list[float | None]:
         value = measures[0].get("PixelSpacing") if measures else None
     if not value:
         regions = [r for r in header.get("SequenceOfUltrasoundRegions") or [] if r.get("RegionSpatialFormat") == 1]
-        steps = {(abs(float(r.PhysicalDeltaY)), abs(float(r.PhysicalDeltaX))) for r in regions if r.get("PhysicalUnitsXDirection") == 3}
+        steps = {
+            (abs(float(r.PhysicalDeltaY)), abs(float(r.PhysicalDeltaX)))
+            for r in regions
+            if r.get("PhysicalUnitsXDirection") == 3
+        }
         if len(steps) == 1:
             notes.append("spacing from the ultrasound region")
             value = [10 * v for v in steps.pop()]  # cm to mm
@@ -702,7 +811,11 @@ def _moments(groups: list[Dataset], name: str) -> np.ndarray:
         if moment is None:
             return np.empty(0)
         moments.append(moment)
-    return np.array([(m - moments[0]).total_seconds() for m in moments]) if len({m.tzinfo is None for m in moments}) == 1 else np.empty(0)
+    return (
+        np.array([(m - moments[0]).total_seconds() for m in moments])
+        if len({m.tzinfo is None for m in moments}) == 1
+        else np.empty(0)
+    )
 
 
 def _regions(data: Dataset) -> list[dict[str, Any]]:
@@ -746,7 +859,9 @@ def _notes(data: Dataset) -> list[str]:
 
 
 def _facts(header: Dataset) -> dict[str, Any]:
-    """Patient, site and day in the clear, for the scan to code at once; the device as maker and model; words that name people or places."""
+    """Patient, site and day in the clear, for the scan to code at once; the device as maker and model; words that name
+    people or places.
+    """
     device = " ".join(str(header.get(name) or "").strip() for name in ("Manufacturer", "ManufacturerModelName")).strip()
     return {
         "patient": str(header.get("PatientID") or "").strip(),
@@ -763,7 +878,12 @@ def _region(header: Dataset) -> list[int] | None:
     """Top, left, bottom, right of the box around all ultrasound regions (PS3.3 C.8.5.5), or ``None``."""
     try:
         found = [
-            (int(r.RegionLocationMinY0), int(r.RegionLocationMinX0), int(r.RegionLocationMaxY1) + 1, int(r.RegionLocationMaxX1) + 1)
+            (
+                int(r.RegionLocationMinY0),
+                int(r.RegionLocationMinX0),
+                int(r.RegionLocationMaxY1) + 1,
+                int(r.RegionLocationMaxX1) + 1,
+            )
             for r in header.get("SequenceOfUltrasoundRegions") or []
             if r.get("RegionSpatialFormat") in (1, 2, 3)
         ]

@@ -1,8 +1,9 @@
 """Frames of a data set as pictures, for viewers and for projects that read folders of frames.
 
 ``<tumour>/<tumour>_<video>_<index>.bmp``: one folder for each case of the source (a folder, or the first part of a
-file's name), its videos and the frames of each counted from 1. A scan of such a folder reads the videos back. Pixels are
-those of the store, so what the text pass blacked out stays black; names are codes unless the data set keeps identity.
+file's name), its videos and the frames of each counted from 1. A scan of such a folder reads the videos back. Pixels
+are those of the store, so what the text pass blacked out stays black; names are codes unless the data set keeps
+identity.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ def video_names(keys: dict[str, str], coded: Callable[[str], str]) -> dict[str, 
         stem = stem_of(path.name)
         first, mark, last = stem.rpartition("_")
         cases[path.parent.name or (first if mark and last.isdigit() else stem)].append(case)
-    return {case: (coded(name), number) for name, members in cases.items() for number, case in enumerate(members, start=1)}
+    return {
+        case: (coded(name), number) for name, members in cases.items() for number, case in enumerate(members, start=1)
+    }
 
 
-def write_frames(root: Path, manifest: pl.DataFrame, names: dict[str, tuple[str, int]], folder: Path, suffix: str = "bmp") -> int:
+def write_frames(
+    root: Path, manifest: pl.DataFrame, names: dict[str, tuple[str, int]], folder: Path, suffix: str = "bmp"
+) -> int:
     """Write every frame of every image and video below ``folder``; return how many. Volumes are left out.
 
     More than 8 bits do not fit a BMP: such frames are PNG. A file that is there is written again. Raises ``UserError``

@@ -12,9 +12,9 @@ what tells two of them apart does.
     likeness(a, b) = 2 a.b / (a.a + b.b)        1 = the same, about 0 = two unrelated cases
 
 Candidates are found by the signs of the 64 slowest frequencies (one 64-bit word a part, exclusive or and bit count).
-The closest are then fitted: margins of either picture (up to a tenth of a side and a little more) are cut off, or it is moved,
-until the two agree best, so a small crop or another aspect costs little. A mirrored picture needs no work of its own: mirroring changes the
-sign of every odd horizontal frequency.
+The closest are then fitted: margins of either picture (up to a tenth of a side and a little more) are cut off, or it is
+moved, until the two agree best, so a small crop or another aspect costs little. A mirrored picture needs no work of its
+own: mirroring changes the sign of every odd horizontal frequency.
 """
 
 from __future__ import annotations
@@ -41,7 +41,15 @@ VERSION = 1  # raise when the same array would give another record
 CACHE = "audit.fingerprints"
 BLANK = 0.02  # a part whose grey values span less of black to white shows nothing
 RECORD = np.dtype(
-    [("key", "S32"), ("part", "<i2"), ("parts", "<i2"), ("place", "<i4"), ("hash", "S32"), ("span", "<f4"), ("grey", "u1", (SIDE, SIDE))]
+    [
+        ("key", "S32"),
+        ("part", "<i2"),
+        ("parts", "<i2"),
+        ("place", "<i4"),
+        ("hash", "S32"),
+        ("span", "<f4"),
+        ("grey", "u1", (SIDE, SIDE)),
+    ]
 )
 
 
@@ -55,12 +63,17 @@ def key_of(row: dict[str, Any]) -> str:
 
 
 def read_records(array: np.ndarray, row: dict[str, Any]) -> np.ndarray:
-    """Records (n,) of one case: array (C, D, H, W) and its row of the manifest. At most ``SLICES`` frames or slices are looked at."""
+    """Records (n,) of one case: array (C, D, H, W) and its row of the manifest.
+
+    At most ``SLICES`` frames or slices are looked at.
+    """
     (first, last), (top, bottom), (left, right) = (_range(row, axis, size) for axis, size in enumerate(array.shape[1:]))
     most = FRAMES if row["kind"] == "video" else SLICES
     places = sorted({round(v) for v in np.linspace(first, last - 1, min(most, last - first))})
     low, high = row["p005"] or 0.0, row["p995"] if row["p995"] is not None else 1.0
-    if row["value_unit"] == "display" and array.dtype == np.uint8 and high - low >= 8:  # else a mask or the like, black on black
+    if (
+        row["value_unit"] == "display" and array.dtype == np.uint8 and high - low >= 8
+    ):  # else a mask or the like, black on black
         low, high = 0.0, 255.0
     grey, marks = [], []
     for place in places:
@@ -79,7 +92,12 @@ def read_records(array: np.ndarray, row: dict[str, Any]) -> np.ndarray:
         spans = [float(np.ptp(s)) for s in small]
         scaled = [(s - s.min()) / max(span, 1e-6) for s, span in zip(small, spans)]
     records = np.zeros(len(scaled), RECORD)
-    records["key"], records["part"], records["parts"], records["place"] = key_of(row).encode(), np.arange(len(scaled)), len(scaled), places
+    records["key"], records["part"], records["parts"], records["place"] = (
+        key_of(row).encode(),
+        np.arange(len(scaled)),
+        len(scaled),
+        places,
+    )
     records["hash"] = [hashlib.blake2b(m.encode(), digest_size=16).hexdigest().encode() for m in marks]
     records["span"], records["grey"] = spans, np.round(np.stack(scaled) * 255)
     return records
@@ -94,13 +112,21 @@ def _range(row: dict[str, Any], axis: int, size: int) -> tuple[int, int]:
 
 
 def _mark(plane: np.ndarray) -> str:
-    """Hash of a plane's values in 256 steps from its least to its greatest, so that a rescaled or widened copy has the same."""
+    """Hash of a plane's values in 256 steps from its least to its greatest, so that a rescaled or widened copy has the
+    same.
+    """
     low, high = float(np.nanmin(plane)), float(np.nanmax(plane))
     factor = 255.0 / (high - low) if high > low else 0.0
-    if plane.dtype.kind in "ui" and plane.dtype.itemsize <= 2:  # few possible values: a table of them is faster than arithmetic
+    if (
+        plane.dtype.kind in "ui" and plane.dtype.itemsize <= 2
+    ):  # few possible values: a table of them is faster than arithmetic
         span = np.arange(int(low), int(high) + 1)
         table = np.round((span - low) * factor).astype(np.uint8)
-        levels = np.take(np.concatenate([np.zeros(int(low), np.uint8), table]), plane) if low >= 0 else table[plane.astype(np.int32) - int(low)]
+        levels = (
+            np.take(np.concatenate([np.zeros(int(low), np.uint8), table]), plane)
+            if low >= 0
+            else table[plane.astype(np.int32) - int(low)]
+        )
     else:
         levels = np.round((np.nan_to_num(plane.astype(np.float64), nan=low) - low) * factor).astype(np.uint8)
     return hashlib.sha256(repr(plane.shape).encode() + levels.tobytes()).hexdigest()[:32]
@@ -125,9 +151,16 @@ class Cache:
                     self.count = start
 
     def add(self, batch: list[np.ndarray]) -> None:
-        """Append the records of several cases. Raises ``UserError`` when another audit appends too, or the disk refuses."""
+        """Append the records of several cases.
+
+        Raises ``UserError`` when another audit appends too, or the disk refuses.
+        """
         if (self.path.stat().st_size if self.path.is_file() else 0) != self.size:
-            raise UserError("another audit is at work on this data set", case=str(self.path.parent), fix="wait for it, then audit again")
+            raise UserError(
+                "another audit is at work on this data set",
+                case=str(self.path.parent),
+                fix="wait for it, then audit again",
+            )
         try:
             with open(self.path, "ab") as stream:
                 stream.truncate(self.count * RECORD.itemsize)
@@ -190,7 +223,8 @@ def _cosines(size: int, frequencies: int) -> np.ndarray:
 
 @cache
 def _areas(size: int, cells: int, low: float, high: float) -> np.ndarray:
-    """Averaging of ``size`` values over ``cells`` equal cells between the shares ``low`` and ``high`` of their extent: (cells, size).
+    """Averaging of ``size`` values over ``cells`` equal cells between the shares ``low`` and ``high`` of their extent:
+    (cells, size).
 
     Beyond the ends (shares below 0 or above 1) the outermost value goes on.
     """
@@ -226,11 +260,15 @@ def _layout(dimensions: int) -> _Layout:
     radius = np.sqrt((d.astype(float) ** 2 + v**2 + h**2).reshape(-1))
     order = np.argsort(radius, kind="stable")[1:]
     prior = 1.0 / (1.0 + radius[order] ** 2)
-    return _Layout(order, np.where(h.reshape(-1)[order] % 2, -1, 1).astype(np.float32), prior / np.sqrt(2 * (prior**2).sum()))
+    return _Layout(
+        order, np.where(h.reshape(-1)[order] % 2, -1, 1).astype(np.float32), prior / np.sqrt(2 * (prior**2).sum())
+    )
 
 
 def _transform(grey: np.ndarray, operators: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Cosine transform of grey pictures (n, d, h, w) freed from brightness and contrast, unit length: (n, frequencies) float32."""
+    """Cosine transform of grey pictures (n, d, h, w) freed from brightness and contrast, unit length: (n, frequencies)
+    float32.
+    """
     layout = _layout(2 if grey.shape[1] == 1 else 3)
     centred = grey - grey.mean(axis=(1, 2, 3), keepdims=True)
     found = np.einsum("ndhw,ad,bh,cw->nabc", centred, *operators, optimize=True).reshape(len(grey), -1)[:, layout.order]
@@ -252,7 +290,12 @@ class Pictures:
         self.grey, self.case, self.place = grey, case, place
         self.dimensions = 2 if grey.shape[1] == 1 else 3
         self.layout = _layout(self.dimensions)
-        features = np.concatenate([_transform(grey[i : i + 512].astype(np.float32), _whole(self.dimensions)) for i in range(0, len(grey), 512)])
+        features = np.concatenate(
+            [
+                _transform(grey[i : i + 512].astype(np.float32), _whole(self.dimensions))
+                for i in range(0, len(grey), 512)
+            ]
+        )
         weights = 1.0 / np.bincount(case)[case]  # a case counts once, however many frames it has
         cases, few = weights.sum(), 8.0
         self.mean = ((weights[:, None] * features).sum(axis=0) / (cases + few)).astype(np.float32)
@@ -280,9 +323,11 @@ class Pictures:
         return sign[: features.shape[1]] * features + offset[: features.shape[1]]
 
     def candidates(self, bits: int, least: float, most: int, block: int = 2048) -> Candidates:
-        """Pairs of parts of different cases whose words differ in at most ``bits`` places and whose first likeness is ``least`` or more.
+        """Pairs of parts of different cases whose words differ in at most ``bits`` places and whose first likeness is
+        ``least`` or more.
 
-        Of each pair of cases (and each way, as it stands or mirrored) the closest parts are kept; at most ``most`` pairs, the closest.
+        Of each pair of cases (and each way, as it stands or mirrored) the closest parts are kept; at most ``most``
+        pairs, the closest.
         """
         kept = Candidates(most)
         for i in range(0, len(self.words), block):
@@ -318,7 +363,9 @@ class Pictures:
         return best, margin
 
     def _fit_one(self, grey: np.ndarray, target: np.ndarray) -> tuple[float, tuple[float, ...]]:
-        """Cut ``grey`` so that it looks like ``target``: a coarse grid of margins, then twice a finer one around the best."""
+        """Cut ``grey`` so that it looks like ``target``: a coarse grid of margins, then twice a finer one around the
+        best.
+        """
         centred = grey - grey.mean()
         cuts: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # top, bottom, left, right
         depth = _whole(self.dimensions)[0]
@@ -326,9 +373,13 @@ class Pictures:
         score = -1.0
         for step, coarse in ((0.035, True), (0.0175, False), (0.009, False)):
             vertical, horizontal = (_margins(step) if coarse else _around(cuts[k], cuts[k + 1], step) for k in (0, 2))
-            rows, columns = (np.stack([_cut(SIDE, FINE, low, high) for low, high in some]) for some in (vertical, horizontal))
+            rows, columns = (
+                np.stack([_cut(SIDE, FINE, low, high) for low, high in some]) for some in (vertical, horizontal)
+            )
             found = np.einsum("vbh,ahw->vabw", rows, flat, optimize=True)
-            found = np.einsum("vabw,xcw->vxabc", found, columns, optimize=True).reshape(len(rows), len(columns), -1)[..., self.layout.order]
+            found = np.einsum("vabw,xcw->vxabc", found, columns, optimize=True).reshape(len(rows), len(columns), -1)[
+                ..., self.layout.order
+            ]
             found /= np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-9)
             few = COARSE[self.dimensions] if coarse else found.shape[-1]
             scaled = ((found - self.mean) / self.spread)[..., :few]
@@ -364,10 +415,14 @@ class Candidates:
     def __init__(self, most: int) -> None:
         self.most, self.floor = most, -1.0
         whole = dict.fromkeys(("case_a", "case_b", "a", "b"), pl.Int64())
-        self.table = pl.DataFrame(schema={**whole, "mirrored": pl.Boolean(), "score": pl.Float64(), "matches": pl.Int64()})
+        self.table = pl.DataFrame(
+            schema={**whole, "mirrored": pl.Boolean(), "score": pl.Float64(), "matches": pl.Int64()}
+        )
         self.dropped = 0
 
-    def add(self, case_a: np.ndarray, case_b: np.ndarray, a: np.ndarray, b: np.ndarray, mirrored: bool, score: np.ndarray) -> None:
+    def add(
+        self, case_a: np.ndarray, case_b: np.ndarray, a: np.ndarray, b: np.ndarray, mirrored: bool, score: np.ndarray
+    ) -> None:
         kept = score > self.floor
         if not kept.any():
             self.dropped += len(a)
@@ -392,7 +447,9 @@ class Candidates:
 
     def prune(self) -> None:
         best = self.table.sort("score", "a", "b", descending=[True, False, False])
-        best = best.group_by("case_a", "case_b", "mirrored", maintain_order=True).agg(pl.col("a", "b", "score").first(), pl.col("matches").sum())
+        best = best.group_by("case_a", "case_b", "mirrored", maintain_order=True).agg(
+            pl.col("a", "b", "score").first(), pl.col("matches").sum()
+        )
         self.dropped += max(0, best.height - self.most)
         self.table = best.head(self.most).select(self.table.columns)
         if self.table.height == self.most:

@@ -34,10 +34,14 @@ def load_key(folder: Path) -> bytes:
     try:
         key = path.read_bytes()
     except OSError as error:
-        raise UserError("the key cannot be read", case=str(path), fix="ask its owner or choose another folder with out=DIR") from error
+        raise UserError(
+            "the key cannot be read", case=str(path), fix="ask its owner or choose another folder with out=DIR"
+        ) from error
     if len(key) != 32:
         raise UserError(
-            "the key is not 32 bytes long", case=str(path), fix="put the right key back, or delete it to get new codes (a full scan follows)"
+            "the key is not 32 bytes long",
+            case=str(path),
+            fix="put the right key back, or delete it to get new codes (a full scan follows)",
         )
     return key
 
@@ -49,14 +53,18 @@ def code(key: bytes, purpose: str, value: str, length: int = 12) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """What stands in tables for patients, studies, cases, sites and devices: keyed codes, or with ``keep`` the names themselves."""
+    """What stands in tables for patients, studies, cases, sites and devices: keyed codes, or with ``keep`` the names
+    themselves.
+    """
 
     key: bytes
     keep: bool = False
     given: dict[str, str] = field(default_factory=dict)  # code -> what it stands for, for the map outside the data set
 
     def of(self, purpose: str, value: str) -> str:
-        """``patient``, ``study``, ``case``, ``site``, ``device`` -> its code (``case-3f9a2b1c0d4e``), or ``value`` itself."""
+        """``patient``, ``study``, ``case``, ``site``, ``device`` -> its code (``case-3f9a2b1c0d4e``), or ``value``
+        itself.
+        """
         if self.keep:
             return value
         name = coded(self.key, purpose, value)
@@ -85,7 +93,9 @@ def write_private(path: Path, value: object) -> None:
     """Write JSON that only its owner may read."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+        with os.fdopen(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+        ) as stream:
             json.dump(value, stream, ensure_ascii=False, indent=1)
         os.replace(temporary, path)
     except OSError as error:

@@ -82,7 +82,13 @@ def walk(source: Path, skip: set[Path], follow_links: bool) -> tuple[list[str], 
             if target is None or not target.exists():
                 rejects.append(Reject(relative, "a link that leads nowhere or in a circle", "copy the file itself"))
             elif path.is_symlink() and not follow_links and not target.is_relative_to(root):
-                rejects.append(Reject(relative, "a link that leaves the source folder", "copy the file itself, or say follow_links=true"))
+                rejects.append(
+                    Reject(
+                        relative,
+                        "a link that leaves the source folder",
+                        "copy the file itself, or say follow_links=true",
+                    )
+                )
             elif target in skip:
                 continue
             elif target.is_file():
@@ -119,12 +125,18 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
         path = source / relative
         try:
             reader = sniff(path)
-            beside = voxel_file(path, reader.name) if reader is not None and reader.name in ("nifti", "metaimage", "nrrd") else None
+            beside = (
+                voxel_file(path, reader.name)
+                if reader is not None and reader.name in ("nifti", "metaimage", "nrrd")
+                else None
+            )
         except Unreadable as error:
             rejects.append(Reject(relative, error.cause, error.fix))
             continue
         except Exception as error:
-            rejects.append(Reject(relative, f"not a whole header ({type(error).__name__})", "copy the file again from its source"))
+            rejects.append(
+                Reject(relative, f"not a whole header ({type(error).__name__})", "copy the file again from its source")
+            )
             continue
         if reader is None:
             if suffix_of(path) in SUFFIXES:
@@ -136,7 +148,13 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
             try:
                 uid, part, slice_like, fragile = group_key(path)
             except Exception as error:
-                rejects.append(Reject(relative, f"not a whole DICOM header ({type(error).__name__})", "copy the file again from its source"))
+                rejects.append(
+                    Reject(
+                        relative,
+                        f"not a whole DICOM header ({type(error).__name__})",
+                        "copy the file again from its source",
+                    )
+                )
                 continue
             if fragile:
                 risky.add(relative)
@@ -151,7 +169,16 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
     for part, members in series.items():
         uid = uid_of[part]
         if len(members) == 1:
-            items.append(Item(members[0], (str(source / members[0]),), "dicom", stem_of(Path(members[0]).name), (members[0],), (uid,)))
+            items.append(
+                Item(
+                    members[0],
+                    (str(source / members[0]),),
+                    "dicom",
+                    stem_of(Path(members[0]).name),
+                    (members[0],),
+                    (uid,),
+                )
+            )
             continue
         folder = Path(os.path.commonpath([str(Path(m).parent) for m in members])).as_posix() if len(members) > 1 else ""
         alone = all(set(others).isdisjoint({folder}) for key, others in _folders(series).items() if key != part)
@@ -213,11 +240,23 @@ def _videos_of(pictures: list[Item], asked: bool, source: Path) -> list[Item]:
         name = base if exported or (not single and base) else place
         key = folder if single else f"{folder}/{name}" if folder != "." else name
         held = [item for _, item in members]
-        notes: tuple[str, ...] = () if asked else ("numbered pictures read as the frames of one video; frames=files keeps them pictures",)
+        notes: tuple[str, ...] = (
+            () if asked else ("numbered pictures read as the frames of one video; frames=files keeps them pictures",)
+        )
         notes += () if whole else ("numbers of frames are missing",)
         names = (key, *(i.key for i in held))
         ids = tuple(dict.fromkeys(n for n in (name, base, place if single else "") if n))
-        rest.append(Item(key or source.name, tuple(i.files[0] for i in held), "frames", name or source.name, names, ids, notes=notes))
+        rest.append(
+            Item(
+                key or source.name,
+                tuple(i.files[0] for i in held),
+                "frames",
+                name or source.name,
+                names,
+                ids,
+                notes=notes,
+            )
+        )
     return rest
 
 
@@ -244,7 +283,10 @@ def unique_names(items: list[Item]) -> dict[str, str]:
 
 
 def coded_names(items: list[Item], outside: Names, dataset: str) -> dict[str, str]:
-    """Item key -> case id: a keyed code of the data set's name and the item's path. Cases that share a stem or a folder look unrelated."""
+    """Item key -> case id: a keyed code of the data set's name and the item's path.
+
+    Cases that share a stem or a folder look unrelated.
+    """
     return {item.key: outside.of("case", f"{dataset}/{item.key}") for item in items}
 
 
@@ -252,7 +294,11 @@ def mask_files(source: Path, masks: str, items: list[Item]) -> tuple[dict[str, s
     """Masks in a parallel folder: item key -> mask file, by relative path, name or stem."""
     folder = source / masks if (source / masks).is_dir() else Path(masks)
     if not folder.is_dir():
-        raise UserError("neither a column of the labels nor a folder", case=f"masks={masks}", fix="give masks=COLUMN or masks=FOLDER")
+        raise UserError(
+            "neither a column of the labels nor a folder",
+            case=f"masks={masks}",
+            fix="give masks=COLUMN or masks=FOLDER",
+        )
     by: dict[str, set[str]] = defaultdict(set)
     files, rejects = walk(folder, set(), False)
     for relative in files:

@@ -54,7 +54,9 @@ class Study:
     to_source: tuple[float, ...] = IDENTITY
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    boxes: list[dict[str, Any]] = field(default_factory=list)  # regions that the header names: x, y, width, height in source pixels, and facts
+    boxes: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # regions that the header names: x, y, width, height in source pixels, and facts
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def _mpegts(head: bytes) -> bool:
 
 def _nifti(head: bytes) -> bool:
     head = plain_head(head)
-    return head[344:348] in (b"n+1\0", b"ni1\0") or (head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and head[344:348] == b"\0\0\0\0")
+    return head[344:348] in (b"n+1\0", b"ni1\0") or (
+        head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and head[344:348] == b"\0\0\0\0"
+    )
 
 
 def _nifti2(head: bytes) -> bool:
@@ -112,7 +116,15 @@ def _dicom(head: bytes) -> bool:
 
 
 def _bmp(head: bytes) -> bool:
-    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)  # lengths of the second header
+    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (
+        12,
+        40,
+        52,
+        56,
+        64,
+        108,
+        124,
+    )  # lengths of the second header
 
 
 def plain_head(head: bytes) -> bytes:
@@ -135,7 +147,9 @@ READERS: tuple[Reader, ...] = (
     Reader("bmp", _bmp, "medgraft.intake.picture:read_picture", (".bmp",)),
     Reader("dicom", _dicom, "medgraft.intake.dicom:read_dicom", (".dcm", ".dicom", ".ima")),
     # After DICOM: some DICOM files begin with a TIFF header, to be both.
-    Reader("tiff", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "medgraft.intake.picture:read_tiff", (".tif", ".tiff")),
+    Reader(
+        "tiff", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "medgraft.intake.picture:read_tiff", (".tif", ".tiff")
+    ),
     Reader("avi", _avi, VIDEO, (".avi",)),
     Reader("mov", _mp4, VIDEO, (".mp4", ".mov", ".m4v")),
     Reader("matroska", _starts(b"\x1a\x45\xdf\xa3"), VIDEO, (".mkv", ".webm")),
@@ -143,7 +157,12 @@ READERS: tuple[Reader, ...] = (
     Reader("mpegvideo", _starts(b"\x00\x00\x01\xb3"), VIDEO, (".m1v", ".m2v")),
     Reader("mpegts", _mpegts, VIDEO, (".ts",)),
     Reader("gif", _starts(b"GIF87a", b"GIF89a"), VIDEO, (".gif",)),
-    Reader("nifti", lambda head: _nifti(head) or _nifti2(head), "medgraft.intake.volume:read_volume", (".nii", ".nii.gz", ".hdr")),
+    Reader(
+        "nifti",
+        lambda head: _nifti(head) or _nifti2(head),
+        "medgraft.intake.volume:read_volume",
+        (".nii", ".nii.gz", ".hdr"),
+    ),
     Reader("metaimage", _metaimage, "medgraft.intake.volume:read_volume", (".mha", ".mhd")),
     Reader("nrrd", _starts(b"NRRD000"), "medgraft.intake.volume:read_volume", (".nrrd", ".nhdr")),
     Reader("npy", _starts(b"\x93NUMPY"), "medgraft.intake.npz:read_array", (".npy",)),
@@ -205,7 +224,8 @@ def guarded(study: Study, limits: Limits) -> Iterator[np.ndarray]:
             raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
         except Exception as error:
             raise Unreadable(
-                f"frame {index} cannot be decoded ({_brief(error)}): damaged or truncated", fix="copy the file again from its source or leave it out"
+                f"frame {index} cannot be decoded ({_brief(error)}): damaged or truncated",
+                fix="copy the file again from its source or leave it out",
             ) from error
         frame = frame.astype(frame.dtype.newbyteorder("="), copy=False)
         if frame.dtype.kind == "f" and not np.isfinite(frame).all():
@@ -216,17 +236,26 @@ def guarded(study: Study, limits: Limits) -> Iterator[np.ndarray]:
         if limits.colour and len(frame) == 1:  # a data set has one number of channels
             frame = np.repeat(frame, 3, axis=0)
         if shape is not None and frame.shape != shape:
-            raise Unreadable(f"frame {index} has size {frame.shape[1:]}, the first has {shape[1:]}", fix="cut it into clips of one size")
+            raise Unreadable(
+                f"frame {index} has size {frame.shape[1:]}, the first has {shape[1:]}",
+                fix="cut it into clips of one size",
+            )
         if dtype is not None and frame.dtype != dtype:
-            raise Unreadable(f"frame {index} holds {frame.dtype} values, the first {dtype}", fix="convert all frames to one type")
+            raise Unreadable(
+                f"frame {index} holds {frame.dtype} values, the first {dtype}", fix="convert all frames to one type"
+            )
         shape, dtype = frame.shape, frame.dtype
         total += frame.nbytes
         if total > limits.bytes:
-            raise Unreadable(f"decodes to more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N or shorten it")
+            raise Unreadable(
+                f"decodes to more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N or shorten it"
+            )
         yield frame
         index += 1
     if index == 0:
-        raise Unreadable("no frame could be decoded (0 frames)", fix="copy the file again from its source or leave it out")
+        raise Unreadable(
+            "no frame could be decoded (0 frames)", fix="copy the file again from its source or leave it out"
+        )
 
 
 def _brief(error: BaseException) -> str:
@@ -254,5 +283,6 @@ def open_with(reader: Reader, path: Path, limits: Limits) -> Study:
         raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
     except Exception as error:
         raise Unreadable(
-            f"not a whole {reader.name} file ({_brief(error)}): damaged or truncated", fix="copy the file again from its source or leave it out"
+            f"not a whole {reader.name} file ({_brief(error)}): damaged or truncated",
+            fix="copy the file again from its source or leave it out",
         ) from error

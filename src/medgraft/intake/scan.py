@@ -56,41 +56,68 @@ class ScanOptions(BaseModel):
 
     out: Path | None = Field(None, description="data set folder to write; default datasets/<name of the source>")
     labels: str | None = Field(
-        None, description="CSV or Excel file (looked up in SOURCE, then here), or `folders`: the first folder level is the class"
+        None,
+        description="CSV or Excel file (looked up in SOURCE, then here), or `folders`: the first folder level is the "
+        "class",
     )
     id: str | None = Field(None, description="column that names the files; default: the column with most matches")
     patient: str | None = Field(
-        None, description="column of patients; `header` (DICOM, as a keyed code), `folder`, or `none` (said explicitly; every report then warns)"
+        None,
+        description="column of patients; `header` (DICOM, as a keyed code), `folder`, or `none` (said explicitly; "
+        "every report then warns)",
     )
     target: list[str] = Field([], description="label columns; default: the one called label, target, class, ...")
-    positive: str | None = Field(None, description="positive class of a two-class target; default: the last in sorted order")
-    type: Literal["classify", "regress"] | None = Field(None, description="what the targets are; default: told from their values")
+    positive: str | None = Field(
+        None, description="positive class of a two-class target; default: the last in sorted order"
+    )
+    type: Literal["classify", "regress"] | None = Field(
+        None, description="what the targets are; default: told from their values"
+    )
     target_unit: str | None = Field(None, description="unit of a quantity, for the report (e.g. %, ml)")
     split: list[str] = Field([], description="columns with predefined parts (train, val, test), kept as split.<column>")
-    facts: list[str] = Field([], description="columns kept as fact.<column>, for the audit (e.g. view, age, probe); nothing that names a person")
+    facts: list[str] = Field(
+        [],
+        description="columns kept as fact.<column>, for the audit (e.g. view, age, probe); nothing that names a person",
+    )
     study: str | None = Field(None, description="column of studies")
     site: str | None = Field(None, description="column of sites")
     device: str | None = Field(None, description="column of devices")
     masks: str | None = Field(None, description="column with mask files, or a folder of masks with the images' names")
-    structures: dict[int, str] = Field({}, description="names of mask values, e.g. {1: anterior, 2: posterior}; default: the values found")
+    structures: dict[int, str] = Field(
+        {}, description="names of mask values, e.g. {1: anterior, 2: posterior}; default: the values found"
+    )
     colour: bool = Field(False, description="keep three channels (only where colour carries information)")
     frames: Literal["folder", "files"] | None = Field(
-        None, description="`folder`: numbered pictures of one folder are the frames of one video; `files`: never; default: where names leave no doubt"
+        None,
+        description="`folder`: numbered pictures of one folder are the frames of one video; `files`: never; default: "
+        "where names leave no doubt",
     )
-    export: Path | None = Field(None, description="also write every frame of images and videos below this folder, <tumour>_<video>_<index>.bmp")
+    export: Path | None = Field(
+        None, description="also write every frame of images and videos below this folder, <tumour>_<video>_<index>.bmp"
+    )
     export_as: Literal["bmp", "png"] = Field("bmp", description="format of exported frames")
     unit: Literal["display", "HU", "raw"] | None = Field(None, description="value unit, where the files do not say it")
     label_level: Literal["case", "study", "patient"] = Field("case", description="the level at which labels live")
-    layout: str | None = Field(None, description="rsna, medmnist or folder; default: told from the source, folder where labels=FILE is given")
+    layout: str | None = Field(
+        None, description="rsna, medmnist or folder; default: told from the source, folder where labels=FILE is given"
+    )
     name: str | None = Field(None, description="name of the data set; default: name of its folder")
     identity: Literal["code", "keep"] = Field(
-        "code", description="patients, studies, cases and sites as keyed codes, or as they are called (public data only; said in every report)"
+        "code",
+        description="patients, studies, cases and sites as keyed codes, or as they are called (public data only; said "
+        "in every report)",
     )
     text: Literal["none", "list", "black", "black_all"] = Field(
-        "none", description="search pixels for burnt-in text (1 to 3 s a frame looked at) and list it, black out what may name someone, or all of it"
+        "none",
+        description="search pixels for burnt-in text (1 to 3 s a frame looked at) and list it, black out what may "
+        "name someone, or all of it",
     )
-    deidentified: Path | None = Field(None, description="folder for de-identified copies of the DICOM files (PS3.15); needs text=list or black")
-    dates: Literal["shift", "drop"] = Field("shift", description="days of acquisition: shifted by a keyed offset a patient, or left out")
+    deidentified: Path | None = Field(
+        None, description="folder for de-identified copies of the DICOM files (PS3.15); needs text=list or black"
+    )
+    dates: Literal["shift", "drop"] = Field(
+        "shift", description="days of acquisition: shifted by a keyed offset a patient, or left out"
+    )
     workers: int | None = Field(None, ge=1, description="processes; default: the cores, or one for little data")
     max_pixels: int = Field(120_000_000, ge=1, description="most pixels of one frame")
     max_mib: int = Field(8192, ge=1, description="most decoded MiB of one study")
@@ -134,12 +161,16 @@ class ScanReport:
         """For a terminal: counts, the mapping of columns, classes, warnings, and where things lie."""
         kinds = ", ".join(f"{n} {kind}s" for kind, n in self.kinds.items()) or "nothing"
         lines = [
-            f"{self.name}: {self.cases} cases ({kinds}) of {self.patients} patients; {self.new} read now, {self.known} known; {self.seconds:.1f} s"
+            f"{self.name}: {self.cases} cases ({kinds}) of {self.patients} patients; {self.new} read now, "
+            f"{self.known} known; {self.seconds:.1f} s"
         ]
         for entry in self.mapping:
             how = f" by {entry['matched by']}" if entry["matched by"] else ""
             shown = ", ".join(map(str, entry["examples"]))
-            lines.append(f"  {entry['role']:<8} <- column {entry['column']}{how}: {entry['matched']} of {entry['rows']} ({shown}, ...)")
+            lines.append(
+                f"  {entry['role']:<8} <- column {entry['column']}{how}: {entry['matched']} of {entry['rows']} "
+                f"({shown}, ...)"
+            )
         for target, counts in self.classes.items():
             lines.append(f"  {target}: " + ", ".join(f"{c} {n}" for c, n in counts.items()))
         lines += [f"warning: {w}" for w in self.warnings] + [f"note: {n}" for n in self.notes]
@@ -177,7 +208,10 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
     if options.deidentified is not None and options.identity == "keep":
         raise UserError("identity=keep and deidentified= exclude each other", fix="leave identity=keep out")
     if options.deidentified is not None and options.text == "none":
-        raise UserError("copies whose pixels were not searched are not de-identified", fix="say text=black, or text=list to refuse files with text")
+        raise UserError(
+            "copies whose pixels were not searched are not de-identified",
+            fix="say text=black, or text=list to refuse files with text",
+        )
     out = options.out or Path("datasets") / (source.stem if source.is_file() else source.resolve().name)
     options = options.model_copy(update={"out": out})
     layout = find_layout(source, options.layout, options.labels)
@@ -195,7 +229,9 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
                 rejects.append(Reject(item.key, "no label", "add a row to the labels table or leave the file out"))
         items = [i for i in items if i.key in wanted.matched.rows]
     if not items and not rejects:
-        raise UserError("holds no study", case=str(source), fix="give a folder with PNG, JPEG, DICOM, AVI, MP4, NIfTI or NPZ files")
+        raise UserError(
+            "holds no study", case=str(source), fix="give a folder with PNG, JPEG, DICOM, AVI, MP4, NIfTI or NPZ files"
+        )
     masks, items, more = _masks(source, table, items, wanted, options)
     rejects += more
     patients = _patients(items, wanted)
@@ -209,7 +245,13 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
     secret = load_key(out.parent)
     outside = Names(secret, options.identity == "keep")
     names = plan.unique_names(items) if outside.keep else plan.coded_names(items, outside, options.name or out.name)
-    patients = {k: outside.of("patient", p) for k, p in patients.items()} if patients else names if wanted.patient == "none" else {}
+    patients = (
+        {k: outside.of("patient", p) for k, p in patients.items()}
+        if patients
+        else names
+        if wanted.patient == "none"
+        else {}
+    )
     limits = Limits(options.max_pixels, options.max_mib << 20, options.colour)
     with Journal(out / JOURNAL) as journal:
         store.clean(out)
@@ -217,9 +259,26 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
         tasks = [_task(item, masks.get(item.key), structures, out, limits, secret, source) for item in items]
         pixels = _Pixels(out, options, journal, secret)
         todo = [t for t in tasks if not _kept(pixels, journal.records.get(t.key), out)]
-        if not outside.keep:  # the order in which the journal grows must not tell the order of names; rows of archives are read in theirs
+        if (
+            not outside.keep
+        ):  # the order in which the journal grows must not tell the order of names; rows of archives are read in theirs
             todo.sort(key=lambda t: ("", t.item.row) if t.item.row >= 0 else (t.key, 0))
-        compose = _Composer(out, source, options, found, wanted, items, names, patients, tasks, structures, rejects, journal, outside, pixels)
+        compose = _Composer(
+            out,
+            source,
+            options,
+            found,
+            wanted,
+            items,
+            names,
+            patients,
+            tasks,
+            structures,
+            rejects,
+            journal,
+            outside,
+            pixels,
+        )
         _write_sources(out, source, items, names, outside)  # before a code can appear anywhere
         _read_all(todo, journal, options, compose)
         pixels.search([study for _, study in compose.cases([])])
@@ -228,7 +287,9 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
     exported = 0
     if options.export is not None:
         of_case = {names[i.key]: i.key for i in items}
-        tumours = export.video_names({c: of_case[c] for c in manifest["case_id"]}, lambda name: outside.of("case", name))
+        tumours = export.video_names(
+            {c: of_case[c] for c in manifest["case_id"]}, lambda name: outside.of("case", name)
+        )
         exported = export.write_frames(out, manifest, tumours, options.export, options.export_as)
     _write_sources(out, source, items, names, outside)
     reasons = Counter(r.reason for r in all_rejects)
@@ -261,7 +322,9 @@ def _folder_table(items: list[Item]) -> pl.DataFrame:
     rows = [(i.key, i.key.split("/")[0] if "/" in i.key else None) for i in items]
     table = pl.DataFrame(rows, schema={"path": pl.String, "label": pl.String}, orient="row").drop_nulls()
     if not table.height:
-        raise UserError("labels=folders, but no study lies in a sub-folder", fix="put each class into a folder of its own")
+        raise UserError(
+            "labels=folders, but no study lies in a sub-folder", fix="put each class into a folder of its own"
+        )
     return table
 
 
@@ -270,14 +333,19 @@ def _match(table: pl.DataFrame | None, items: list[Item], options: ScanOptions) 
     if table is None:
         for role in ("id", "study", "site", "device", "facts"):
             if getattr(options, role):
-                raise UserError(f"{role}={getattr(options, role)} names a column, but there are no labels", fix="give labels=FILE")
+                raise UserError(
+                    f"{role}={getattr(options, role)} names a column, but there are no labels", fix="give labels=FILE"
+                )
         if options.patient is None:
             raise UserError(
                 "there are no labels that could name the patients",
                 fix="give labels=FILE patient=COLUMN; or say patient=header (DICOM), patient=folder or patient=none",
             )
         if options.patient not in ("none", "header", "folder"):
-            raise UserError(f"patient={options.patient} names a column, but there are no labels", fix="give labels=FILE, or patient=none")
+            raise UserError(
+                f"patient={options.patient} names a column, but there are no labels",
+                fix="give labels=FILE, or patient=none",
+            )
         return Wanted(options.patient, [], [], [], None)
     columns = table.columns
     mask_column = options.masks if options.masks in columns else None
@@ -300,11 +368,17 @@ def _match(table: pl.DataFrame | None, items: list[Item], options: ScanOptions) 
     for item in items:
         index.add(item.key, list(item.paths or (item.key,)), list(item.ids))
     shown = {"patient": roles.get("patient"), **{f"target {t}": t for t in targets}, "mask": mask_column}
-    shown |= {r: roles[r] for r in ("study", "site", "device")} | {f"split {s}": s for s in options.split} | {f"fact {f}": f for f in options.facts}
+    shown |= (
+        {r: roles[r] for r in ("study", "site", "device")}
+        | {f"split {s}": s for s in options.split}
+        | {f"fact {f}": f for f in options.facts}
+    )
     agree = [*targets, *([patient] if patient in columns else []), *options.split]
     private = [c for c in roles.values() if c]
     reserved = [mask_column] if mask_column else []
-    matched = labels.match(table, index, id_column=options.id, reserved=reserved, targets=agree, required=shown, private=private)
+    matched = labels.match(
+        table, index, id_column=options.id, reserved=reserved, targets=agree, required=shown, private=private
+    )
     if options.identity == "code":
         for entry in matched.mapping:
             if not entry["role"].startswith(("target", "split", "fact")):
@@ -328,12 +402,17 @@ def _patients(items: list[Item], wanted: Wanted) -> dict[str, str]:
             parts = item.key.split("/")
             level = (
                 1
-                if wanted.matched is not None and wanted.targets == ["label"] and wanted.matched.rows[item.key].values.get("label") == parts[0]
+                if wanted.matched is not None
+                and wanted.targets == ["label"]
+                and wanted.matched.rows[item.key].values.get("label") == parts[0]
                 else 0
             )
             if len(parts) < level + 2:
                 above = "class folder" if level else "source"
-                raise UserError(f"a file lies in no patient folder, directly in the {above}", fix="give patient=COLUMN or patient=none")
+                raise UserError(
+                    f"a file lies in no patient folder, directly in the {above}",
+                    fix="give patient=COLUMN or patient=none",
+                )
             by_folder[item.key] = parts[level]
         return by_folder
     assert wanted.matched is not None
@@ -342,7 +421,8 @@ def _patients(items: list[Item], wanted: Wanted) -> dict[str, str]:
     if empty:
         more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
         raise UserError(
-            f"column {wanted.patient} names no patient for {len(empty)} cases: labels rows {', '.join(map(str, empty[:3]))}{more}",
+            f"column {wanted.patient} names no patient for {len(empty)} cases: labels rows "
+            f"{', '.join(map(str, empty[:3]))}{more}",
             fix="fill it in, or say patient=none (one person may then stand in training and test)",
         )
     return {k: v for k, v in given.items() if v is not None}
@@ -363,7 +443,10 @@ def _nameless(wanted: Wanted) -> None:
 def _masks(
     source: Path, table: pl.DataFrame | None, items: list[Item], wanted: Wanted, options: ScanOptions
 ) -> tuple[dict[str, str], list[Item], list[Reject]]:
-    """Item key -> mask file, the items that stay, and rejects. A case without a mask stays, untraced, if it has a label."""
+    """Item key -> mask file, the items that stay, and rejects.
+
+    A case without a mask stays, untraced, if it has a label.
+    """
     if options.masks is None:
         return {}, items, []
     rejects: list[Reject] = []
@@ -377,7 +460,11 @@ def _masks(
                 continue
             path = source / labels.normal(value)
             if labels.escapes(value) or not (options.follow_links or path.resolve().is_relative_to(root)):
-                rejects.append(Reject(item.key, "the mask's path leaves the source folder", "use paths relative to the source folder"))
+                rejects.append(
+                    Reject(
+                        item.key, "the mask's path leaves the source folder", "use paths relative to the source folder"
+                    )
+                )
             elif not path.is_file():
                 rejects.append(Reject(item.key, "its mask file is absent", "add the mask or empty the cell"))
             else:
@@ -430,7 +517,9 @@ class Journal:
         except OSError as error:
             self._file.close()
             raise UserError(
-                "another scan is writing this data set", case=str(self.path.parent), fix="wait for it or choose another out=DIR"
+                "another scan is writing this data set",
+                case=str(self.path.parent),
+                fix="wait for it or choose another out=DIR",
             ) from error
 
     def add(self, records: list[dict[str, Any]]) -> None:
@@ -448,11 +537,28 @@ class Journal:
             self._file.close()
 
 
-def _task(item: Item, mask: str | None, structures: dict[int, str], out: Path, limits: Limits, secret: bytes, source: Path) -> work.Task:
-    parts = [str(READER_VERSION), item.reader, item.member, str(item.row), repr(limits), *(_stamp(f, source) for f in item.files)]
+def _task(
+    item: Item, mask: str | None, structures: dict[int, str], out: Path, limits: Limits, secret: bytes, source: Path
+) -> work.Task:
+    parts = [
+        str(READER_VERSION),
+        item.reader,
+        item.member,
+        str(item.row),
+        repr(limits),
+        *(_stamp(f, source) for f in item.files),
+    ]
     if mask is not None:
         parts += [_stamp(mask, source), *map(str, sorted(structures))]
-    return work.Task(code(secret, "source", "|".join(parts), 32), item, out, limits, secret, mask, tuple(sorted(structures)) if mask else ())
+    return work.Task(
+        code(secret, "source", "|".join(parts), 32),
+        item,
+        out,
+        limits,
+        secret,
+        mask,
+        tuple(sorted(structures)) if mask else (),
+    )
 
 
 def _stamp(file: str, source: Path) -> str:
@@ -471,7 +577,9 @@ def _kept(pixels: _Pixels, record: dict[str, Any] | None, out: Path) -> bool:
     return all(store.path_of(out, i).is_file() for i in ids if i is not None)
 
 
-def _structures(masks: dict[str, str], options: ScanOptions, limits: Limits, journal: Journal, secret: bytes, source: Path) -> dict[int, str]:
+def _structures(
+    masks: dict[str, str], options: ScanOptions, limits: Limits, journal: Journal, secret: bytes, source: Path
+) -> dict[int, str]:
     """Mask value -> structure name: as given, else every value found in any mask."""
     if not masks or options.structures:
         if 0 in options.structures:
@@ -486,9 +594,15 @@ def _structures(masks: dict[str, str], options: ScanOptions, limits: Limits, jou
     if len(values) > 1:
         values.discard(work.IGNORE)
     if len(values) > 64:
-        raise UserError(f"the masks hold {len(values)} different values", case="masks", fix="name the structures with structures={VALUE: NAME}")
+        raise UserError(
+            f"the masks hold {len(values)} different values",
+            case="masks",
+            fix="name the structures with structures={VALUE: NAME}",
+        )
     if not values:
-        raise UserError("no mask holds anything but background", case="masks", fix="check the mask files or leave masks out")
+        raise UserError(
+            "no mask holds anything but background", case="masks", fix="check the mask files or leave masks out"
+        )
     return {v: f"structure_{v}" for v in sorted(values)}
 
 
@@ -536,14 +650,24 @@ def _results(todo: Sequence[work.Job], workers: int) -> Iterator[Records]:
                 with _pool(1) as alone:
                     yield alone.submit(work.read_items, [task]).result()
             except concurrent.futures.process.BrokenProcessPool:
-                yield [{"key": task.key, "reject": {"reason": "its decoder crashed", "fix": "the file is damaged or hostile; leave it out"}}]
+                yield [
+                    {
+                        "key": task.key,
+                        "reject": {
+                            "reason": "its decoder crashed",
+                            "fix": "the file is damaged or hostile; leave it out",
+                        },
+                    }
+                ]
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), work.start_worker)
 
 
-def _pooled(chunks: Sequence[Sequence[work.Job]], workers: int) -> Generator[Records, None, tuple[set[int], dict[int, Sequence[work.Job]]]]:
+def _pooled(
+    chunks: Sequence[Sequence[work.Job]], workers: int
+) -> Generator[Records, None, tuple[set[int], dict[int, Sequence[work.Job]]]]:
     """Yield records; return (numbers of chunks done, chunks in hand when a worker died)."""
     done: set[int] = set()
     waiting = iter(enumerate(chunks))
@@ -575,7 +699,13 @@ def _progress(total: int, wanted: bool | None, label: str = "scan") -> Iterator[
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     began, count = time.monotonic(), 0
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total, rate="")
@@ -593,7 +723,9 @@ def _progress(total: int, wanted: bool | None, label: str = "scan") -> Iterator[
 
 @dataclass(frozen=True)
 class _Pixels:
-    """What is known of text in the pixels of stored arrays: boxes and kinds in the journal, words in a private file beside the data set."""
+    """What is known of text in the pixels of stored arrays: boxes and kinds in the journal, words in a private file
+    beside the data set.
+    """
 
     out: Path
     options: ScanOptions
@@ -611,8 +743,16 @@ class _Pixels:
     def of(self, study: dict[str, Any]) -> dict[str, Any]:
         """The study's record with ``pixel_text``, the boxes found, and the array in which text is blacked out."""
         record = self.journal.records.get(self.key(study["array_id"]), {}) if self.options.text != "none" else {}
-        found = record.get("text") or {"state": "unchecked", "array_id": study["array_id"], "p005": None, "p995": None, "found": []}
-        state = "public" if self.options.identity == "keep" and found["state"] in ("unchecked", "found") else found["state"]
+        found = record.get("text") or {
+            "state": "unchecked",
+            "array_id": study["array_id"],
+            "p005": None,
+            "p995": None,
+            "found": [],
+        }
+        state = (
+            "public" if self.options.identity == "keep" and found["state"] in ("unchecked", "found") else found["state"]
+        )
         shown = {k: found[k] for k in ("p005", "p995") if found[k] is not None}
         return {**study, **shown, "array_id": found["array_id"], "pixel_text": state, "text": found["found"]}
 
@@ -649,17 +789,24 @@ class _Pixels:
         found = []
         if count["unchecked"]:
             found.append(
-                f"pixels of {count['unchecked']} cases were not searched for text: thumbnails stay masked (text=list searches, text=black blacks out)"
+                f"pixels of {count['unchecked']} cases were not searched for text: thumbnails stay masked (text=list "
+                f"searches, text=black blacks out)"
             )
         if count["found"]:
-            found.append(f"pixels of {count['found']} cases hold text that may name someone: thumbnails stay masked (text=black blacks it out)")
+            found.append(
+                f"pixels of {count['found']} cases hold text that may name someone: thumbnails stay masked "
+                f"(text=black blacks it out)"
+            )
         if count["blacked"]:
             found.append(f"text was blacked out in the pixels of {count['blacked']} cases")
         return found
 
 
 def _copies(compose: _Composer) -> int:
-    """Write de-identified copies of the DICOM files of all cases; return how many. A file that cannot be cleaned is a reject."""
+    """Write de-identified copies of the DICOM files of all cases; return how many.
+
+    A file that cannot be cleaned is a reject.
+    """
     folder = compose.options.deidentified
     assert folder is not None
     jobs: dict[str, tuple[Item, deidentify.CopyJob]] = {}
@@ -671,11 +818,19 @@ def _copies(compose: _Composer) -> int:
         blacked = [tuple(row[1:5]) for row in known["text"] if row[-1]]
         reason = ""
         if known["pixel_text"] not in ("clear", "blacked"):
-            reason = "text in its pixels may name someone" if known["pixel_text"] == "found" else "its pixels could not be searched for text"
+            reason = (
+                "text in its pixels may name someone"
+                if known["pixel_text"] == "found"
+                else "its pixels could not be searched for text"
+            )
         elif blacked and study["kind"] == "volume":
             reason = "text stands in the slices of a volume"
         if reason:
-            fix = "black it out with text=black" if known["pixel_text"] == "found" and not compose.pixels.black else "leave it out"
+            fix = (
+                "black it out with text=black"
+                if known["pixel_text"] == "found" and not compose.pixels.black
+                else "leave it out"
+            )
             compose.rejects.append(Reject(item.key, f"no de-identified copy: {reason}", fix))
             continue
         patient = compose.patient(item, study)
@@ -688,17 +843,30 @@ def _copies(compose: _Composer) -> int:
             f"{deidentify.METHOD}|{tasks[item.key].key}|{folder.resolve()}|{patient}|{compose.names[item.key]}|{days}|{boxes}",
             32,
         )
-        jobs[key] = item, deidentify.CopyJob(key, item.files, folder, compose.outside.key, patient, compose.names[item.key], days, boxes)
+        jobs[key] = (
+            item,
+            deidentify.CopyJob(
+                key, item.files, folder, compose.outside.key, patient, compose.names[item.key], days, boxes
+            ),
+        )
     records = compose.journal.records
     todo = [
-        job for key, (_, job) in jobs.items() if not all((folder / f).is_file() for f in records.get(key, {}).get("copy", [""])) or key not in records
+        job
+        for key, (_, job) in jobs.items()
+        if not all((folder / f).is_file() for f in records.get(key, {}).get("copy", [""])) or key not in records
     ]
     for done in _done(todo, compose.options, small=len(todo) < 100, label="copy"):
         compose.journal.add(done)
     written = 0
     for key, (item, _) in jobs.items():
         if "reject" in records[key]:
-            compose.rejects.append(Reject(item.key, f"no de-identified copy: {records[key]['reject']['reason']}", records[key]["reject"]["fix"]))
+            compose.rejects.append(
+                Reject(
+                    item.key,
+                    f"no de-identified copy: {records[key]['reject']['reason']}",
+                    records[key]["reject"]["fix"],
+                )
+            )
         else:
             written += len(records[key]["copy"])
     return written
@@ -805,7 +973,9 @@ class _Composer:
             values = [self._value(item, name) for item, _ in cases]
             known = {labels.class_text(v) for v in values if v is not None}
             positive = options.positive if len(self.wanted.targets) == 1 or options.positive in known else None
-            found.append(labels.describe_target(name, values, options.type, positive if cases else None, options.target_unit))
+            found.append(
+                labels.describe_target(name, values, options.type, positive if cases else None, options.target_unit)
+            )
         return found
 
     def _manifest(self, cases: list[tuple[Item, dict[str, Any]]], targets: list[Target]) -> pl.DataFrame:
@@ -831,13 +1001,23 @@ class _Composer:
         frame = pl.DataFrame(columns, schema=tables.SCHEMAS["manifest"], strict=False)
         kept = [("split", name) for name in self.wanted.split] + [("fact", name) for name in self.wanted.facts]
         for role, name in kept:
-            frame = frame.with_columns(pl.Series(f"{role}.{name}", [self._value(item, name) for item, _ in cases], dtype=pl.String))
+            frame = frame.with_columns(
+                pl.Series(f"{role}.{name}", [self._value(item, name) for item, _ in cases], dtype=pl.String)
+            )
         for target in targets:
             texts = [self._value(item, target.name) for item, _ in cases]
             if target.type == "regress":
-                series = pl.Series(f"label.{target.name}", [None if t is None else labels.as_number(t) for t in texts], dtype=pl.Float64)
+                series = pl.Series(
+                    f"label.{target.name}",
+                    [None if t is None else labels.as_number(t) for t in texts],
+                    dtype=pl.Float64,
+                )
             else:
-                series = pl.Series(f"label.{target.name}", [None if t is None else labels.class_text(t) for t in texts], dtype=pl.String)
+                series = pl.Series(
+                    f"label.{target.name}",
+                    [None if t is None else labels.class_text(t) for t in texts],
+                    dtype=pl.String,
+                )
             frame = frame.with_columns(series)
         return frame
 
@@ -853,7 +1033,9 @@ class _Composer:
         counts = np.array([s["shape"][1] for s in chosen.values()])
         number = np.concatenate([np.arange(n) for n in counts])
         traced = np.repeat([s["mask_id"] is not None for s in chosen.values()], counts)
-        times = np.concatenate([np.array(s["times"]) if s["times"] else np.full(n, np.nan) for s, n in zip(chosen.values(), counts)])
+        times = np.concatenate(
+            [np.array(s["times"]) if s["times"] else np.full(n, np.nan) for s, n in zip(chosen.values(), counts)]
+        )
         ids = pl.Series("array_id", list(chosen), dtype=pl.String)
         sources = pl.Series("time_source", [s["time_source"] for s in chosen.values()], dtype=pl.String)
         which = pl.Series(np.repeat(np.arange(len(counts)), counts))
@@ -877,17 +1059,31 @@ class _Composer:
                     rows.append((self.names[item.key], 0, "box", box, "labels"))
         for item, study in cases:  # regions that a header names hold for every frame
             rows += [(self.names[item.key], -1, "box", json.dumps(box), "header") for box in study.get("boxes", [])]
-        return pl.DataFrame(rows, schema=tables.SCHEMAS["annotations"], orient="row") if rows else tables.empty("annotations")
+        return (
+            pl.DataFrame(rows, schema=tables.SCHEMAS["annotations"], orient="row")
+            if rows
+            else tables.empty("annotations")
+        )
 
     def _info(
-        self, cases: list[tuple[Item, dict[str, Any]]], targets: list[Target], manifest: pl.DataFrame, rejects: list[Reject], complete: bool
+        self,
+        cases: list[tuple[Item, dict[str, Any]]],
+        targets: list[Target],
+        manifest: pl.DataFrame,
+        rejects: list[Reject],
+        complete: bool,
     ) -> dict[str, Any]:
         matched = self.wanted.matched
         described: dict[str, Any] = {}
         for target in targets:
             column = manifest[f"label.{target.name}"]
             counts = {c: int((column == c).sum() or 0) for c in target.classes}
-            described[target.name] = {"type": target.type, "classes": target.classes, "positive": target.positive, "unit": target.unit}
+            described[target.name] = {
+                "type": target.type,
+                "classes": target.classes,
+                "positive": target.positive,
+                "unit": target.unit,
+            }
             described[target.name] |= {"missing": column.null_count(), "counts": counts}
         return {
             "format": 1,
@@ -908,7 +1104,8 @@ class _Composer:
             "text": {"pass": self.options.text, **dict(sorted(Counter(manifest["pixel_text"].to_list()).items()))},
             "dates": "as given" if self.outside.keep else "shifted" if self.options.dates == "shift" else "dropped",
             "mapping": matched.mapping if matched is not None else [],
-            "coordinates": "to_source: (d, h, w, 1) -> patient x, y, z in mm (LPS) for volumes; frame, row, column for images and videos",
+            "coordinates": "to_source: (d, h, w, 1) -> patient x, y, z in mm (LPS) for volumes; frame, row, column "
+            "for images and videos",
             "warnings": self._warnings(bool(cases), described),
             "notes": self._notes(cases, described, manifest),
         }
@@ -918,14 +1115,20 @@ class _Composer:
         found = list(self.found.warnings)
         if self.wanted.patient == "none" and any_case:
             found.append("patient=none: one person may stand in training and test, and intervals are by case")
-        return found + [f"{facts['missing']} cases have no value of {name}" for name, facts in described.items() if facts["missing"]]
+        return found + [
+            f"{facts['missing']} cases have no value of {name}" for name, facts in described.items() if facts["missing"]
+        ]
 
-    def _notes(self, cases: list[tuple[Item, dict[str, Any]]], described: dict[str, Any], manifest: pl.DataFrame) -> list[str]:
+    def _notes(
+        self, cases: list[tuple[Item, dict[str, Any]]], described: dict[str, Any], manifest: pl.DataFrame
+    ) -> list[str]:
         """What whoever scans should know: choices made for them, and what readers noticed."""
         found = list(self.wanted.matched.notes) if self.wanted.matched is not None else []
         for name, facts in described.items():
             if self.options.positive is None and facts["positive"] is not None:
-                found.append(f"positive class of {name} is {facts['positive']} (the last in order); another with positive=CLASS")
+                found.append(
+                    f"positive class of {name} is {facts['positive']} (the last in order); another with positive=CLASS"
+                )
         shared = manifest.height - manifest["array_id"].n_unique()
         if shared:
             found.append(f"{shared} cases have the same pixels as another")
@@ -948,4 +1151,11 @@ def _write_sources(out: Path, source: Path, items: list[Item], names: dict[str, 
     """The private map from case to files and from codes to names, beside the data set, for its owner only."""
     path = out.parent / f".medgraft-sources-{out.name}.json"
     found = {names[i.key]: [os.path.relpath(f, source) for f in i.files] for i in items}
-    write_private(path, {"source": str(source.resolve()), "cases": found, "names": {k: v for k, v in outside.given.items() if k not in found}})
+    write_private(
+        path,
+        {
+            "source": str(source.resolve()),
+            "cases": found,
+            "names": {k: v for k, v in outside.given.items() if k not in found},
+        },
+    )

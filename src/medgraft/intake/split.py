@@ -96,7 +96,9 @@ def _enough(classes: dict[str, str], parts: int, what: str) -> None:
     for name in sorted(set(classes.values())):
         n = sum(1 for c in classes.values() if c == name)
         if name and n < parts:
-            raise UserError(f"class {name} has {n} patients, too few for {what}", fix="use fewer folds, or leave the class out")
+            raise UserError(
+                f"class {name} has {n} patients, too few for {what}", fix="use fewer folds, or leave the class out"
+            )
 
 
 def _parts(classes: dict[str, str], parts: int, seed: int, purpose: str) -> list[set[str]]:
@@ -118,7 +120,9 @@ def _number(purpose: str) -> int:
     return int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=7).digest(), "little")
 
 
-def _rows_of_fold(outer: int, learns: list[str], test: set[str], inner: int, select_share: float, classes: dict[str, str], seed: int) -> list[Row]:
+def _rows_of_fold(
+    outer: int, learns: list[str], test: set[str], inner: int, select_share: float, classes: dict[str, str], seed: int
+) -> list[Row]:
     rows = [{"outer": outer, "inner": -1, "patient_id": p, "role": "test"} for p in sorted(test)]
     if inner == 0:
         return rows + [{"outer": outer, "inner": -1, "patient_id": p, "role": "train"} for p in learns]
@@ -127,29 +131,43 @@ def _rows_of_fold(outer: int, learns: list[str], test: set[str], inner: int, sel
     _enough(known, min(parts, 2) if inner == 1 else parts, f"{parts} inner parts")
     chosen = _parts(known, parts, seed, f"inner {outer}")
     for number, select in enumerate(chosen if inner > 1 else chosen[:1]):
-        rows += [{"outer": outer, "inner": number, "patient_id": p, "role": "select" if p in select else "train"} for p in learns]
+        rows += [
+            {"outer": outer, "inner": number, "patient_id": p, "role": "select" if p in select else "train"}
+            for p in learns
+        ]
     return rows
 
 
 def _selected_on_test(test: set[str], classes: dict[str, str]) -> list[Row]:
     """One part held out both for choosing and for reporting: the fault of a source, for ``compat`` alone."""
     rows = [{"outer": 0, "inner": -1, "patient_id": p, "role": "test"} for p in sorted(test)]
-    rows += [{"outer": 0, "inner": 0, "patient_id": p, "role": "select" if p in test else "train"} for p in sorted(classes)]
+    rows += [
+        {"outer": 0, "inner": 0, "patient_id": p, "role": "select" if p in test else "train"} for p in sorted(classes)
+    ]
     check(rows, compat=("split_80_20",))
     return rows
 
 
-def _by_column(frame: pl.DataFrame, column: str | None, inner: int, select_share: float, classes: dict[str, str], seed: int) -> list[Row]:
+def _by_column(
+    frame: pl.DataFrame, column: str | None, inner: int, select_share: float, classes: dict[str, str], seed: int
+) -> list[Row]:
     have = [c.removeprefix("split.") for c in frame.columns if c.startswith("split.")]
     if column is None or f"split.{column}" not in frame.columns:
-        raise UserError(f"no split column {column!r}; there are {', '.join(have) or 'none'}", fix="scan with split=COLUMN, then split.column=COLUMN")
+        raise UserError(
+            f"no split column {column!r}; there are {', '.join(have) or 'none'}",
+            fix="scan with split=COLUMN, then split.column=COLUMN",
+        )
     roles: dict[str, str] = {}
     for patient, case, value in frame.select("patient_id", "case_id", f"split.{column}").iter_rows():
         role = ROLES.get(str(value).strip().lower())
         if role is None:
             raise UserError(f"split {column} is {value!r}, not train, val or test", case=case)
         if roles.setdefault(patient, role) != role:
-            raise UserError(f"patient {patient} stands in {roles[patient]} and in {role}", case=case, fix=f"mend the column {column}")
+            raise UserError(
+                f"patient {patient} stands in {roles[patient]} and in {role}",
+                case=case,
+                fix=f"mend the column {column}",
+            )
     test = {p for p, r in roles.items() if r == "test"}
     select = {p for p, r in roles.items() if r == "select"}
     learns = sorted(p for p, r in roles.items() if r != "test")
@@ -160,12 +178,15 @@ def _by_column(frame: pl.DataFrame, column: str | None, inner: int, select_share
         raise UserError(f"split column {column} has no {'test' if not test else 'train'} part")
     if select and inner == 1:
         rows = [{"outer": 0, "inner": -1, "patient_id": p, "role": "test"} for p in sorted(test)]
-        return rows + [{"outer": 0, "inner": 0, "patient_id": p, "role": "select" if p in select else "train"} for p in learns]
+        return rows + [
+            {"outer": 0, "inner": 0, "patient_id": p, "role": "select" if p in select else "train"} for p in learns
+        ]
     return _rows_of_fold(0, learns, test, inner, select_share, classes, seed)
 
 
 def check(rows: list[Row], compat: Sequence[str] = ()) -> None:
-    """Raise ``UserError`` when a patient stands in two roles of one part, or in the test role and an inner part of one fold.
+    """Raise ``UserError`` when a patient stands in two roles of one part, or in the test role and an inner part of one
+    fold.
 
     Under ``compat`` ``split_80_20`` tested patients may select too; they never train.
     """
@@ -173,7 +194,9 @@ def check(rows: list[Row], compat: Sequence[str] = ()) -> None:
     for row in rows:
         key = (row["outer"], row["inner"], row["patient_id"])
         if seen.setdefault(key, row["role"]) != row["role"]:
-            raise UserError(f"patient {row['patient_id']} stands in {seen[key]} and in {row['role']} of fold {row['outer'] + 1}")
+            raise UserError(
+                f"patient {row['patient_id']} stands in {seen[key]} and in {row['role']} of fold {row['outer'] + 1}"
+            )
         if row["role"] not in ("train", "select", "test"):
             raise UserError(f"role {row['role']!r} is unknown")
     tests = {(row["outer"], row["patient_id"]) for row in rows if row["role"] == "test"}

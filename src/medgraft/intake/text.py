@@ -33,19 +33,23 @@ _BLOCK = 64 << 20  # bytes of frames looked at together
 
 #: Words of scanners and radiographs that name nobody: indices, settings, units, sides, views, organs.
 _WORDS = """
-mi ti tis tib tic ao dr dva dua gn gain dyn rng map persist pwr power freq frq pen res gen thi crd sec sector secto linear on off page cine
-loop live frz freeze zoom depth fr fps hz khz mhz db cm mm ms sec min bpm hr ml mpa kpa mmhg deg pct fov tgc agc sri xres xbeam cri cross
-harm harmonic color colour cf cfm cpa pd pw cw mmode bmode dual split left right lt rt l r re ap pa lat lateral sup inf ant post supine
-prone erect upright portable decubitus sitting inspiration expiration view plane im image img frame ser series acq se te tr ti fa nex slice
-thk kv kvp mas wl ww level window width sag cor axial trans transverse long longitudinal pelvis abdomen abd liver kidney renal spleen
-pancreas gallbladder gb aorta ivc thyroid breast chest lung lungs heart cardiac lymph node nodes uterus ovary bladder prostate testis
-carotid vein artery neck head brain neuro neonatal adult child fetal ob gyn small parts msk mscskel musculoskeletal vascular arterial venous
-nerve general hgen gen default preset cist mag cyst calc dist area vol circ ellipse trace caliper ultrasound echo doppler spectral tissue ge
-philips siemens toshiba canon aloka hitachi samsung mindray sonosite esaote fujifilm acuson logiq voluson epiq iu22 affiniti vivid aplio
-healthcare systems hospital probe transducer curved convex phased array pla c p s x y z a b d m v
+mi ti tis tib tic ao dr dva dua gn gain dyn rng map persist pwr power freq frq pen res gen thi crd sec sector secto
+linear on off page cine loop live frz freeze zoom depth fr fps hz khz mhz db cm mm ms sec min bpm hr ml mpa kpa mmhg deg
+pct fov tgc agc sri xres xbeam cri cross harm harmonic color colour cf cfm cpa pd pw cw mmode bmode dual split left
+right lt rt l r re ap pa lat lateral sup inf ant post supine prone erect upright portable decubitus sitting inspiration
+expiration view plane im image img frame ser series acq se te tr ti fa nex slice thk kv kvp mas wl ww level window width
+sag cor axial trans transverse long longitudinal pelvis abdomen abd liver kidney renal spleen pancreas gallbladder gb
+aorta ivc thyroid breast chest lung lungs heart cardiac lymph node nodes uterus ovary bladder prostate testis carotid
+vein artery neck head brain neuro neonatal adult child fetal ob gyn small parts msk mscskel musculoskeletal vascular
+arterial venous nerve general hgen gen default preset cist mag cyst calc dist area vol circ ellipse trace caliper
+ultrasound echo doppler spectral tissue ge philips siemens toshiba canon aloka hitachi samsung mindray sonosite esaote
+fujifilm acuson logiq voluson epiq iu22 affiniti vivid aplio healthcare systems hospital probe transducer curved convex
+phased array pla c p s x y z a b d m v
 """
 WORDS = frozenset(_WORDS.split())
-_CLOCK = re.compile(r"(?<![\d:.])([+-]?)(\d{1,2})[:;](\d{2})(?:[:;](\d{2})(?:\.(\d{1,3}))?)?(?!\d|[:;]\d)(?:\s*([AP])\.?M\b\.?)?", re.I)
+_CLOCK = re.compile(
+    r"(?<![\d:.])([+-]?)(\d{1,2})[:;](\d{2})(?:[:;](\d{2})(?:\.(\d{1,3}))?)?(?!\d|[:;]\d)(?:\s*([AP])\.?M\b\.?)?", re.I
+)
 _DATE = re.compile(r"(?<!\d)(\d{1,4}[-/.](?:\d{1,2}|[a-z]{3,9})[-/.]\d{2,4}|(?:19|20)\d{6})(?!\d)", re.I)
 _NUMBER = re.compile(r"[<>=~+-]?\d{1,4}(?:[.,]\d{1,3})?(?:[a-z%°]{0,4})?|[a-z]{1,2}\d{1,3}", re.I)
 
@@ -65,7 +69,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class Found:
-    """Text in a frame: its box in pixels (bottom and right lie outside), what it says, its kind, and how sure the reading is."""
+    """Text in a frame: its box in pixels (bottom and right lie outside), what it says, its kind, and how sure the
+    reading is.
+    """
 
     frame: int
     top: int
@@ -94,7 +100,10 @@ def _engine() -> Any:
 
 
 def read_frame(picture: np.ndarray, frame: int = 0) -> list[Found]:
-    """All text in a picture (H, W) or (H, W, 3) uint8, from top to bottom. Nothing in pictures too small to carry any."""
+    """All text in a picture (H, W) or (H, W, 3) uint8, from top to bottom.
+
+    Nothing in pictures too small to carry any.
+    """
     if min(picture.shape[:2]) < SMALLEST:
         return []
     answer = _engine()(_three(picture), use_det=True, use_cls=False, use_rec=True, text_score=0.0)
@@ -105,7 +114,12 @@ def read_frame(picture: np.ndarray, frame: int = 0) -> list[Found]:
         if not re.search(r"\w", text) or (score < CONFIDENT and len(text.strip()) < 3):
             continue
         low, high = np.floor(np.min(corners, axis=0)).astype(int), np.ceil(np.max(corners, axis=0)).astype(int)
-        box = max(0, int(low[1])), max(0, int(low[0])), min(picture.shape[0], int(high[1])), min(picture.shape[1], int(high[0]))
+        box = (
+            max(0, int(low[1])),
+            max(0, int(low[0])),
+            min(picture.shape[0], int(high[1])),
+            min(picture.shape[1], int(high[0])),
+        )
         found.append(Found(frame, *box, text.strip(), kind_of(text), round(float(score), 3)))
     return sorted(found, key=lambda f: f.box)
 
@@ -135,7 +149,8 @@ def read_clock(crop: np.ndarray) -> Clock | None:
 
 
 def parse_clock(text: str, confidence: float = 1.0) -> Clock | None:
-    """The time that a text states: ``11:24:20``, ``2:56:22 PM``, ``+2:09:04`` (a running timer), ``00:12`` (minutes, seconds).
+    """The time that a text states: ``11:24:20``, ``2:56:22 PM``, ``+2:09:04`` (a running timer), ``00:12`` (minutes,
+    seconds).
 
     Without hours it counts as a timer. ``None`` when there is no time, or more than one.
     """
@@ -155,17 +170,26 @@ def parse_clock(text: str, confidence: float = 1.0) -> Clock | None:
 
 
 def kind_of(text: str) -> str:
-    """``clock``, ``date``, ``id``, ``number``, ``word`` or ``name``: what a text is taken for. ``name`` is whatever is nothing else."""
+    """``clock``, ``date``, ``id``, ``number``, ``word`` or ``name``: what a text is taken for.
+
+    ``name`` is whatever is nothing else.
+    """
     clock = parse_clock(text)
     rest = _CLOCK.sub(" ", text) if clock else text
     if _DATE.search(rest):
         return "date"
     tokens = [t.strip(".,=<>+-_") for t in re.split(r"[^\w.,%°<>=+-]+|[=<>]", rest) if re.search(r"\w", t)]
-    bare = [re.sub(r"\D", "", t) for t in tokens if "." not in t and "%" not in t and not re.fullmatch(r"\d+[a-z]{1,3}", t, re.I)]
+    bare = [
+        re.sub(r"\D", "", t)
+        for t in tokens
+        if "." not in t and "%" not in t and not re.fullmatch(r"\d+[a-z]{1,3}", t, re.I)
+    ]
     mixed = [t for t in tokens if re.search(r"[^\W\d]", t) and sum(c.isdigit() for c in t) > 3]
     if sum(map(len, bare)) > 6 or any(len(b) > 4 for b in bare) or mixed:
         return "id"
-    unknown = [t for t in tokens if len(t) > 1 and t.lower() not in WORDS and not _NUMBER.fullmatch(t) and not _technical(t)]
+    unknown = [
+        t for t in tokens if len(t) > 1 and t.lower() not in WORDS and not _NUMBER.fullmatch(t) and not _technical(t)
+    ]
     if unknown:
         return "id" if all(any(c.isdigit() for c in t) for t in unknown) else "name"
     if clock:
@@ -184,7 +208,10 @@ def _technical(token: str) -> bool:
 
 @dataclass(frozen=True)
 class TextJob(Job):
-    """Search one stored array. ``show`` are the values shown as black and white; ``black`` lists the kinds to black out."""
+    """Search one stored array.
+
+    ``show`` are the values shown as black and white; ``black`` lists the kinds to black out.
+    """
 
     out: Path
     array_id: str
@@ -193,16 +220,21 @@ class TextJob(Job):
     black: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """``{"key", "text": {state, array_id, found}}``; ``words`` is for the map outside the data set and never for the journal.
+        """``{"key", "text": {state, array_id, found}}``; ``words`` is for the map outside the data set and never for
+        the journal.
 
-        A fault of the networks leaves the array unchecked; only faults of the disk are raised: they concern every study.
+        A fault of the networks leaves the array unchecked; only faults of the disk are raised: they concern every
+        study.
         """
         try:
             return self._searched()
         except UserError:
             raise
         except Exception as error:
-            return {"key": self.key, "reject": {"reason": f"its pixels could not be searched ({type(error).__name__})", "fix": "scan again"}}
+            return {
+                "key": self.key,
+                "reject": {"reason": f"its pixels could not be searched ({type(error).__name__})", "fix": "scan again"},
+            }
 
     def _searched(self) -> dict[str, Any]:
         array = store.open_array(self.out, self.array_id)
@@ -222,7 +254,10 @@ class TextJob(Job):
 
 
 def find(array: np.ndarray, kind: str, show: tuple[float, float], only: Collection[int] | None = None) -> list[Found]:
-    """Text of an array (C, D, H, W); what stands at one place in several frames is told once. ``only`` names the pictures to look at."""
+    """Text of an array (C, D, H, W); what stands at one place in several frames is told once.
+
+    ``only`` names the pictures to look at.
+    """
     found: list[Found] = []
     for frame, picture in _pictures(array, kind, show, only):
         for new in read_frame(picture, frame):
@@ -231,7 +266,9 @@ def find(array: np.ndarray, kind: str, show: tuple[float, float], only: Collecti
     return found
 
 
-def _pictures(array: np.ndarray, kind: str, show: tuple[float, float], only: Collection[int] | None) -> Iterator[tuple[int, np.ndarray]]:
+def _pictures(
+    array: np.ndarray, kind: str, show: tuple[float, float], only: Collection[int] | None
+) -> Iterator[tuple[int, np.ndarray]]:
     """(frame number, picture) of what the pass looks at; pictures that differ nowhere are looked at once."""
     depth, seen = array.shape[1], set()
     for frame in sorted(f for f in {0, depth // 2, depth - 1} if only is None or f in only):
@@ -253,7 +290,9 @@ def _shown(frame: np.ndarray, show: tuple[float, float]) -> np.ndarray:
     """A frame (C, H, W) as (H, W) or (H, W, 3) uint8."""
     if frame.dtype != np.uint8 or show != (0.0, 255.0):
         low, high = show
-        frame = (np.clip((np.nan_to_num(frame.astype(np.float32)) - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+        frame = (np.clip((np.nan_to_num(frame.astype(np.float32)) - low) / max(high - low, 1e-6), 0, 1) * 255).astype(
+            np.uint8
+        )
     return frame[0] if frame.shape[0] < 3 else np.moveaxis(frame[:3], 0, -1)
 
 
@@ -267,9 +306,17 @@ def _same(a: Found, b: Found) -> bool:
 
 
 def _blacked(
-    out: Path, array: np.ndarray, kind: str, show: tuple[float, float], boxes: list[Found], black: tuple[str, ...], kept: list[Box]
+    out: Path,
+    array: np.ndarray,
+    kind: str,
+    show: tuple[float, float],
+    boxes: list[Found],
+    black: tuple[str, ...],
+    kept: list[Box],
 ) -> tuple[store.Stored, list[Found]]:
-    """A copy of the array with boxes set to the darkest value; looked at again, twice at most, until nothing is left in it."""
+    """A copy of the array with boxes set to the darkest value; looked at again, twice at most, until nothing is
+    left in it.
+    """
     mask = np.zeros(array.shape[2:], bool)
     again: list[Found] = []
     new = boxes
@@ -278,7 +325,8 @@ def _blacked(
             top, left, bottom, right = margin(f.box, mask.shape, kept)
             mask[top:bottom, left:right] = True
         seen = {f.frame for f in new}
-        new = [f for f in find(_Masked(array, mask, show[0]), kind, show, seen) if f.kind in black]  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        new = [f for f in find(_Masked(array, mask, show[0]), kind, show, seen) if f.kind in black]
         if not new:
             break
         again += new

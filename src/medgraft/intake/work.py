@@ -100,7 +100,9 @@ def open_item(item: Item, limits: Limits) -> Study:
         except Unreadable:
             raise
         except Exception as error:
-            raise Unreadable(f"a frame cannot be read ({type(error).__name__})", fix="copy the folder again from its source") from error
+            raise Unreadable(
+                f"a frame cannot be read ({type(error).__name__})", fix="copy the folder again from its source"
+            ) from error
         study.notes.extend(item.notes)
         return study
     if item.reader == "series":
@@ -111,7 +113,10 @@ def open_item(item: Item, limits: Limits) -> Study:
         except Unreadable:
             raise
         except Exception as error:
-            raise Unreadable(f"a slice of the series cannot be read ({type(error).__name__})", fix="copy the series again from its source") from error
+            raise Unreadable(
+                f"a slice of the series cannot be read ({type(error).__name__})",
+                fix="copy the series again from its source",
+            ) from error
     return open_with(reader_named(item.reader), path, limits)
 
 
@@ -121,8 +126,16 @@ def _archive_row(item: Item, limits: Limits) -> Study:
     pixels = npz.read_row(Path(item.files[0]), item.member, item.row, limits)
     unit = "display" if pixels.dtype == np.uint8 else "raw"
     if pixels.ndim == 2 or pixels.shape[-1] == 3:
-        return Study("image", iter([picture.channels_first(pixels, limits.colour)]), value_unit=unit, time_source=["none"])
-    return Study("volume", (s[None] for s in pixels), value_unit="raw", time_source=["none"], notes=["no spacing or orientation in the archive"])
+        return Study(
+            "image", iter([picture.channels_first(pixels, limits.colour)]), value_unit=unit, time_source=["none"]
+        )
+    return Study(
+        "volume",
+        (s[None] for s in pixels),
+        value_unit="raw",
+        time_source=["none"],
+        notes=["no spacing or orientation in the archive"],
+    )
 
 
 def _store(task: Task) -> dict[str, Any]:
@@ -190,17 +203,24 @@ def _channels(task: Task, shape: tuple[int, ...], study: Study) -> np.ndarray:
     assert task.mask is not None
     labels, affine = read_mask(Path(task.mask), task.limits)
     if labels.shape != shape[1:]:
-        raise Unreadable(f"the image is {_size(shape[1:])}, its mask {_size(labels.shape)}", fix="give a mask of the image's shape")
+        raise Unreadable(
+            f"the image is {_size(shape[1:])}, its mask {_size(labels.shape)}", fix="give a mask of the image's shape"
+        )
     if study.kind == "volume" and affine is not None and study.spacing[0] is not None:
         corner = np.array([*shape[1:], 1.0])
         away = np.abs(np.array(affine).reshape(4, 4) @ corner - np.array(study.to_source).reshape(4, 4) @ corner).max()
         start = np.abs(np.array(affine)[3::4] - np.array(study.to_source)[3::4]).max()
         if max(away, start) > 0.5 * min(s for s in study.spacing if s is not None):
-            raise Unreadable(f"image and mask lie {max(away, start):.3g} mm apart", fix="resample the mask onto the image")
+            raise Unreadable(
+                f"image and mask lie {max(away, start):.3g} mm apart", fix="resample the mask onto the image"
+            )
     values = [int(v) for v in np.unique(labels)]
     unknown = [v for v in values if v not in (0, IGNORE, *task.structures)]
     if unknown:
-        raise Unreadable(f"the mask holds value {unknown[0]}, which is no structure", fix="name it with structures={VALUE: NAME} or set it to 0")
+        raise Unreadable(
+            f"the mask holds value {unknown[0]}, which is no structure",
+            fix="name it with structures={VALUE: NAME} or set it to 0",
+        )
     mask = np.stack([(labels == value).astype(np.uint8) for value in task.structures], axis=1)
     if IGNORE not in task.structures:
         mask[np.broadcast_to((labels == IGNORE)[:, None], mask.shape)] = IGNORE
@@ -230,7 +250,10 @@ def read_mask(path: Path, limits: Limits) -> tuple[np.ndarray, tuple[float, ...]
     except Unreadable as error:
         raise Unreadable(f"mask: {error.cause}", fix=error.fix) from error
     except Exception as error:
-        raise Unreadable(f"the mask cannot be decoded ({type(error).__name__}): damaged or truncated", fix="copy it again from its source") from error
+        raise Unreadable(
+            f"the mask cannot be decoded ({type(error).__name__}): damaged or truncated",
+            fix="copy it again from its source",
+        ) from error
     raise Unreadable(f"a mask cannot be a {name} file", fix="store masks as PNG, BMP, TIFF, NIfTI, MHA or NRRD")
 
 

@@ -29,15 +29,28 @@ def text(query: str = "") -> str:
         facts = registry.info(name)
         kind = "image" if facts.dims == 2 else "clip or volume"
         gives = "a map" if facts.dense else f"{facts.features} features"
-        starts = ["random*", *(card.name.split(".", 1)[-1] + ("*" if here(card) else "") for card in weights.cards(name))]
+        starts = [
+            "random*",
+            *(card.name.split(".", 1)[-1] + ("*" if here(card) else "") for card in weights.cards(name)),
+        ]
         rows.append((name, kind, gives, ", ".join(starts)))
     if not query:
-        rows.append(("and any of", "", "", "torchvision:NAME, timm:NAME, monai:NAME, smp:ARCHITECTURE-ENCODER; i3d:NAME, r2plus1d:NAME"))
+        rows.append(
+            (
+                "and any of",
+                "",
+                "",
+                "torchvision:NAME, timm:NAME, monai:NAME, smp:ARCHITECTURE-ENCODER; i3d:NAME, r2plus1d:NAME",
+            )
+        )
     return _table(rows)
 
 
 def here(card: WeightCard, folders: Sequence[Path] = ()) -> Path | None:
-    """The card's file on this machine (the first part of one that is not joined yet), or None. Never downloads or writes."""
+    """The card's file on this machine (the first part of one that is not joined yet), or None.
+
+    Never downloads or writes.
+    """
     try:
         return weights.locate(replace(card, shards=()), folders=folders, download=False)
     except WeightsAbsent:
@@ -45,24 +58,34 @@ def here(card: WeightCard, folders: Sequence[Path] = ()) -> Path | None:
 
 
 def own_cards(query: str = "") -> list[WeightCard]:
-    """The cards of the zoo's networks; ``query`` is a kind (2d, 3d, dense, features) or part of a card's name or source data."""
+    """The cards of the zoo's networks; ``query`` is a kind (2d, 3d, dense, features) or part of a card's name or source
+    data.
+    """
     kind = query if query in ("2d", "3d", "dense", "features") else None
     found = [card for name in registry.names(kind) for card in weights.cards(name)]
     if query and kind is None:
-        found = [card for card in found if query.lower() in card.name.lower() or query.lower() in card.source_data.lower()]
+        found = [
+            card for card in found if query.lower() in card.name.lower() or query.lower() in card.source_data.lower()
+        ]
         if not found:
-            raise UserError("no card has this in its name or source data", case=query, fix="see `medgraft weights list`")
+            raise UserError(
+                "no card has this in its name or source data", case=query, fix="see `medgraft weights list`"
+            )
     return found
 
 
 def weights_text(folders: Sequence[Path] = (), query: str = "") -> str:
-    """Cards of the zoo: data, licence, size, and whether the file is here; all that is known where there are three at most."""
+    """Cards of the zoo: data, licence, size, and whether the file is here; all that is known where there are three at
+    most.
+    """
     found = own_cards(query)
     if len(found) <= 3:
         return "\n\n".join(_details(card, folders) for card in found)
     rows = [("card", "trained on", "licence", "MB", "file")]
     for card in found:
-        rows.append((card.name, _short(card.source_data, 34), _short(card.licence, 24), _megabytes(card), _place(card, folders)))
+        rows.append(
+            (card.name, _short(card.source_data, 34), _short(card.licence, 24), _megabytes(card), _place(card, folders))
+        )
     return _table(rows) + "\n* by download=true. All about one: medgraft weights list NAME"
 
 
@@ -84,9 +107,20 @@ def _details(card: WeightCard, folders: Sequence[Path]) -> str:
     """Every field of a card that says something, one a line."""
     rows = [("card", card.name), ("file", _place(card, folders)), ("name", card.file_name), ("MB", _megabytes(card))]
     rows += [("sha256", card.sha256 or "none published"), ("licence", card.licence), ("trained on", card.source_data)]
-    rows += [("accuracy", card.accuracy or "not stated"), ("paper", card.paper), ("input", " x ".join(map(str, card.input_size)))]
+    rows += [
+        ("accuracy", card.accuracy or "not stated"),
+        ("paper", card.paper),
+        ("input", " x ".join(map(str, card.input_size))),
+    ]
     values = f"0 to {card.range:g}, minus {_numbers(card.mean)}, over {_numbers(card.std)}, {card.channels} channels"
-    rows += [("values", ("standardised, " if card.standardise else "") + values + (f" {card.channel_order}" if card.channels == 3 else ""))]
+    rows += [
+        (
+            "values",
+            ("standardised, " if card.standardise else "")
+            + values
+            + (f" {card.channel_order}" if card.channels == 3 else ""),
+        )
+    ]
     rows += [("package", card.package), *(("address", address) for address in card.addresses), ("notes", card.notes)]
     return _table([row for row in rows if row[1]])
 

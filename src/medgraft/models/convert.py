@@ -40,7 +40,8 @@ class Refused(Exception):
     """A file that asks for more than numbers; the message is one line."""
 
 
-# ---------------------------------------------------------------------------------------- what the rest of medgraft calls
+# ---------------------------------------------------------------------------------------- what the rest of medgraft
+# calls
 
 
 def twin(path: Path) -> Path:
@@ -49,25 +50,34 @@ def twin(path: Path) -> Path:
 
 
 def checked(converted: Path, *, source: str = "") -> Path:
-    """A converted file whose note holds its hash; ``source`` is the hash (or its beginning) that its original must have had.
+    """A converted file whose note holds its hash; ``source`` is the hash (or its beginning) that its original must have
+    had.
 
     Raises ``UserError`` for a missing note and for hashes that differ.
     """
     try:
         original, own = (line.split()[0] for line in _note(converted).read_text(encoding="ascii").splitlines()[:2])
     except (OSError, ValueError, IndexError) as error:
-        raise UserError("the converted file has no note of its hashes", case=converted.name, fix="convert the original again") from error
+        raise UserError(
+            "the converted file has no note of its hashes", case=converted.name, fix="convert the original again"
+        ) from error
     if not original.startswith(source):
         raise UserError(
-            f"it was converted from a file with sha256 {original}, the card says {source}", case=converted.name, fix="fetch the right file"
+            f"it was converted from a file with sha256 {original}, the card says {source}",
+            case=converted.name,
+            fix="fetch the right file",
         )
     if _sha256(converted) != own:
-        raise UserError("the converted file has changed since its conversion", case=converted.name, fix="convert the original again")
+        raise UserError(
+            "the converted file has changed since its conversion", case=converted.name, fix="convert the original again"
+        )
     return converted
 
 
 def converted(path: Path, cache: Path | None = None) -> Path:
-    """The safetensors file of ``path``: made on the first call, beside it or in ``cache``, then checked and used again."""
+    """The safetensors file of ``path``: made on the first call, beside it or in ``cache``, then checked and used
+    again.
+    """
     places = [twin(path), *([cache / twin(path).name] if cache is not None else [])]
     digest = _sha256(path)
     for place in places:
@@ -99,7 +109,16 @@ def convert(path: Path, out: Path | None = None, *, seconds: float = SECONDS, me
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=out.parent) as place:
         made = Path(place) / out.name
         root = str(Path(__file__).resolve().parents[2])
-        words = [sys.executable, "-P", "-m", "medgraft.models.convert", str(path.resolve()), str(made.resolve()), str(memory), str(seconds)]
+        words = [
+            sys.executable,
+            "-P",
+            "-m",
+            "medgraft.models.convert",
+            str(path.resolve()),
+            str(made.resolve()),
+            str(memory),
+            str(seconds),
+        ]
         settings = {**os.environ, "PYTHONPATH": root, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         if torchscript.is_torchscript(path):
             _from_script(path, made)
@@ -126,12 +145,20 @@ def _in_child(path: Path, words: list[str], settings: dict[str, str], seconds: f
         done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, env=settings)
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"reading it took longer than {seconds:g} s", case=path.name, fix="no weights need that long; do not trust the file"
+            f"reading it took longer than {seconds:g} s",
+            case=path.name,
+            fix="no weights need that long; do not trust the file",
         ) from None
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        line = lines[-1].removeprefix("refused: ") if lines and lines[-1].startswith("refused: ") else "it breaks its reader"
-        raise UserError(line, case=path.name, fix="only arrays, tensors, dicts, text and numbers are read; do not trust other files")
+        line = (
+            lines[-1].removeprefix("refused: ")
+            if lines and lines[-1].startswith("refused: ")
+            else "it breaks its reader"
+        )
+        raise UserError(
+            line, case=path.name, fix="only arrays, tensors, dicts, text and numbers are read; do not trust other files"
+        )
 
 
 def _note(path: Path) -> Path:
@@ -143,7 +170,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ---------------------------------------------------------------------------------------- stand-ins: numbers, no behaviour
+# ---------------------------------------------------------------------------------------- stand-ins: numbers, no
+# behaviour
 
 
 class _Storage:
@@ -160,7 +188,12 @@ class _Tensor:
     def __init__(self, storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
         if not isinstance(storage, _Storage):
             raise Refused("a tensor without a storage")
-        self.storage, self.offset, self.size, self.stride = storage, int(offset), tuple(map(int, size)), tuple(map(int, stride))
+        self.storage, self.offset, self.size, self.stride = (
+            storage,
+            int(offset),
+            tuple(map(int, size)),
+            tuple(map(int, stride)),
+        )
 
     def array(self) -> np.ndarray:
         flat = _numbers(self.storage.kind, self.storage.data)
@@ -202,7 +235,13 @@ class _Array:
 def _array(data: object, dtype: object, shape: object, order: object = "C") -> np.ndarray:
     if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple):
         raise Refused("an array without a plain dtype and shape")
-    raw = data.encode("latin-1") if isinstance(data, str) else bytes(data) if isinstance(data, (bytes, bytearray)) else None
+    raw = (
+        data.encode("latin-1")
+        if isinstance(data, str)
+        else bytes(data)
+        if isinstance(data, (bytes, bytearray))
+        else None
+    )
     plain = dtype.plain()
     if raw is None or len(raw) != math.prod(map(int, shape)) * plain.itemsize:
         raise Refused("an array whose bytes do not fit its shape")
@@ -250,10 +289,26 @@ def _tensor(storage: object, offset: Any, size: Any, stride: Any, *others: objec
 
 
 _KINDS = {
-    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16", "LongStorage": "i8", "IntStorage": "i4",
+    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16",
+    "LongStorage": "i8", "IntStorage": "i4",
     "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "b1", "UntypedStorage": "u1",
 }  # fmt: skip
-_DTYPES = ("float64", "double", "float32", "float", "float16", "half", "bfloat16", "int64", "long", "int32", "int16", "int8", "uint8", "bool")
+_DTYPES = (
+    "float64",
+    "double",
+    "float32",
+    "float",
+    "float16",
+    "half",
+    "bfloat16",
+    "int64",
+    "long",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
@@ -276,7 +331,9 @@ for _package in ("numpy.core", "numpy._core"):
     _ALLOWED[f"{_package}.multiarray", "_reconstruct"] = _Array
     _ALLOWED[f"{_package}.multiarray", "scalar"] = _scalar
     _ALLOWED[f"{_package}.numeric", "_frombuffer"] = _from_buffer
-_SCRIPT = dict.fromkeys(("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag"), _first)
+_SCRIPT = dict.fromkeys(
+    ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag"), _first
+)
 
 
 class _Reader(pickle.Unpickler):
@@ -349,7 +406,9 @@ def _archive(stream: IO[bytes]) -> Any:
 
 
 def _legacy(stream: IO[bytes]) -> Any:
-    """The object of ``torch.save`` before its zip: magic number, version, machine, object, keys, then the storages' numbers."""
+    """The object of ``torch.save`` before its zip: magic number, version, machine, object, keys, then the storages'
+    numbers.
+    """
     storages: dict[str, _Storage] = {}
 
     def storage(key: tuple[Any, ...]) -> _Storage:
@@ -388,7 +447,10 @@ def _numbers(kind: str, data: bytes | memoryview) -> np.ndarray:
 
 def _named(made: Any) -> dict[str, np.ndarray]:
     """Arrays by name out of what a file holds: a dict of them, wrapped or not."""
-    while isinstance(made, Mapping) and (inner := next((made[key] for key in _WRAPPERS if isinstance(made.get(key), Mapping)), None)) is not None:
+    while (
+        isinstance(made, Mapping)
+        and (inner := next((made[key] for key in _WRAPPERS if isinstance(made.get(key), Mapping)), None)) is not None
+    ):
         made = inner
     found: dict[str, np.ndarray] = {}
     for name, value in made.items() if isinstance(made, Mapping) else ():

@@ -160,7 +160,13 @@ def _torchvision_facts(bare: str) -> dict[str, Any]:
 
 
 def _build_torchvision(
-    bare: str, *, channels: int, size: tuple[int, ...] | None, classes: int | None = None, auxiliary: bool = False, **options: Any
+    bare: str,
+    *,
+    channels: int,
+    size: tuple[int, ...] | None,
+    classes: int | None = None,
+    auxiliary: bool = False,
+    **options: Any,
 ) -> nn.Module:
     """``auxiliary`` keeps Inception's side tower, which runs in training mode only; ``body.tower`` names it."""
     import torchvision.models as models
@@ -193,7 +199,9 @@ def _torchvision_cards(bare: str) -> list[WeightCard]:
         url = entry.url
         stem = re.search(r"-([0-9a-f]{8})\.pth$", url)
         dataset = next(iter(entry.meta.get("_metrics", {})), "unknown")
-        figures = ", ".join(f"{k.replace('acc@', 'top-')} {v} %" for k, v in entry.meta.get("_metrics", {}).get(dataset, {}).items())
+        figures = ", ".join(
+            f"{k.replace('acc@', 'top-')} {v} %" for k, v in entry.meta.get("_metrics", {}).get(dataset, {}).items()
+        )
         half = bare in _HALVES
         found.append(
             WeightCard(
@@ -203,7 +211,9 @@ def _torchvision_cards(bare: str) -> list[WeightCard]:
                 addresses=(url,),
                 sha256=stem.group(1) if stem else "",
                 licence="BSD-3-Clause (torchvision); its training data may add terms",
-                source_data={"ImageNet-1K": "ImageNet-1k", "COCO-val2017-VOC-labels": "COCO (VOC labels)"}.get(dataset, dataset),
+                source_data={"ImageNet-1K": "ImageNet-1k", "COCO-val2017-VOC-labels": "COCO (VOC labels)"}.get(
+                    dataset, dataset
+                ),
                 accuracy=figures,
                 paper=str(entry.meta.get("recipe", "")),
                 input_size=tuple(getattr(transform, "crop_size", (224,)) * 2)[:2],
@@ -280,7 +290,9 @@ def _timm_facts(bare: str) -> dict[str, Any]:
     }
 
 
-def _build_timm(bare: str, *, channels: int, size: tuple[int, ...] | None, classes: int | None = None, **options: Any) -> nn.Module:
+def _build_timm(
+    bare: str, *, channels: int, size: tuple[int, ...] | None, classes: int | None = None, **options: Any
+) -> nn.Module:
     import timm
 
     record = timm.get_pretrained_cfg(bare)
@@ -289,9 +301,18 @@ def _build_timm(bare: str, *, channels: int, size: tuple[int, ...] | None, class
     body: Any = timm.create_model(bare, pretrained=False, num_classes=classes or 0, in_chans=channels, **options)
     embedding = getattr(body, "patch_embed", None)
     patch = getattr(embedding, "patch_size", None)
-    if size is not None and isinstance(patch, tuple) and not getattr(embedding, "dynamic_img_pad", False) and any(s % p for s, p in zip(size, patch)):
+    if (
+        size is not None
+        and isinstance(patch, tuple)
+        and not getattr(embedding, "dynamic_img_pad", False)
+        and any(s % p for s, p in zip(size, patch))
+    ):
         # timm would build it and leave out what lies beyond the last whole patch, without a word
-        raise UserError(f"the network cuts pictures into patches of {patch}, {tuple(size)} is no multiple", case=f"timm:{bare}", fix="change `size`")
+        raise UserError(
+            f"the network cuts pictures into patches of {patch}, {tuple(size)} is no multiple",
+            case=f"timm:{bare}",
+            fix="change `size`",
+        )
     if classes:
         return surgery.annotate(body)
     classifier = (body.default_cfg or {}).get("classifier") or ()
@@ -302,12 +323,18 @@ def _timm_cards(bare: str) -> list[WeightCard]:
     import timm
 
     default = timm.get_pretrained_cfg(bare)
-    listed = timm.list_models(f"{bare}.*", pretrained=True) or ([bare] if default is not None and default.has_weights else [])
+    listed = timm.list_models(f"{bare}.*", pretrained=True) or (
+        [bare] if default is not None and default.has_weights else []
+    )
     tags = [name.partition(".")[2] for name in listed]
     found = []
     for tag in sorted(tags, key=lambda t: (default is None or t != default.tag, t)):
         record = timm.get_pretrained_cfg(f"{bare}.{tag}" if tag else bare)
-        if record is None or record.custom_load == "hf" or not (record.hf_hub_id or (record.url and not record.custom_load)):
+        if (
+            record is None
+            or record.custom_load == "hf"
+            or not (record.hf_hub_id or (record.url and not record.custom_load))
+        ):
             continue  # no file, or one that only timm's own loader reads
         label = tag or "pretrained"
         if record.hf_hub_id:
@@ -344,7 +371,9 @@ def _timm_cards(bare: str) -> list[WeightCard]:
 
 
 def _timm_source(tag: str, classes: int | None) -> str:
-    """Source data from a timm tag, the last stage of training last: ``augreg_in21k_ft_in1k`` -> ImageNet-21k, ImageNet-1k."""
+    """Source data from a timm tag, the last stage of training last: ``augreg_in21k_ft_in1k`` -> ImageNet-21k,
+    ImageNet-1k.
+    """
     known = {
         "in1k": "ImageNet-1k",
         "in12k": "ImageNet-12k",
@@ -370,7 +399,9 @@ def _timm_source(tag: str, classes: int | None) -> str:
     stages = [known[word] for word in re.split(r"[_.]", tag) if word in known]
     if stages:
         return ", ".join(dict.fromkeys(stages))
-    return {1000: "ImageNet-1k", 21843: "ImageNet-21k", 21841: "ImageNet-21k", 11821: "ImageNet-12k"}.get(classes or 0, f"see tag '{tag}'")
+    return {1000: "ImageNet-1k", 21843: "ImageNet-21k", 21841: "ImageNet-21k", 11821: "ImageNet-12k"}.get(
+        classes or 0, f"see tag '{tag}'"
+    )
 
 
 # ---------------------------------------------------------------------------------------- MONAI
@@ -404,10 +435,14 @@ def monai_networks() -> Any:
             del sys.modules[unwanted]
 
 
-def _build_monai(bare: str, *, channels: int, size: tuple[int, ...] | None, structures: int = 2, **options: Any) -> nn.Module:
+def _build_monai(
+    bare: str, *, channels: int, size: tuple[int, ...] | None, structures: int = 2, **options: Any
+) -> nn.Module:
     networks = monai_networks()
     kind, output, _, arguments = _MONAI[bare]
-    body: nn.Module = getattr(networks, kind)(**{"spatial_dims": 3, "in_channels": channels, "out_channels": structures, **arguments, **options})
+    body: nn.Module = getattr(networks, kind)(
+        **{"spatial_dims": 3, "in_channels": channels, "out_channels": structures, **arguments, **options}
+    )
     if output == "features":
         return surgery.annotate(body, removed=(surgery.remove_classifier(body),))
     return surgery.annotate(body, last=(surgery.last_layer(body),))
@@ -421,7 +456,9 @@ def _monai_cards(bare: str) -> list[WeightCard]:
             name="monai:swinunetr.ssl_ct",
             backbone="monai:swinunetr",
             file_name="model_swinvit.pt",
-            addresses=("https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/model_swinvit.pt",),
+            addresses=(
+                "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/model_swinvit.pt",
+            ),
             licence="Apache-2.0 (MONAI); its training data may add terms",
             source_data="5050 CT volumes of head, chest, abdomen and pelvis, self-supervised",
             accuracy="none of its own; a start for segmentation",
@@ -447,8 +484,17 @@ def _smp_facts(bare: str) -> dict[str, Any]:
 def _build_smp(bare: str, *, channels: int, structures: int, size: tuple[int, ...] | None, **options: Any) -> nn.Module:
     smp = importlib.import_module("segmentation_models_pytorch")
     architecture, _, encoder = bare.partition("-")
-    body = smp.create_model(architecture, encoder, encoder_weights=None, in_channels=channels, classes=structures, **options)
-    removed = ("encoder.fc", "encoder.last_linear", "encoder.classifier", "encoder.model.fc", "encoder.model.classifier", "encoder.model.head")
+    body = smp.create_model(
+        architecture, encoder, encoder_weights=None, in_channels=channels, classes=structures, **options
+    )
+    removed = (
+        "encoder.fc",
+        "encoder.last_linear",
+        "encoder.classifier",
+        "encoder.model.fc",
+        "encoder.model.classifier",
+        "encoder.model.head",
+    )
     return surgery.annotate(body, removed=removed, last=("segmentation_head",))
 
 
@@ -457,7 +503,9 @@ def _smp_cards(bare: str) -> list[WeightCard]:
     encoder = bare.partition("-")[2]
     if encoder.startswith("tu-"):
         return [
-            replace(card, name=f"smp:{bare}.{card.tag}", backbone=f"smp:{bare}", scope="encoder.model", name_map="identity")
+            replace(
+                card, name=f"smp:{bare}.{card.tag}", backbone=f"smp:{bare}", scope="encoder.model", name_map="identity"
+            )
             for card in _timm_cards(encoder.removeprefix("tu-"))
         ]
     if not re.match(r"(resnet|resnext|densenet|vgg|mobilenet_v2)", encoder):

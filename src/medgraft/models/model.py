@@ -44,7 +44,9 @@ class Preprocess:
 
 
 def standardised(x: Tensor, which: str) -> Tensor:
-    """Windows (B, C, D, H, W) at mean 0 and deviation 1 each, counted over ``all`` values or the ``positive`` ones; a constant one gives 0."""
+    """Windows (B, C, D, H, W) at mean 0 and deviation 1 each, counted over ``all`` values or the ``positive`` ones; a
+    constant one gives 0.
+    """
     counted = torch.ones_like(x) if which == "all" else (x > 0).to(x.dtype)
     axes = tuple(range(1, x.ndim))
     count = counted.sum(axes, keepdim=True).clamp(min=1)
@@ -76,7 +78,12 @@ class Model(nn.Module):
     std: Tensor
 
     def __init__(
-        self, body: nn.Module, head: nn.Module, card: Preprocess, weight_card: WeightCard | None = None, auxiliary: AuxiliaryHead | None = None
+        self,
+        body: nn.Module,
+        head: nn.Module,
+        card: Preprocess,
+        weight_card: WeightCard | None = None,
+        auxiliary: AuxiliaryHead | None = None,
     ) -> None:
         super().__init__()
         self.body = body
@@ -112,7 +119,8 @@ class Model(nn.Module):
 
         ``(x - low) / (high - low)`` clipped to 0..1 with (low, high) of each row of ``value_range`` (a
         constant study, low = high, gives 0), channels adapted (1 -> C' by repetition, 3 -> 1 by luminance),
-        standardised if the card says so, times the card's range, minus mean, over std. Raises ``UserError`` for other changes of channels.
+        standardised if the card says so, times the card's range, minus mean, over std. Raises ``UserError`` for other
+        changes of channels.
         """
         low, high = value_range.to(x.device, torch.float32).view(-1, 2, 1, 1, 1, 1).unbind(1)
         span = torch.where(high > low, high - low, torch.ones_like(high))
@@ -123,7 +131,11 @@ class Model(nn.Module):
         elif have == 1 and want > 1:
             x = x.expand(-1, want, -1, -1, -1)
         elif have != want:
-            raise UserError(f"data with {have} channels cannot enter a network with {want}", case=self.info.name, fix="build it for these channels")
+            raise UserError(
+                f"data with {have} channels cannot enter a network with {want}",
+                case=self.info.name,
+                fix="build it for these channels",
+            )
         elif want == 3 and self.card.order == "BGR":
             x = x.flip(1)
         if self.card.standardise:
@@ -131,7 +143,8 @@ class Model(nn.Module):
         return (x * self.card.range - self.mean) / self.std
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
-        """Body features (B, F), or (B, D, F) for a head that reads sequences; for a dense body the maps (B, K, D, H, W).
+        """Body features (B, F), or (B, D, F) for a head that reads sequences; for a dense body the maps (B, K, D, H,
+        W).
 
         A batch that carries ``features`` (computed earlier by the same still body) skips the body.
         """
@@ -142,9 +155,17 @@ class Model(nn.Module):
         if self.info.dense:
             return self._dense(x)
         if self.info.fixed_size and sides != self.info.default_size:
-            raise UserError(f"windows of {sides} meet a network built for {self.info.default_size}", case=self.info.name, fix="set `size` to match")
+            raise UserError(
+                f"windows of {sides} meet a network built for {self.info.default_size}",
+                case=self.info.name,
+                fix="set `size` to match",
+            )
         if any(side < least for side, least in zip(sides, self.info.min_size)):
-            raise UserError(f"windows of {sides} are smaller than the network takes ({self.info.min_size})", case=self.info.name, fix="raise `size`")
+            raise UserError(
+                f"windows of {sides} are smaller than the network takes ({self.info.min_size})",
+                case=self.info.name,
+                fix="raise `size`",
+            )
         return self.body(x)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
@@ -167,7 +188,10 @@ class Model(nn.Module):
         return self.body(x)[:, :, :depth, :height, :width]
 
     def groups(self) -> list[tuple[str, list[nn.Parameter]]]:
-        """Parameters in stages from input to head; the last is named ``head``. Every parameter stands in exactly one."""
+        """Parameters in stages from input to head; the last is named ``head``.
+
+        Every parameter stands in exactly one.
+        """
         body = self.body.body if isinstance(self.body, Lift) else self.body
         last: tuple[str, ...] = tuple(getattr(body, "last", ()))
         head = {id(p) for name, p in body.named_parameters() if any(name.startswith(prefix + ".") for prefix in last)}
@@ -218,19 +242,31 @@ def make_model(
     if facts.dense != dense:
         fit = ", ".join(registry.names("dense" if dense else "features"))
         raise UserError(
-            f"this network gives {facts.output}, the task needs {'dense maps' if dense else 'features'}", case=name, fix=f"choose among {fit}"
+            f"this network gives {facts.output}, the task needs {'dense maps' if dense else 'features'}",
+            case=name,
+            fix=f"choose among {fit}",
         )
     card = weights.find_card(name, start)
     if body_channels is None:
-        body_channels = channels if card is None or (channels != 1 and channels != 3) or card.channels not in (1, 3) else card.channels
+        body_channels = (
+            channels
+            if card is None or (channels != 1 and channels != 3) or card.channels not in (1, 3)
+            else card.channels
+        )
     if channels not in (1, body_channels) and (channels, body_channels) != (3, 1):
         raise UserError(f"data with {channels} channels cannot enter a body with {body_channels}", case=name)
     if join not in ("mean", "bert"):
         raise UserError(f"unknown way to join frames '{join}'", case=name, fix="choose mean or bert")
     reads = join == "bert"
     if reads and (facts.dims != 2 or dense):
-        raise UserError("BERT joins the frames of an image network that gives features", case=name, fix="leave out join")
-    path = weights.locate(card, folders=folders, download=download, cache=cache) if card is not None and load_weights else None
+        raise UserError(
+            "BERT joins the frames of an image network that gives features", case=name, fix="leave out join"
+        )
+    path = (
+        weights.locate(card, folders=folders, download=download, cache=cache)
+        if card is not None and load_weights
+        else None
+    )
 
     auxiliary = auxiliary and facts.auxiliary > 0
     if auxiliary:
@@ -263,6 +299,12 @@ def _head(facts: BackboneInfo, outputs: int, hidden: int, dropout: float, frames
         return nn.Sequential(reader, LinearHead(reader.features, outputs, dropout, sequence.SPREAD))
     if facts.dense:
         if hidden:
-            raise UserError("a dense network ends in its own last layer, there is no place for a hidden one", case=facts.name, fix="leave hidden out")
+            raise UserError(
+                "a dense network ends in its own last layer, there is no place for a hidden one",
+                case=facts.name,
+                fix="leave hidden out",
+            )
         return DenseHead()
-    return HiddenHead(facts.features, hidden, outputs, dropout) if hidden else LinearHead(facts.features, outputs, dropout)
+    return (
+        HiddenHead(facts.features, hidden, outputs, dropout) if hidden else LinearHead(facts.features, outputs, dropout)
+    )

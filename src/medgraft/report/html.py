@@ -42,17 +42,29 @@ def build(run_dir: Path | str, *, lang: str = "en") -> Path:
     run_dir = Path(run_dir)
     text = Text(lang)
     if not (run_dir / "summary.json").is_file():
-        raise UserError("no summary.json, so there is nothing to report", case=str(run_dir), fix="run `medgraft run` to its end first")
+        raise UserError(
+            "no summary.json, so there is nothing to report",
+            case=str(run_dir),
+            fix="run `medgraft run` to its end first",
+        )
     summary = tables.read_json(run_dir / "summary.json")
     facts = tables.read_json(run_dir / "run.json") if (run_dir / "run.json").is_file() else {}
     if not isinstance(summary, dict) or not isinstance(summary.get("models"), list) or not isinstance(facts, dict):
-        raise UserError("summary.json holds no list of models", case=str(run_dir), fix="run `medgraft report` again after the statistics are made")
+        raise UserError(
+            "summary.json holds no list of models",
+            case=str(run_dir),
+            fix="run `medgraft report` again after the statistics are made",
+        )
     run = {**facts, **(summary.get("run") or {})}
-    run["warnings"] = list(dict.fromkeys([*listed(facts.get("warnings")), *listed((summary.get("run") or {}).get("warnings"))]))
+    run["warnings"] = list(
+        dict.fromkeys([*listed(facts.get("warnings")), *listed((summary.get("run") or {}).get("warnings"))])
+    )
     dataset = _dataset(run_dir, facts)
     if dataset is not None and not run.get("units"):
         described = dataset.info.get("targets") or {}
-        run["units"] = {t: (described.get(t) or {}).get("unit") for t in listed(run.get("targets")) if isinstance(described, dict)}
+        run["units"] = {
+            t: (described.get(t) or {}).get("unit") for t in listed(run.get("targets")) if isinstance(described, dict)
+        }
     view = View({**summary, "run": run}, text)
     drawn = Drawn(run_dir, view)
     page = _page(view, drawn, dataset, _splits(run_dir, facts), run_dir)
@@ -65,11 +77,24 @@ def write_page(folder: Path, name: str, text: Text, page: dict[str, Any], styles
     Style (with the further ``styles``) and script are inlined; what a user wrote is escaped, and an address that it may
     quote stays readable but cannot be followed.
     """
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    style = Markup("".join((TEMPLATES / file).read_text(encoding="utf-8") for file in ("style.css", *styles)))  # ours, not a user's
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = Markup(
+        "".join((TEMPLATES / file).read_text(encoding="utf-8") for file in ("style.css", *styles))
+    )  # ours, not a user's
     script = Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))
-    rendered = environment.get_template(f"{name}.html").render(t=text, style=style, script=script, version=__version__, **page)
-    return tables.write_text(folder / (f"{name}.html" if text.language == "en" else f"{name}.{text.language}.html"), _ADDRESS.sub("", rendered))
+    rendered = environment.get_template(f"{name}.html").render(
+        t=text, style=style, script=script, version=__version__, **page
+    )
+    return tables.write_text(
+        folder / (f"{name}.html" if text.language == "en" else f"{name}.{text.language}.html"),
+        _ADDRESS.sub("", rendered),
+    )
 
 
 def _dataset(run_dir: Path, facts: dict[str, Any]) -> tables.Dataset | None:
@@ -97,7 +122,9 @@ def _splits(run_dir: Path, facts: dict[str, Any]) -> list[dict[str, int]]:
         else:
             continue
         if finite(outer):
-            members.setdefault(int(outer), {"train": set(), "test": set()})["test" if role == "test" else "train"].add(str(patient))
+            members.setdefault(int(outer), {"train": set(), "test": set()})["test" if role == "test" else "train"].add(
+                str(patient)
+            )
     return [
         {"fold": fold + 1, "train": len(r["train"]), "test": len(r["test"]), "both": len(r["train"] & r["test"])}
         for fold, r in sorted(members.items())
@@ -125,14 +152,26 @@ class Drawn:
         self._number += 1
         return Markup(figures.inline(svg, f"f{self._number}", escaping.escape(alt, quote=True)))
 
-    def panels(self, name: str, title: str, ids: list[str], draw: Callable[[list[str]], str], names: dict[str, str] | None = None) -> dict[str, Any]:
+    def panels(
+        self,
+        name: str,
+        title: str,
+        ids: list[str],
+        draw: Callable[[list[str]], str],
+        names: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
         """Save all panels as one figure; for the page draw the first few one by one, so that they flow on a phone."""
         text, names = self.view.text, names or self.view.names
         if not ids:
             return {"panels": [], "shown": ""}
         self.keep(name, draw(ids))
         panels = [
-            {"id": k, "name": names[k], "svg": self.inline(draw([k]), text("figure_alt", title=title, models=names[k])), "note": ""}
+            {
+                "id": k,
+                "name": names[k],
+                "svg": self.inline(draw([k]), text("figure_alt", title=title, models=names[k])),
+                "note": "",
+            }
             for k in ids[:PANELS]
         ]
         file = f"{name}{self.ending.removesuffix('.svg')}"
@@ -140,7 +179,9 @@ class Drawn:
         return {"panels": panels, "shown": shown}
 
 
-def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list[dict[str, int]], run_dir: Path) -> dict[str, Any]:
+def _page(
+    view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list[dict[str, int]], run_dir: Path
+) -> dict[str, Any]:
     """Everything the template shows."""
     text, summary, run, names = view.text, view.summary, view.run, view.names
     warnings = [text.say(w, names) for w in run["warnings"]]
@@ -171,7 +212,9 @@ def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list
         "splits": splits,
         "split_unit": text(f"unit_{view.unit}"),
         "looks": _looks(view),
-        "recipe": yaml.safe_dump(public(run.get("recipe") or {}), allow_unicode=True, sort_keys=False, width=100).strip()
+        "recipe": yaml.safe_dump(
+            public(run.get("recipe") or {}), allow_unicode=True, sort_keys=False, width=100
+        ).strip()
         if run.get("recipe")
         else "",
         "limits": view.limitations(),
@@ -184,8 +227,16 @@ def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list
     page["roc"] = {**made, "note": text("roc_note", confidence=view.confidence_text, shown=macro + made["shown"])}
 
     bins = summary.get("calibration") or {}
-    made = drawn.panels("calibration", text("calibration_title"), view.order(bins), lambda ids: figures.calibration(bins, ids, names, text))
-    page["calibration"] = {**made, "note": text("calibration_note", confidence=view.confidence_text, shown=made["shown"])}
+    made = drawn.panels(
+        "calibration",
+        text("calibration_title"),
+        view.order(bins),
+        lambda ids: figures.calibration(bins, ids, names, text),
+    )
+    page["calibration"] = {
+        **made,
+        "note": text("calibration_note", confidence=view.confidence_text, shown=made["shown"]),
+    }
 
     page["claims"] = beside.claims(view)
     page["kinds"] = beside.kinds(view)
@@ -196,7 +247,9 @@ def _page(view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list
     page["distribution"] = _distribution(view, drawn)
 
     lines = summary.get("curves") or {}
-    made = drawn.panels("learning", text("learning_title"), view.order(lines), lambda ids: figures.learning(lines, ids, names, text))
+    made = drawn.panels(
+        "learning", text("learning_title"), view.order(lines), lambda ids: figures.learning(lines, ids, names, text)
+    )
     page["learning"] = {**made, "note": text("learning_note", shown=made["shown"])}
     return page
 
@@ -251,7 +304,12 @@ def _decimals(value: float) -> int:
 def _board(view: View, drawn: Drawn) -> dict[str, Any]:
     """The leaderboard with its interval bars, placed in per cent of the bar's column."""
     text, rows = view.text, view.leaderboard()
-    known = [v for r in rows for v in (r.get("value"), r.get("low"), r.get("high")) if r.get("value") is not None and finite(v)]
+    known = [
+        v
+        for r in rows
+        for v in (r.get("value"), r.get("low"), r.get("high"))
+        if r.get("value") is not None and finite(v)
+    ]
     chance = 0.5 if split_metric(view.primary)[1] in ("auc", "macro_auc") else None
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     pad = 0.04 * (high - low or 1.0)
@@ -264,15 +322,24 @@ def _board(view: View, drawn: Drawn) -> dict[str, Any]:
         if row.get("value") is None:
             row["bar"] = None
             continue
-        start, end = (row["low"], row["high"]) if finite(row["low"]) and finite(row["high"]) else (row["value"], row["value"])
+        start, end = (
+            (row["low"], row["high"]) if finite(row["low"]) and finite(row["high"]) else (row["value"], row["value"])
+        )
         row["bar"] = {"left": place(start), "width": round(place(end) - place(start), 2), "dot": place(row["value"])}
     marks = _ticks(low, high)
     decimals = max(text.decimals(known, view.primary) - 1, *(_decimals(v) for v in marks)) if known else 2
     ticks = [{"at": place(v), "text": text.number(v, view.primary, decimals)} for v in marks]
     label = text("forest_title", metric=view.metric_label(view.primary), confidence=view.confidence_text)
-    drawn_rows = [(view.names.get(r["id"], r["name"]), r["value"], r["low"], r["high"]) for r in rows if r.get("value") is not None]
+    drawn_rows = [
+        (view.names.get(r["id"], r["name"]), r["value"], r["low"], r["high"])
+        for r in rows
+        if r.get("value") is not None
+    ]
     if drawn_rows:
-        drawn.keep("forest", figures.forest(drawn_rows, label, chance if chance is not None and low <= chance <= high else None))
+        drawn.keep(
+            "forest",
+            figures.forest(drawn_rows, label, chance if chance is not None and low <= chance <= high else None),
+        )
     note = text(
         "leaderboard_note_one" if view.one_part else "leaderboard_note",
         metric=text.metric(view.primary),
@@ -290,7 +357,11 @@ def _metrics(view: View) -> dict[str, Any]:
     """All measures of all judged models, each with its interval: a row a measure, a column a model."""
     text = view.text
     rows = [
-        {"name": text.metric(c), "level": text.metric_level(c), "cells": [view.shown(m, c) if c in m["metrics"] else "–" for m in view.judged]}
+        {
+            "name": text.metric(c),
+            "level": text.metric_level(c),
+            "cells": [view.shown(m, c) if c in m["metrics"] else "–" for m in view.judged],
+        }
         for c in view.metric_names()
     ]
     if larger := beside.majority(view):
@@ -353,7 +424,10 @@ def _looks(view: View) -> dict[str, Any]:
         rows.append({"cell": f"{arm}{clean(look.get('cell'), 60)}", "time": clean(look.get("time"), 40)})
     cells = {str(look.get("cell")) for look in looks}
     key = "looks_note" if len(cells) == len(looks) else "looks_note_more"
-    return {"note": view.text(key, n=view.text.count("trainings", len(cells))) if looks else view.text("looks_none"), "rows": rows}
+    return {
+        "note": view.text(key, n=view.text.count("trainings", len(cells))) if looks else view.text("looks_none"),
+        "rows": rows,
+    }
 
 
 def _agreement(view: View, drawn: Drawn) -> dict[str, Any]:
@@ -365,13 +439,19 @@ def _agreement(view: View, drawn: Drawn) -> dict[str, Any]:
     panels: list[dict[str, Any]] = []
     shown = ""
     for number, target in enumerate(listed(view.run.get("targets")) or [None]):
-        points = {k: [r for r in rows if r.get("target") in (None, target)] for k, rows in every.items()} if view.several_targets else every
+        points = (
+            {k: [r for r in rows if r.get("target") in (None, target)] for k, rows in every.items()}
+            if view.several_targets
+            else every
+        )
         found, shown = _agreement_of(view, drawn, points, str(target or ""), f"_{number + 1}" if number else "")
         panels += found
     return {"panels": panels, "note": text("scatter_note", shown=shown)}
 
 
-def _agreement_of(view: View, drawn: Drawn, points: dict[str, Any], target: str, ending: str) -> tuple[list[dict[str, Any]], str]:
+def _agreement_of(
+    view: View, drawn: Drawn, points: dict[str, Any], target: str, ending: str
+) -> tuple[list[dict[str, Any]], str]:
     """The panels of one quantity, and how many of them are shown."""
     text, ids = view.text, view.order(points)
     names = {k: view.join([clean(target, 40), v]) if view.several_targets else v for k, v in view.names.items()}
@@ -390,9 +470,19 @@ def _agreement_of(view: View, drawn: Drawn, points: dict[str, Any], target: str,
         lower, bias, upper = (view.interval(e.value, e.low, e.high, metric, form="interval_plain") for e in three)
         notes[k] = text("agreement_facts", bias=bias, lower=lower, upper=upper)
     title = text("scatter_title")
-    left = drawn.panels(f"scatter{ending}", title, ids, lambda some: figures.scatter(points, some, names, text, unit), names)
-    right = drawn.panels(f"bland_altman{ending}", title, ids, lambda some: figures.bland_altman(points, found, some, names, text, unit), names)
-    panels = [{**a, "second": b["svg"], "note": notes.get(a["id"], "")} for a, b in zip(left["panels"], right["panels"])]
+    left = drawn.panels(
+        f"scatter{ending}", title, ids, lambda some: figures.scatter(points, some, names, text, unit), names
+    )
+    right = drawn.panels(
+        f"bland_altman{ending}",
+        title,
+        ids,
+        lambda some: figures.bland_altman(points, found, some, names, text, unit),
+        names,
+    )
+    panels = [
+        {**a, "second": b["svg"], "note": notes.get(a["id"], "")} for a, b in zip(left["panels"], right["panels"])
+    ]
     return panels, left["shown"]
 
 
@@ -402,8 +492,15 @@ def _distribution(view: View, drawn: Drawn) -> dict[str, Any] | None:
     if view.task != "segment" or not ids or not view.cases:
         return None
     text, some = view.text, ids[: figures.MOST_PANELS]
-    svg = drawn.keep("distribution", figures.distribution(view.matrix[: len(some)], [view.names[k] for k in some], text("heatmap_dice")))
-    shown = text("first_shown", n=len(some), file=f"distribution{drawn.ending.removesuffix('.svg')}", most=len(some)) if len(ids) > len(some) else ""
+    svg = drawn.keep(
+        "distribution",
+        figures.distribution(view.matrix[: len(some)], [view.names[k] for k in some], text("heatmap_dice")),
+    )
+    shown = (
+        text("first_shown", n=len(some), file=f"distribution{drawn.ending.removesuffix('.svg')}", most=len(some))
+        if len(ids) > len(some)
+        else ""
+    )
     alt = text("figure_alt", title=text("distribution_title"), models="; ".join(view.names[k] for k in some))
     return {"svg": drawn.inline(svg, alt), "note": text("distribution_note", shown=shown)}
 
@@ -439,7 +536,9 @@ def _heatmap(view: View, drawn: Drawn) -> dict[str, Any] | None:
         "names": names,
         "quantity": quantity,
         "low": text.number(low, "case.mae" if error else view.primary),
-        "high": ("≥\u00a0" if error else "") + text.number(high, "case.mae") + (f"\u00a0{view.error_unit}" if error and view.error_unit else ""),
+        "high": ("≥\u00a0" if error else "")
+        + text.number(high, "case.mae")
+        + (f"\u00a0{view.error_unit}" if error and view.error_unit else ""),
         "reverse": error,
         "labelled": len(set(labels)) > 1 and not error,
         "data": {
@@ -480,7 +579,9 @@ def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
     items = []
     # Where all models are one network, what tells them apart is how they were begun and trained.
     told = {m["id"]: view.detail(m) for m in view.judged}
-    same = len({m.get("model") for m in view.judged}) == 1 and all(told.values()) and len(set(told.values())) == len(told)
+    same = (
+        len({m.get("model") for m in view.judged}) == 1 and all(told.values()) and len(set(told.values())) == len(told)
+    )
     short = {k: v[:1].upper() + v[1:] for k, v in told.items()} if same else view.names
     metric = {"regress": "case.mae", "segment": "case.dice"}.get(view.task, "case.auc")
     unit = f"\u00a0{view.error_unit}" if view.task == "regress" and view.error_unit else ""
@@ -490,7 +591,11 @@ def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
         wrong = ", ".join(clean(t, 40) for t in listed(row.get("targets")))
         values = row.get("values") or {}
         scores = [
-            {"name": short[k], "value": text.number(values[k], metric) + unit, "share": round(100 * min(max(values[k], 0), 1), 1)}
+            {
+                "name": short[k],
+                "value": text.number(values[k], metric) + unit,
+                "share": round(100 * min(max(values[k], 0), 1), 1),
+            }
             for k in view.order(list(values))
             if finite(values[k])
         ]
@@ -509,7 +614,13 @@ def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
                 "scores": scores,
             }
         )
-    quantity = text("heatmap_error" if view.task == "regress" else "heatmap_dice" if view.task == "segment" else "heatmap_probability")
+    quantity = text(
+        "heatmap_error"
+        if view.task == "regress"
+        else "heatmap_dice"
+        if view.task == "segment"
+        else "heatmap_probability"
+    )
     return {
         "rows": items,
         "title": text("missed_title" if view.task == "classify" else "worst_title"),  # only classes can be missed

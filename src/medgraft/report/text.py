@@ -73,8 +73,14 @@ STRINGS: dict[str, tuple[str, str]] = {
     "count_models_one": ("1 model", "1 个模型"),
     # --- numbers ---
     "interval": ("{value} ({low} to {high})", "{value}（{low} 至 {high}）"),
-    "interval_full": ("{value} ({confidence} interval {low} to {high}; {n})", "{value}（{confidence} 置信区间 {low} 至 {high}；{n}）"),
-    "interval_plain": ("{value} ({confidence} interval {low} to {high})", "{value}（{confidence} 置信区间 {low} 至 {high}）"),
+    "interval_full": (
+        "{value} ({confidence} interval {low} to {high}; {n})",
+        "{value}（{confidence} 置信区间 {low} 至 {high}；{n}）",
+    ),
+    "interval_plain": (
+        "{value} ({confidence} interval {low} to {high})",
+        "{value}（{confidence} 置信区间 {low} 至 {high}）",
+    ),
     "interval_absent": ("{value} (interval not defined)", "{value}（区间无定义）"),
     "undefined": ("not defined", "无定义"),
     "undefined_because": ("not defined: {reason}", "无定义：{reason}"),
@@ -82,7 +88,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "it needs both classes and scores that are numbers among the judged cases",
         "受评病例中须同时有两个类别，且评分须为数值",
     ),
-    "reason_values": ("it needs at least two judged cases whose values are numbers and differ", "至少需要两个数值有效且不相同的受评病例"),
+    "reason_values": (
+        "it needs at least two judged cases whose values are numbers and differ",
+        "至少需要两个数值有效且不相同的受评病例",
+    ),
     "reason_masks": ("no judged case has a traced structure", "受评病例中没有已勾画的结构"),
     "reason_fit": ("the logistic fit does not settle on these cases", "在这些病例上逻辑拟合不收敛"),
     "reason_empty": ("no case was judged", "没有受评病例"),
@@ -130,7 +139,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "With the {rule}, it finds {sensitivity} of the {positive} cases (sensitivity) and clears {specificity} of the others (specificity).",
         "采用{rule}时，它能检出 {positive} 病例中的 {sensitivity}（灵敏度），并正确排除其余病例中的 {specificity}（特异度）。",
     ),
-    "answer_fail_target": ("It does worst on {target}: {metric} {estimate}.", "它在 {target} 上表现最差：{metric} {estimate}。"),
+    "answer_fail_target": (
+        "It does worst on {target}: {metric} {estimate}.",
+        "它在 {target} 上表现最差：{metric} {estimate}。",
+    ),
     "answer_missed_any": (
         "On {count} of {cases} every model gets the same target wrong ({share}).",
         "{cases}中有 {count} 个病例，所有模型都在同一目标上判错（{share}）。",
@@ -139,7 +151,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "threshold chosen on inner folds by Youden's index ({values})",
         "按约登指数在内层折上选定的阈值（{values}）",
     ),
-    "rule_youden_short": ("chosen on inner folds by Youden's index, one for each outer fold", "按约登指数在内层折上选定，每个外层折一个"),
+    "rule_youden_short": (
+        "chosen on inner folds by Youden's index, one for each outer fold",
+        "按约登指数在内层折上选定，每个外层折一个",
+    ),
     "rule_fixed": ("threshold fixed at {values}", "固定阈值 {values}"),
     "rule_fixed_short": ("fixed beforehand", "事先固定"),
     "rule_vote": ("majority vote of its windows, each at {values}", "各窗口以 {values} 为界投票，多数决定"),
@@ -193,7 +208,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "No case is missed by every model (up to {high} of the {unit} could still be, at {confidence}).",
         "没有病例被所有模型漏判（在 {confidence} 置信水平下，仍可能有至多 {high} 的{unit}如此）。",
     ),
-    "share_interval": ("{value}, {confidence} interval {low} to {high}", "{value}，{confidence} 置信区间 {low} 至 {high}"),
+    "share_interval": (
+        "{value}, {confidence} interval {low} to {high}",
+        "{value}，{confidence} 置信区间 {low} 至 {high}",
+    ),
     "patients_unknown": ("patients not known", "患者未知"),
     "unit_sd": ("SD", "个标准差"),
     "unit_patients": ("patients", "患者"),
@@ -310,7 +328,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "Each curve with its {confidence} band; the other models in grey. {shown}",
         "每条曲线附 {confidence} 区间带；灰色为其他模型。{shown}",
     ),
-    "roc_macro": ("Curves are means over the classes or targets, each against the rest. ", "曲线为各类别（或目标）对其余之曲线的平均。"),
+    "roc_macro": (
+        "Curves are means over the classes or targets, each against the rest. ",
+        "曲线为各类别（或目标）对其余之曲线的平均。",
+    ),
     "first_shown": (
         "The first {n} by rank are shown; figures/{file}.svg shows up to {most}.",
         "此处显示排名前 {n} 的模型；figures/{file}.svg 最多显示 {most} 个。",
@@ -366,7 +387,10 @@ STRINGS: dict[str, tuple[str, str]] = {
     "heatmap_mean": ("mean over models", "各模型均值"),
     "axis_cases": ("Cases, hardest first", "病例（最难在前）"),
     "figure_alt": ("{title}: {models}.", "{title}：{models}。"),
-    "forest_alt": ("{metric} of each model with its {confidence} interval.", "各模型的 {metric} 及其 {confidence} 置信区间。"),
+    "forest_alt": (
+        "{metric} of each model with its {confidence} interval.",
+        "各模型的 {metric} 及其 {confidence} 置信区间。",
+    ),
     "forest_title": ("{metric} with {confidence} interval", "{metric} 及其 {confidence} 置信区间"),
     "missed_title": ("Cases that every model misses", "所有模型都漏判的病例"),
     "missed_targets": ("Wrong on", "判错目标"),
@@ -381,11 +405,17 @@ STRINGS: dict[str, tuple[str, str]] = {
     "worst_title": ("Cases on which the models do worst", "各模型表现最差的病例"),
     "worst_none": ("No case was judged.", "没有受评病例。"),
     "missed_none": ("No case was missed by every model.", "没有病例被所有模型漏判。"),
-    "missed_shown": ("The first {n} of {total} are shown; summary.json lists all.", "此处显示 {total} 例中的前 {n} 例；summary.json 列出全部。"),
+    "missed_shown": (
+        "The first {n} of {total} are shown; summary.json lists all.",
+        "此处显示 {total} 例中的前 {n} 例；summary.json 列出全部。",
+    ),
     "missed_alt_image": ("Image of case {case}.", "病例 {case} 的图像。"),
     "missed_alt_strip": ("Frames or slices of case {case}.", "病例 {case} 的数帧或数层。"),
     "missed_no_image": ("image not at hand", "图像不可用"),
-    "missed_masked": ("not shown: its pixels were not cleared of text (scan with text=black)", "未显示：像素中的文字尚未核查（扫描时用 text=black）"),
+    "missed_masked": (
+        "not shown: its pixels were not cleared of text (scan with text=black)",
+        "未显示：像素中的文字尚未核查（扫描时用 text=black）",
+    ),
     "missed_label": ("Label", "标签"),
     "missed_patient": ("Patient", "患者"),
     "missed_contour": ("Outlines are the reference contours.", "轮廓线为参考勾画。"),
@@ -544,7 +574,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "Intervals come from resampling judged {unit}. They do not hold the spread that comes from training on other cases; the {folds} share most of their training cases.",
         "置信区间来自对受评{unit}的重抽样，不包含换用其他训练病例所带来的变动；{folds} 共用了大部分训练病例。",
     ),
-    "limit_not_run": ("{n} not judged: {models}. The ranking is silent about them.", "{n}未受评：{models}。排名与其无关。"),
+    "limit_not_run": (
+        "{n} not judged: {models}. The ranking is silent about them.",
+        "{n}未受评：{models}。排名与其无关。",
+    ),
     "limit_looks": (
         "A training was looked at on its test part more than once; what was chosen after the first look is no longer independent of it.",
         "有训练在其测试部分上被查看了不止一次；首次查看之后作出的选择不再独立于测试部分。",
@@ -563,7 +596,10 @@ STRINGS: dict[str, tuple[str, str]] = {
     ),
     # --- glossary ---
     "glossary_title": ("Glossary", "术语表"),
-    "glossary_own": ("defined by the program that computed it; no description is at hand.", "由计算程序定义，暂无说明。"),
+    "glossary_own": (
+        "defined by the program that computed it; no description is at hand.",
+        "由计算程序定义，暂无说明。",
+    ),
     "term_interval": ("Interval", "置信区间"),
     "about_interval": (
         "The range of values that agree with these data at the stated confidence, found by drawing the judged patients again and again.",
@@ -571,7 +607,10 @@ STRINGS: dict[str, tuple[str, str]] = {
     ),
     "term_holm": ("Holm", "Holm 校正"),
     "term_macro": ("Macro", "宏平均"),
-    "about_macro": ("The mean over the classes or targets, each of which counts the same.", "对各类别（或目标）取平均，权重相同。"),
+    "about_macro": (
+        "The mean over the classes or targets, each of which counts the same.",
+        "对各类别（或目标）取平均，权重相同。",
+    ),
     "term_threshold": ("Threshold", "阈值"),
     "about_threshold": (
         "The score from which a case is called positive. Youden's index takes the one with the largest sum of sensitivity and specificity, here on inner "
@@ -605,9 +644,18 @@ STRINGS: dict[str, tuple[str, str]] = {
     "claim_pair": ("{a} against {b}", "{a} 对比 {b}"),
     "claim_difference": ("Difference (positive: in its favour)", "差值（正值支持论断）"),
     "claim_supported": ("Supported: shown in every pair.", "得到支持：每一对均已证实。"),
-    "claim_partly": ("Partly supported: shown in some pairs, against it in none.", "部分支持：部分对已证实，无相反结果。"),
-    "claim_mixed": ("Mixed: shown in some pairs, and the opposite in others.", "结果不一：部分对已证实，另一部分证实了相反结果。"),
-    "claim_contradicted": ("Contradicted: the opposite is shown, and nothing in its favour.", "被反驳：证实了相反结果，且无支持证据。"),
+    "claim_partly": (
+        "Partly supported: shown in some pairs, against it in none.",
+        "部分支持：部分对已证实，无相反结果。",
+    ),
+    "claim_mixed": (
+        "Mixed: shown in some pairs, and the opposite in others.",
+        "结果不一：部分对已证实，另一部分证实了相反结果。",
+    ),
+    "claim_contradicted": (
+        "Contradicted: the opposite is shown, and nothing in its favour.",
+        "被反驳：证实了相反结果，且无支持证据。",
+    ),
     "claim_not_shown": ("Not shown: the data cannot tell.", "未证实：数据无法判断。"),
     "claim_not_run": ("Not tested:", "未检验："),
     "ways_title": ("Fine-tuning or frozen features", "微调还是冻结特征"),
@@ -638,7 +686,10 @@ STRINGS: dict[str, tuple[str, str]] = {
     ),
     "looks_at_hit": ("In a box", "落在框内"),
     "looks_at_chance": ("Blindly", "盲选"),
-    "looks_at_whose": ("Maps of {model}: warm where the score rises, blue outlines are the boxes.", "{model} 的热图：暖色处提高得分，蓝框为标注框。"),
+    "looks_at_whose": (
+        "Maps of {model}: warm where the score rises, blue outlines are the boxes.",
+        "{model} 的热图：暖色处提高得分，蓝框为标注框。",
+    ),
     "looks_at_masked": (
         "The maps are not shown over their pictures: the pixels were not cleared of text (scan with text=black).",
         "未显示热图叠加图像：像素中的文字尚未核查（扫描时用 text=black）。",
@@ -769,9 +820,24 @@ METRICS: dict[str, tuple[str, str, str, str]] = {
         "The mean over classes of the share classed rightly, so that a rare class counts as much as a common one.",
         "各类别正确比例的平均值，使罕见类别与常见类别权重相同。",
     ),
-    "sensitivity": ("Sensitivity", "灵敏度", "Of the cases with the disease, the share that is found.", "患病病例中被检出的比例。"),
-    "specificity": ("Specificity", "特异度", "Of the cases without the disease, the share that is cleared.", "未患病病例中被正确排除的比例。"),
-    "precision": ("Precision", "精确率", "Of the cases called positive, the share that has the disease.", "判为阳性的病例中实际患病的比例。"),
+    "sensitivity": (
+        "Sensitivity",
+        "灵敏度",
+        "Of the cases with the disease, the share that is found.",
+        "患病病例中被检出的比例。",
+    ),
+    "specificity": (
+        "Specificity",
+        "特异度",
+        "Of the cases without the disease, the share that is cleared.",
+        "未患病病例中被正确排除的比例。",
+    ),
+    "precision": (
+        "Precision",
+        "精确率",
+        "Of the cases called positive, the share that has the disease.",
+        "判为阳性的病例中实际患病的比例。",
+    ),
     "f1": ("F1", "F1", "The harmonic mean of precision and sensitivity.", "精确率与灵敏度的调和平均。"),
     "brier": (
         "Brier score",
@@ -823,7 +889,12 @@ METRICS: dict[str, tuple[str, str, str, str]] = {
         "预测值与参考值相关系数的平方。与 R² 不同，它不计入比例或偏移错误。",
     ),
     "bias": ("Bias", "偏差", "Mean of prediction minus reference.", "预测值减参考值的平均。"),
-    "correlation": ("Correlation", "相关系数", "Pearson's correlation of prediction and reference.", "预测值与参考值的 Pearson 相关系数。"),
+    "correlation": (
+        "Correlation",
+        "相关系数",
+        "Pearson's correlation of prediction and reference.",
+        "预测值与参考值的 Pearson 相关系数。",
+    ),
     "calibration_slope": (
         "Calibration slope",
         "校准斜率",
@@ -906,7 +977,9 @@ _LEVELS = ("window", "case", "patient", "study", "pixel", "pooled")
 
 def clean(value: Any, most: int = 0) -> str:
     """A user's string made printable: control characters out, at most ``most`` characters (0 = no limit)."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]", " ", str(value)).strip()
+    text = re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]", " ", str(value)
+    ).strip()
     return text if not most or len(text) <= most else text[: most - 1] + "…"
 
 
@@ -929,7 +1002,9 @@ class Text:
 
     def __init__(self, language: str = "en") -> None:
         if language not in LANGUAGES:
-            raise UserError(f"no report language {clean(language, 20)}", fix=f"choose lang={' or lang='.join(LANGUAGES)}")
+            raise UserError(
+                f"no report language {clean(language, 20)}", fix=f"choose lang={' or lang='.join(LANGUAGES)}"
+            )
         self.language = language
         self._index = LANGUAGES.index(language)
 
@@ -961,7 +1036,15 @@ class Text:
         elif among(_TWO_DECIMALS):
             found = 2
         else:
-            found = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 0.1 or size == 0 else min(8, 1 - math.floor(math.log10(size)))
+            found = (
+                0
+                if size >= 1000
+                else 1
+                if size >= 100
+                else 2
+                if size >= 0.1 or size == 0
+                else min(8, 1 - math.floor(math.log10(size)))
+            )
         close = 0 < max(values) - min(values) < 0.01  # bounds that differ are not printed alike
         return found + (found == 2 and (close or any(0 < abs(v) < 0.005 for v in values)))
 
@@ -1006,7 +1089,13 @@ class Text:
         title = known[self._index] if known else clean(base, 40)
         if known and word:
             title = f"{_AVERAGES[word][self._index]} {title}"
-        return title if not part else f"{title} ({clean(part, 60)})" if self.language == "en" else f"{title}（{clean(part, 60)}）"
+        return (
+            title
+            if not part
+            else f"{title} ({clean(part, 60)})"
+            if self.language == "en"
+            else f"{title}（{clean(part, 60)}）"
+        )
 
     def metric_level(self, name: str) -> str:
         level = split_metric(name)[0]
@@ -1049,10 +1138,18 @@ class Text:
 
     def model_phrase(self, model: dict[str, Any]) -> str:
         """The model in prose: 'EfficientNet-Lite0 started from ImageNet and fine-tuned'."""
-        name, start, strategy = self.model_name(model.get("model") or model.get("id", "?")), model.get("start"), model.get("strategy")
+        name, start, strategy = (
+            self.model_name(model.get("model") or model.get("id", "?")),
+            model.get("start"),
+            model.get("strategy"),
+        )
         if not start:
             return name
-        begun = self(f"start_{start}") if start in ("random", "card") else self("start_other", start=_STARTS.get(str(start), clean(start, 40)))
+        begun = (
+            self(f"start_{start}")
+            if start in ("random", "card")
+            else self("start_other", start=_STARTS.get(str(start), clean(start, 40)))
+        )
         if not strategy:
             return self("model_phrase_start", model=name, start=begun)
         key = f"strategy_{_strategy(strategy)}"
@@ -1076,7 +1173,13 @@ class Text:
             words["fold"] = re.sub(r"\d+", lambda number: str(int(number.group()) + 1), words.get("fold", ""))
             words["reason"] = self.join_states(words.get("reason", ""))
             form = written[self._index]
-            return form.format(**words) if form is not None else text if not words["model"] else text.replace(found["model"], words["model"], 1)
+            return (
+                form.format(**words)
+                if form is not None
+                else text
+                if not words["model"]
+                else text.replace(found["model"], words["model"], 1)
+            )
         return self("say_original", text=text)
 
     def joined(self, parts: Sequence[str]) -> str:
@@ -1085,7 +1188,11 @@ class Text:
 
     def join_states(self, states: str) -> str:
         """States of trainings ('failed: out of memory, running') in this language."""
-        return states if self.language == "en" or not states else "；".join(self.say(s) for s in re.split(r", (?=failed|not run|running)", states))
+        return (
+            states
+            if self.language == "en" or not states
+            else "；".join(self.say(s) for s in re.split(r", (?=failed|not run|running)", states))
+        )
 
 
 def _strategy(name: Any) -> str:

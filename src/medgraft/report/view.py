@@ -56,7 +56,10 @@ class Estimate:
 
 
 def patient_interval(
-    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], values: np.ndarray, patients: list[str], confidence: float
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    values: np.ndarray,
+    patients: list[str],
+    confidence: float,
 ) -> list[Estimate]:
     """Bootstrap of patients for statistics of weighted values.
 
@@ -67,7 +70,9 @@ def patient_interval(
     _, owner = np.unique(np.array(patients, dtype=object)[known].astype(str), return_inverse=True)
     number = int(owner.max()) + 1
     point = statistic(values, np.ones((len(values), 1)))[:, 0]
-    drawn = np.concatenate([statistic(values, counts[owner]) for _, counts in patient_counts(number, RESAMPLES)], axis=1)
+    drawn = np.concatenate(
+        [statistic(values, counts[owner]) for _, counts in patient_counts(number, RESAMPLES)], axis=1
+    )
     return [Estimate(float(v), *limits(row, confidence)) for v, row in zip(point, drawn)]
 
 
@@ -123,7 +128,10 @@ class View:
         for candidate in (wanted, f"{self.level}.{wanted}"):
             if candidate in have:
                 return candidate
-        return next((name for name in have if wanted and split_metric(name)[1] == wanted), wanted or (have[0] if have else "auc"))
+        return next(
+            (name for name in have if wanted and split_metric(name)[1] == wanted),
+            wanted or (have[0] if have else "auc"),
+        )
 
     @cached_property
     def several_targets(self) -> bool:
@@ -134,7 +142,13 @@ class View:
     def title(self) -> str:
         """The heading of the page: what was asked of the run."""
         pretrained = any(m.get("start") not in (None, "random") for m in self.judged)
-        key = "title_one" if len(self.judged) == 1 else "title_transfer" if pretrained or not self.judged else "title_best"
+        key = (
+            "title_one"
+            if len(self.judged) == 1
+            else "title_transfer"
+            if pretrained or not self.judged
+            else "title_best"
+        )
         return self.text(key, name=clean(self.run.get("name") or "medgraft", 80))
 
     @property
@@ -170,11 +184,15 @@ class View:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        return self.judged[0] if self.judged and finite(self.estimate(self.judged[0], self.primary).get("value")) else None
+        return (
+            self.judged[0] if self.judged and finite(self.estimate(self.judged[0], self.primary).get("value")) else None
+        )
 
     def order(self, table: Any) -> list[str]:
         """Ids that have an entry in ``table`` (a dict by id, or a list of ids), best first."""
-        return [m["id"] for m in self.judged if m["id"] in (table or {}) and (not isinstance(table, dict) or table[m["id"]])]
+        return [
+            m["id"] for m in self.judged if m["id"] in (table or {}) and (not isinstance(table, dict) or table[m["id"]])
+        ]
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -196,7 +214,9 @@ class View:
 
     @cached_property
     def patients_unknown(self) -> bool:
-        return self.run.get("patient") == "none" or any("patient=none" in str(w).replace(" ", "") for w in listed(self.run.get("warnings")))
+        return self.run.get("patient") == "none" or any(
+            "patient=none" in str(w).replace(" ", "") for w in listed(self.run.get("warnings"))
+        )
 
     @property
     def value_unit(self) -> str:
@@ -204,7 +224,11 @@ class View:
         units = self.run.get("units")
         if self.several_targets:
             return ""  # each target has its own
-        return self.unit_of(next(iter(listed(self.run.get("targets"))), "")) if isinstance(units, dict) else clean(units or "", 20)
+        return (
+            self.unit_of(next(iter(listed(self.run.get("targets"))), ""))
+            if isinstance(units, dict)
+            else clean(units or "", 20)
+        )
 
     def unit_of(self, target: Any) -> str:
         units = self.run.get("units")
@@ -231,7 +255,11 @@ class View:
                 parts.append(self.text.count("patients", entry["n_units"]))
         elif finite(n):
             too_many = finite(self.run.get("n_patients")) and int(n or 0) > int(self.run["n_patients"])
-            parts.append(self.text.count("cases" if unit.startswith("case") or self.patients_unknown or too_many else "patients", n))
+            parts.append(
+                self.text.count(
+                    "cases" if unit.startswith("case") or self.patients_unknown or too_many else "patients", n
+                )
+            )
         return self.join(parts)
 
     def reason(self, name: str, entry: dict[str, Any]) -> str:
@@ -255,7 +283,10 @@ class View:
             return self.text("interval_absent", value=self.text.number(value, metric) + unit)
         decimals = self.text.decimals([value, low, high], metric)
         shown = self.text.number(value, metric, decimals)
-        bounds = {"low": self.text.number(low, metric, decimals), "high": self.text.number(high, metric, decimals) + unit}
+        bounds = {
+            "low": self.text.number(low, metric, decimals),
+            "high": self.text.number(high, metric, decimals) + unit,
+        }
         if form == "interval_full" and not n:
             form = "interval_plain"
         return self.text(form, value=shown + unit, confidence=self.confidence_text, n=n, **bounds)
@@ -264,7 +295,9 @@ class View:
         entry = self.estimate(model, name)
         if not finite(entry.get("value")):
             return self.text("undefined_because", reason=self.reason(name, entry))
-        return self.interval(entry["value"], entry.get("low"), entry.get("high"), name, form=form, n=self.judged_on(entry))
+        return self.interval(
+            entry["value"], entry.get("low"), entry.get("high"), name, form=form, n=self.judged_on(entry)
+        )
 
     def join(self, parts: list[str]) -> str:
         return self.text.joined(parts)
@@ -289,7 +322,15 @@ class View:
         phrase, estimate = text.model_phrase(best), self.shown(best, self.primary, "interval_full")
         only = len(self.judged) == 1
         answers.append(
-            (text("q_which"), text("answer_only" if only else "answer_best", model=phrase, metric=text.metric(self.primary), estimate=estimate))
+            (
+                text("q_which"),
+                text(
+                    "answer_only" if only else "answer_best",
+                    model=phrase,
+                    metric=text.metric(self.primary),
+                    estimate=estimate,
+                ),
+            )
         )
         if not only:
             against = self.against(best)
@@ -298,7 +339,12 @@ class View:
             rank = best.get("rank") or {}
             if finite(rank.get("low")) and finite(rank.get("high")):
                 firm = rank["low"] == rank["high"] == 1
-                values = {"n": len(self.judged), "low": rank["low"], "high": rank["high"], "confidence": self.confidence_text}
+                values = {
+                    "n": len(self.judged),
+                    "low": rank["low"],
+                    "high": rank["high"],
+                    "confidence": self.confidence_text,
+                }
                 answers.append((text("q_sure"), text("answer_rank_firm" if firm else "answer_rank", **values)))
         trivial = self.trivial_sentence(best)
         if trivial:
@@ -309,7 +355,9 @@ class View:
         return answers
 
     def pair(self, a: str, b: str) -> dict[str, Any] | None:
-        """The comparison of a with b on the primary measure, first minus second, turned round where it was stored so."""
+        """The comparison of a with b on the primary measure, first minus second, turned round where it was stored
+        so.
+        """
         base = split_metric(self.primary)[1]
         for row in self.summary.get("pairs") or []:
             if row.get("metric") and split_metric(str(row["metric"]))[1] != base:
@@ -324,7 +372,9 @@ class View:
         return None
 
     def verdict(self, row: dict[str, Any]) -> str:
-        """Whether a difference is shown at the run's confidence: 'shown', 'worse' (shown, for the second) or 'not_shown'."""
+        """Whether a difference is shown at the run's confidence: 'shown', 'worse' (shown, for the second) or
+        'not_shown'.
+        """
         p = row.get("p_holm") if finite(row.get("p_holm")) else row.get("p")
         if not finite(p) or not finite(row.get("difference")) or p >= 1 - self.confidence:
             return "not_shown"
@@ -335,14 +385,20 @@ class View:
         """The best model against the same network from a random start, or else against the second."""
         text = self.text
         others = [m for m in self.judged if m["id"] != best["id"]]
-        same = [m for m in others if m.get("model") == best.get("model") and m.get("start") == "random" and best.get("start") != "random"]
+        same = [
+            m
+            for m in others
+            if m.get("model") == best.get("model") and m.get("start") == "random" and best.get("start") != "random"
+        ]
         other, name = (same[0], text("against_random")) if same else (others[0], text.model_phrase(others[0]))
         row = self.pair(best["id"], other["id"])
         if row is None or not finite(row.get("difference")):
             return ""
         if text.language == "zh" and name[0].isascii():
             name = f" {name}"  # Latin letters stand off from Chinese
-        difference = self.interval(row["difference"], row.get("low"), row.get("high"), self.primary, form="interval_plain")
+        difference = self.interval(
+            row["difference"], row.get("low"), row.get("high"), self.primary, form="interval_plain"
+        )
         holm = finite(row.get("p_holm"))
         p = row.get("p_holm") if holm else row.get("p")
         if not finite(p):
@@ -362,14 +418,21 @@ class View:
     def baseline(self) -> dict[str, Any] | None:
         """``{facts, auc, low, high}``: what facts of acquisition alone can tell, where the run measured it."""
         found = self.run.get("baseline")
-        known = isinstance(found, dict) and finite(found.get("auc")) and self.task == "classify" and split_metric(self.primary)[1] == "auc"
+        known = (
+            isinstance(found, dict)
+            and finite(found.get("auc"))
+            and self.task == "classify"
+            and split_metric(self.primary)[1] == "auc"
+        )
         return found if known else None
 
     @property
     def baseline_facts(self) -> str:
         """'image size and brightness alone'."""
         key = f"baseline_{self.run.get('kind')}"
-        return self.text(key if self.text.has(key) and self.run.get("kind") in ("image", "video", "volume") else "baseline_any")
+        return self.text(
+            key if self.text.has(key) and self.run.get("kind") in ("image", "video", "volume") else "baseline_any"
+        )
 
     @property
     def baseline_shown(self) -> str:
@@ -377,7 +440,9 @@ class View:
         return self.interval(found.get("auc"), found.get("low"), found.get("high"), "case.auc")
 
     def trivial_sentence(self, best: dict[str, Any]) -> str:
-        """What acquisition alone can tell, and whether the best model lies clearly above it (its interval above the other's)."""
+        """What acquisition alone can tell, and whether the best model lies clearly above it (its interval above the
+        other's).
+        """
         text, found, entry = self.text, self.baseline, self.estimate(best, self.primary)
         if found is None:
             return ""
@@ -406,7 +471,17 @@ class View:
     def rule(self, model: dict[str, Any]) -> str:
         """How the thresholds were found: 'youden', 'fixed', 'vote', 'other' or '' (not recorded)."""
         rule = str(model.get("threshold_rule") or "").lower()
-        return "" if not rule else "youden" if "youden" in rule else "fixed" if "fixed" in rule else "vote" if "vote" in rule else "other"
+        return (
+            ""
+            if not rule
+            else "youden"
+            if "youden" in rule
+            else "fixed"
+            if "fixed" in rule
+            else "vote"
+            if "vote" in rule
+            else "other"
+        )
 
     @cached_property
     def cases(self) -> list[dict[str, Any]]:
@@ -422,7 +497,10 @@ class View:
 
     @property
     def patients(self) -> list[str]:
-        return [str(c.get("case_id") if self.patients_unknown else c.get("patient_id", c.get("case_id"))) for c in self.cases]
+        return [
+            str(c.get("case_id") if self.patients_unknown else c.get("patient_id", c.get("case_id")))
+            for c in self.cases
+        ]
 
     def weakness(self, best: dict[str, Any]) -> str:
         """Where the best model fails, in one sentence."""
@@ -430,29 +508,53 @@ class View:
         if self.task == "classify" and self.several_targets:
             return self.worst_target(best)
         if self.task == "classify":
-            named = {split_metric(k)[1]: k for k in reversed(list(metrics)) if split_metric(k)[0] in ("", self.level) and not split_metric(k)[2]}
-            if all(name in named and finite(metrics[named[name]].get("value")) for name in ("sensitivity", "specificity")):
+            named = {
+                split_metric(k)[1]: k
+                for k in reversed(list(metrics))
+                if split_metric(k)[0] in ("", self.level) and not split_metric(k)[2]
+            }
+            if all(
+                name in named and finite(metrics[named[name]].get("value")) for name in ("sensitivity", "specificity")
+            ):
                 positive = self.run.get("positive")
                 label = next(iter(positive.values()), "") if isinstance(positive, dict) else positive
                 values = {k: self.shown(best, named[k], "interval_plain") for k in ("sensitivity", "specificity")}
-                return text("answer_fail_binary", rule=self.rule_told(best), positive=clean(label or text("fact_positive"), 40), **values)
+                return text(
+                    "answer_fail_binary",
+                    rule=self.rule_told(best),
+                    positive=clean(label or text("fact_positive"), 40),
+                    **values,
+                )
         ids = self.order((self.summary.get("heatmap") or {}).get("models") or [])
         if best["id"] not in ids or not np.isfinite(self.matrix[ids.index(best["id"])]).any():
             return ""
         line = self.matrix[ids.index(best["id"])]
         if self.task == "classify":
             labels = np.array([str(c.get("label")) for c in self.cases])
-            means = {str(k): np.nanmean(line[labels == k]) for k in np.unique(labels) if np.isfinite(line[labels == k]).any()}
+            means = {
+                str(k): np.nanmean(line[labels == k]) for k in np.unique(labels) if np.isfinite(line[labels == k]).any()
+            }
             worst = min(means, key=lambda k: means[k])
             chosen = labels == worst
-            found = patient_interval(weighted_mean, line[chosen], [p for p, c in zip(self.patients, chosen) if c], self.confidence)[0]
-            shown = self.interval(found.value, found.low, found.high, "case.auc", form="interval_full", n=text.count("cases", int(chosen.sum())))
+            found = patient_interval(
+                weighted_mean, line[chosen], [p for p, c in zip(self.patients, chosen) if c], self.confidence
+            )[0]
+            shown = self.interval(
+                found.value,
+                found.low,
+                found.high,
+                "case.auc",
+                form="interval_full",
+                n=text.count("cases", int(chosen.sum())),
+            )
             return text("answer_fail_class", label=clean(worst, 40), estimate=shown)
         error = self.task == "regress"
         if error and self.several_targets:
             return self.worst_target(best)
         found = patient_interval(weighted_quantile(0.9 if error else 0.1), line, self.patients, self.confidence)[0]
-        shown = self.interval(found.value, found.low, found.high, "case.mae" if error else "case.dice", form="interval_plain")
+        shown = self.interval(
+            found.value, found.low, found.high, "case.mae" if error else "case.dice", form="interval_plain"
+        )
         return text("answer_fail_error" if error else "answer_fail_dice", estimate=shown)
 
     def rule_told(self, model: dict[str, Any]) -> str:
@@ -465,13 +567,19 @@ class View:
     def worst_target(self, best: dict[str, Any]) -> str:
         """Of several targets the one on which the best model does worst, by AUC or R2."""
         base = {"classify": "auc", "regress": "r2"}[self.task]
-        found = {k: e["value"] for k, e in best["metrics"].items() if split_metric(k)[:2] == (self.level, base) and finite(e.get("value"))}
+        found = {
+            k: e["value"]
+            for k, e in best["metrics"].items()
+            if split_metric(k)[:2] == (self.level, base) and finite(e.get("value"))
+        }
         named = {k: v for k, v in found.items() if split_metric(k)[2]}
         if not named:
             return ""
         worst = min(named, key=lambda k: named[k])
         target, metric = clean(split_metric(worst)[2], 40), self.text.metric(base)
-        return self.text("answer_fail_target", target=target, metric=metric, estimate=self.shown(best, worst, "interval_full"))
+        return self.text(
+            "answer_fail_target", target=target, metric=metric, estimate=self.shown(best, worst, "interval_full")
+        )
 
     def missed_sentence(self) -> str:
         """How many cases every model misses, with the interval of the share, and of which label."""
@@ -483,9 +591,18 @@ class View:
         if not flags.any():
             # No event among n independent units: the exact upper limit (Clopper and Pearson, Biometrika 1934).
             high = 1 - ((1 - self.confidence) / 2) ** (1 / len(set(self.patients)))
-            return text("answer_missed_none", high=text.percent(high, 1), unit=text(f"unit_{self.unit}"), confidence=self.confidence_text)
+            return text(
+                "answer_missed_none",
+                high=text.percent(high, 1),
+                unit=text(f"unit_{self.unit}"),
+                confidence=self.confidence_text,
+            )
         share = patient_interval(weighted_mean, flags, self.patients, self.confidence)[0]
-        values = {"value": text.percent(share.value, 1), "low": text.percent(share.low, 1), "high": text.percent(share.high, 1)}
+        values = {
+            "value": text.percent(share.value, 1),
+            "low": text.percent(share.low, 1),
+            "high": text.percent(share.high, 1),
+        }
         shown = text("share_interval", confidence=self.confidence_text, **values)
         if self.several_targets:
             return text("answer_missed_any", count=int(flags.sum()), cases=text.count("cases", len(flags)), share=shown)
@@ -493,7 +610,9 @@ class View:
         labels = Counter(str(c.get("label")) for c in self.cases)
         if 1 < len(labels) <= 4:
             counts = Counter(str(c.get("label")) for c, flag in zip(self.cases, flags) if flag)
-            parts = [text("answer_missed_label", count=counts[k], n=n, label=clean(k, 40)) for k, n in sorted(labels.items())]
+            parts = [
+                text("answer_missed_label", count=counts[k], n=n, label=clean(k, 40)) for k, n in sorted(labels.items())
+            ]
             by_label = text("answer_missed_labels", parts=self.join(parts))
         return text(
             "answer_missed",
@@ -507,7 +626,9 @@ class View:
         counts = {w: self.text.count(w, count_of(self.run.get(k))) for w, k in (("folds", "folds"), ("seeds", "seeds"))}
         return self.text(
             "facts_line",
-            patients=self.text.count("patients", self.run.get("n_patients")) if not self.patients_unknown else self.text("patients_unknown"),
+            patients=self.text.count("patients", self.run.get("n_patients"))
+            if not self.patients_unknown
+            else self.text("patients_unknown"),
             cases=self.text.count("cases", self.run.get("n_cases")),
             confidence=self.confidence_text,
             **counts,
@@ -529,7 +650,9 @@ class View:
                 {
                     "id": model["id"],
                     "rank": str(rank["best"]) if defined and finite(rank.get("best")) else "",
-                    "rank_interval": text("col_rank_interval", low=rank["low"], high=rank["high"]) if defined and ranked else "",
+                    "rank_interval": text("col_rank_interval", low=rank["low"], high=rank["high"])
+                    if defined and ranked
+                    else "",
                     "name": text.model_name(model.get("model") or model["id"]),
                     "detail": self.detail(model),
                     "shown": self.shown(model, self.primary),
@@ -582,7 +705,13 @@ class View:
     def state(self, model: dict[str, Any]) -> str:
         """'not run: weights absent' and its kin."""
         state, reason = str(model.get("state") or ""), str(model.get("reason") or "")
-        kind = "state_failed" if state.startswith("failed") else "not_run" if state.startswith("not run") or not state else "state_unfinished"
+        kind = (
+            "state_failed"
+            if state.startswith("failed")
+            else "not_run"
+            if state.startswith("not run") or not state
+            else "state_unfinished"
+        )
         if not reason and ":" in state:
             reason = state.partition(":")[2].strip()
         return self.text(f"{kind}_because", reason=self.text.say(reason, self.names)) if reason else self.text(kind)
@@ -602,7 +731,11 @@ class View:
         place = {m["id"]: i for i, m in enumerate(self.judged)}
         base = split_metric(self.primary)[1]
         for row in self.summary.get("pairs") or []:
-            if row.get("a") not in place or row.get("b") not in place or split_metric(str(row.get("metric") or base))[1] != base:
+            if (
+                row.get("a") not in place
+                or row.get("b") not in place
+                or split_metric(str(row.get("metric") or base))[1] != base
+            ):
                 continue
             ids = sorted((row["a"], row["b"]), key=lambda k: place[k])
             turned = self.pair(*ids) or row
@@ -611,7 +744,9 @@ class View:
                 "order": (place[ids[0]], place[ids[1]]),
                 "a": self.names[ids[0]],
                 "b": self.names[ids[1]],
-                "difference": self.interval(turned.get("difference"), turned.get("low"), turned.get("high"), self.primary),
+                "difference": self.interval(
+                    turned.get("difference"), turned.get("low"), turned.get("high"), self.primary
+                ),
                 "p": text.p(turned.get("p")),
                 "p_holm": text.p(turned.get("p_holm")),
                 "superior": text.percent(superior) if finite(superior) else text("undefined"),
@@ -632,7 +767,12 @@ class View:
         targets = ", ".join(clean(t, 60) for t in listed(asked)) or text("unknown")
         unit, unit_one = text(f"unit_{self.unit}"), text(f"level_{self.unit.removesuffix('s')}")
         level = text(f"level_{self.level}") if text.has(f"level_{self.level}") else clean(self.level, 20)
-        data = {"cases": text.count("cases", run.get("n_cases")), "task": self.task_name, "targets": targets, "level": level}
+        data = {
+            "cases": text.count("cases", run.get("n_cases")),
+            "task": self.task_name,
+            "targets": targets,
+            "level": level,
+        }
         lines = [
             text("methods_data_no_patients", **data)
             if unknown
@@ -640,7 +780,9 @@ class View:
             text("methods_model", models=self.names[self.judged[0]["id"]])
             if len(self.judged) == 1
             else text(
-                "methods_models", n=text.count("models", len(self.judged)), models="; ".join(self.names[m["id"]] for m in self.judged) or text("none")
+                "methods_models",
+                n=text.count("models", len(self.judged)),
+                models="; ".join(self.names[m["id"]] for m in self.judged) or text("none"),
             ),
         ]
         if folds == 1:
@@ -676,7 +818,12 @@ class View:
             lines.append(text("methods_pairs", methods=", ".join(methods), n=len(rows)))
         versions = run.get("versions")
         if isinstance(versions, dict) and versions:
-            lines.append(text("methods_software", versions=", ".join(f"{clean(k, 40)} {clean(v, 40)}" for k, v in versions.items())))
+            lines.append(
+                text(
+                    "methods_software",
+                    versions=", ".join(f"{clean(k, 40)} {clean(v, 40)}" for k, v in versions.items()),
+                )
+            )
         return lines
 
     @property
@@ -694,7 +841,9 @@ class View:
         classes = run.get("classes")
         if isinstance(classes, dict):
             classes = [
-                ", ".join(str(c) for c in listed(v)) if len(classes) == 1 else f"{k}: {', '.join(str(c) for c in listed(v))}"
+                ", ".join(str(c) for c in listed(v))
+                if len(classes) == 1
+                else f"{k}: {', '.join(str(c) for c in listed(v))}"
                 for k, v in classes.items()
                 if v
             ]
@@ -712,9 +861,17 @@ class View:
             ("positive", positive),
             ("level", level),
             ("unit", text(f"unit_{self.unit}")),
-            ("patients", text("patients_unknown") if self.patients_unknown else text.count("patients", run.get("n_patients"))),
+            (
+                "patients",
+                text("patients_unknown") if self.patients_unknown else text.count("patients", run.get("n_patients")),
+            ),
             ("cases", text.count("cases", run.get("n_cases"))),
-            ("labels", ", ".join(f"{k} {n}" for k, n in sorted(labels.items())) if self.task == "classify" and len(labels) <= 12 else ""),
+            (
+                "labels",
+                ", ".join(f"{k} {n}" for k, n in sorted(labels.items()))
+                if self.task == "classify" and len(labels) <= 12
+                else "",
+            ),
             ("resamples", self.resamples),
             ("identity", text(f"identity_{run['identity']}") if run.get("identity") in ("code", "keep") else None),
             ("data_hash", run.get("data_hash")),
@@ -725,7 +882,9 @@ class View:
     def limitations(self) -> list[str]:
         """What the numbers do not say, from the facts of the run."""
         text, run = self.text, self.run
-        labels_key = {"regress": "limit_labels_regress", "segment": "limit_labels_segment"}.get(self.task, "limit_labels")
+        labels_key = {"regress": "limit_labels_regress", "segment": "limit_labels_segment"}.get(
+            self.task, "limit_labels"
+        )
         found = [text("limit_one_dataset"), text(labels_key)]
         if self.baseline_tells:
             found.append(text("limit_plain_facts"))
@@ -771,10 +930,14 @@ class View:
             if base not in seen:
                 seen.add(base)
                 rows.append((text.metric(base), text.describe(name, registry)))
-        terms = ["interval", "seed"] + ["fold"] * (not self.one_part) + ["holm"] * (len(self.summary.get("pairs") or []) > 1)
-        terms += ["macro"] * any(split_metric(n)[1].startswith("macro_") for n in self.metric_names()) + ["threshold"] * any(
-            map(self.rule, self.judged)
+        terms = (
+            ["interval", "seed"]
+            + ["fold"] * (not self.one_part)
+            + ["holm"] * (len(self.summary.get("pairs") or []) > 1)
         )
+        terms += ["macro"] * any(split_metric(n)[1].startswith("macro_") for n in self.metric_names()) + [
+            "threshold"
+        ] * any(map(self.rule, self.judged))
         rows += [(text(f"term_{k}"), text(f"about_{k}")) for k in terms]
         return rows
 

@@ -1,4 +1,6 @@
-"""How far do acquisition facts alone get? A data set that size, length or brightness can solve proves nothing about models."""
+"""How far do acquisition facts alone get? A data set that size, length or brightness can solve proves nothing about
+models.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,14 @@ def trivial_auc(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Interval:
-    """AUC of a logistic regression on facts (n, f) such as height, width, frames and mean intensity, on patients it has not seen.
+    """AUC of a logistic regression on facts (n, f) such as height, width, frames and mean intensity, on patients it has
+    not seen.
 
     ``y`` (n,) class indices (two classes: AUC of class 1; more: macro one-versus-rest), NaN rows dropped. Facts are
     standardised, each also squared so that 'the middle sizes' is found too; missing facts take the training median.
     Patients stay in one fold and folds are stratified. Scores are made ranks within their fold before pooling, because
-    pooled raw scores of different folds have an AUC biased below .5 (Airola et al. 2011). Fewer folds are used when a class
-    has fewer patients than ``folds``; with fewer than two the value is NaN.
+    pooled raw scores of different folds have an AUC biased below .5 (Airola et al. 2011). Fewer folds are used when a
+    class has fewer patients than ``folds``; with fewer than two the value is NaN.
     """
     from scipy.stats import rankdata
     from sklearn.impute import SimpleImputer
@@ -36,7 +39,11 @@ def trivial_auc(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-    facts, y, patient = np.atleast_2d(np.asarray(facts, dtype=np.float64)), np.asarray(y, dtype=np.float64), np.asarray(patient)
+    facts, y, patient = (
+        np.atleast_2d(np.asarray(facts, dtype=np.float64)),
+        np.asarray(y, dtype=np.float64),
+        np.asarray(patient),
+    )
     if facts.shape[0] != len(y) or len(patient) != len(y):
         raise ValueError(f"facts {facts.shape}, {len(y)} labels and {len(patient)} patients do not fit")
     facts = np.where(np.isfinite(facts), facts, np.nan)
@@ -62,10 +69,18 @@ def trivial_auc(
             if len(model.classes_) == len(classes):
                 scores[test] = rankdata(model.predict_proba(facts[test]), axis=0) / (len(test) + 1)
     y_pred = scores[:, 1] if task == "binary" else scores
-    return bootstrap(codes, y_pred, patient, [metric], task=task, resamples=resamples, confidence=confidence, seed=seed)[metric]
+    return bootstrap(
+        codes, y_pred, patient, [metric], task=task, resamples=resamples, confidence=confidence, seed=seed
+    )[metric]
 
 
 def facts_alone(facts: np.ndarray, y: np.ndarray, patient: np.ndarray) -> str:
-    """What size and brightness alone tell of a simulated set, in a sentence: it must be next to nothing. Arguments as in ``trivial_auc``."""
+    """What size and brightness alone tell of a simulated set, in a sentence: it must be next to nothing.
+
+    Arguments as in ``trivial_auc``.
+    """
     found = trivial_auc(facts, y, patient)
-    return f"size, mean and spread of brightness alone give AUC {found.value:.2f} ({found.low:.2f} to {found.high:.2f}); the limit is .65"
+    return (
+        f"size, mean and spread of brightness alone give AUC {found.value:.2f} ({found.low:.2f} to "
+        f"{found.high:.2f}); the limit is .65"
+    )

@@ -26,7 +26,9 @@ def majority_share(y_true: np.ndarray) -> float:
     return float(np.unique(known, return_counts=True)[1].max() / len(known)) if len(known) else float("nan")
 
 
-def against_kinds(answers: Judged, kinds: Mapping[str, str], threshold: np.ndarray, options: dict[str, Any]) -> dict[str, dict[str, Entry]]:
+def against_kinds(
+    answers: Judged, kinds: Mapping[str, str], threshold: np.ndarray, options: dict[str, Any]
+) -> dict[str, dict[str, Entry]]:
     """Positives against each kind of negative alone: {kind: {auc, auprc, specificity: entry}}.
 
     ``kinds`` maps negative cases to their kind; negatives without a kind stand under no kind. AUPRC depends on how many
@@ -39,13 +41,28 @@ def against_kinds(answers: Judged, kinds: Mapping[str, str], threshold: np.ndarr
     for kind in sorted({k for k, p in zip(of_case, positive) if k and not p}):
         rows = positive | (of_case == kind)
         part = answers.take(rows)
-        intervals = bootstrap(part.y_true, part.y_pred, part.patients, ["auc", "auprc", "specificity"], threshold=threshold[rows], **options)
-        found[str(kind)] = {name: {**entry(i), "negatives": int((rows & ~positive).sum())} for name, i in intervals.items()}
+        intervals = bootstrap(
+            part.y_true,
+            part.y_pred,
+            part.patients,
+            ["auc", "auprc", "specificity"],
+            threshold=threshold[rows],
+            **options,
+        )
+        found[str(kind)] = {
+            name: {**entry(i), "negatives": int((rows & ~positive).sum())} for name, i in intervals.items()
+        }
     return found
 
 
 def clean_view(
-    asked: Question, answers: Judged, clean: Judged, threshold: np.ndarray, names: list[str], higher: bool, options: dict[str, Any]
+    asked: Question,
+    answers: Judged,
+    clean: Judged,
+    threshold: np.ndarray,
+    names: list[str],
+    higher: bool,
+    options: dict[str, Any],
 ) -> Entry:
     """The result without test-time augmentation, and how much the augmentation changed the primary metric (paired).
 
@@ -53,24 +70,36 @@ def clean_view(
     """
     rows = np.isin(clean.cases, answers.cases)
     clean = clean.take(rows)
-    without = bootstrap(clean.y_true, clean.y_pred, clean.patients, names, task=asked.task, threshold=threshold, **options)
+    without = bootstrap(
+        clean.y_true, clean.y_pred, clean.patients, names, task=asked.task, threshold=threshold, **options
+    )
     primary = asked.primary
-    with_ = bootstrap(answers.y_true, answers.y_pred, answers.patients, [primary], task=asked.task, threshold=threshold, **options)[primary]
+    with_ = bootstrap(
+        answers.y_true, answers.y_pred, answers.patients, [primary], task=asked.task, threshold=threshold, **options
+    )[primary]
     change = difference(with_, without[primary], higher, options.get("confidence", 0.95))
     metrics = {name: entry(i) for name, i in without.items()}
     return {"metrics": metrics, "difference": change.difference, "low": change.low, "high": change.high, "p": change.p}
 
 
-def pointing_game(measures: pl.DataFrame, cells: pl.DataFrame, patients: Mapping[str, str], options: dict[str, Any]) -> dict[str, Entry]:
+def pointing_game(
+    measures: pl.DataFrame, cells: pl.DataFrame, patients: Mapping[str, str], options: dict[str, Any]
+) -> dict[str, Entry]:
     """Share of positive cases whose Grad-CAM peaks in a box, by model id, with the share that a blind place would hit.
 
     A mean over seeds, of the cases that all seeds looked at; the interval resamples patients. ``{hit: entry, chance}``.
     """
     refits = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).with_columns(ID)
-    rows = measures.filter(pl.col("name").is_in(["cam.hit", "cam.chance"])).join(refits.select("id", "seed", pl.col("hash").alias("cell")), on="cell")
+    rows = measures.filter(pl.col("name").is_in(["cam.hit", "cam.chance"])).join(
+        refits.select("id", "seed", pl.col("hash").alias("cell")), on="cell"
+    )
     found: dict[str, Entry] = {}
     for (name,), part in rows.sort("id", "seed", "case_id").group_by(["id"], maintain_order=True):
-        wide = part.filter(pl.col("name") == "cam.hit").pivot("seed", index="case_id", values="value", aggregate_function="mean").drop_nulls()
+        wide = (
+            part.filter(pl.col("name") == "cam.hit")
+            .pivot("seed", index="case_id", values="value", aggregate_function="mean")
+            .drop_nulls()
+        )
         if not len(wide):
             continue
         cases = wide["case_id"].to_list()

@@ -29,10 +29,11 @@ def verdicts(
 ) -> list[Entry]:
     """One entry a claim: text, source, verdict, reason, comparisons.
 
-    ``models`` are the entries of the summary (id, model, start, strategy, state, reason), judged or not. A comparison has a, b,
-    metric, difference (positive: a is better, whatever the measure), low, high, p, p_holm, n. Verdicts: ``supported`` (every
-    pair shown in its favour), ``partly`` (some, and none against), ``mixed`` (some for it, some against), ``contradicted`` (some
-    shown against it, none for it), ``not shown``, ``not run`` (no pair of arms has results; the reason says why).
+    ``models`` are the entries of the summary (id, model, start, strategy, state, reason), judged or not. A comparison
+    has a, b, metric, difference (positive: a is better, whatever the measure), low, high, p, p_holm, n. Verdicts:
+    ``supported`` (every pair shown in its favour), ``partly`` (some, and none against), ``mixed`` (some for it, some
+    against), ``contradicted`` (some shown against it, none for it), ``not shown``, ``not run`` (no pair of arms has
+    results; the reason says why).
     """
     return [_verdict(claim, asked, judged, thresholds, models, dict(options)) for claim in claims]
 
@@ -53,7 +54,9 @@ def _verdict(
     for a, b in pairs:
         gone = [m for m in (a, b) if m["id"] not in judged]
         for model in gone:
-            absent[model["id"]] = ": ".join(filter(None, [str(model.get("state") or "not run"), str(model.get("reason") or "")]))
+            absent[model["id"]] = ": ".join(
+                filter(None, [str(model.get("state") or "not run"), str(model.get("reason") or "")])
+            )
         if not gone:
             found += [_compared(asked, judged[a["id"]], judged[b["id"]], thresholds, name, options) for name in names]
     for entry, adjusted in zip(found, holm([entry["p"] for entry in found])):
@@ -64,7 +67,9 @@ def _verdict(
         verdict, reason = "not run", "the run holds no such arms"
     elif not found:
         reason = (
-            f"the measure is not taken here: {', '.join(unknown)}" if unknown and not names else "; ".join(f"{k}: {v}" for k, v in absent.items())
+            f"the measure is not taken here: {', '.join(unknown)}"
+            if unknown and not names
+            else "; ".join(f"{k}: {v}" for k, v in absent.items())
         )
         verdict = "not run"
     else:
@@ -86,11 +91,16 @@ def _verdict(
     }
 
 
-def chosen_pairs(claim: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def chosen_pairs(
+    claim: Mapping[str, Any], models: Sequence[Mapping[str, Any]]
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Pairs (better, than) of model entries that a claim speaks of."""
 
     def fits(model: Mapping[str, Any], chooser: Mapping[str, Any]) -> bool:
-        return all(str(model.get(key)) in ([value] if isinstance(value, str) else [str(v) for v in value]) for key, value in chooser.items())
+        return all(
+            str(model.get(key)) in ([value] if isinstance(value, str) else [str(v) for v in value])
+            for key, value in chooser.items()
+        )
 
     better = [m for m in models if fits(m, claim["better"])]
     than = claim.get("than") or {}
@@ -98,14 +108,24 @@ def chosen_pairs(claim: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) 
     return [(a, b) for a in better for b in others if all(a.get(k) == b.get(k) for k in claim.get("within") or [])]
 
 
-def _compared(asked: Question, a: Judged, b: Judged, thresholds: Mapping[str, np.ndarray], name: str, options: dict[str, Any]) -> Entry:
+def _compared(
+    asked: Question, a: Judged, b: Judged, thresholds: Mapping[str, np.ndarray], name: str, options: dict[str, Any]
+) -> Entry:
     common = np.intersect1d(a.cases, b.cases)
     intervals = []
     for answers in (a, b):
         rows = np.isin(answers.cases, common)
         part = answers.take(rows)
         intervals.append(
-            bootstrap(part.y_true, part.y_pred, part.patients, [name], task=asked.task, threshold=thresholds[answers.id][rows], **options)[name]
+            bootstrap(
+                part.y_true,
+                part.y_pred,
+                part.patients,
+                [name],
+                task=asked.task,
+                threshold=thresholds[answers.id][rows],
+                **options,
+            )[name]
         )
     higher = METRICS[name].higher_is_better is not False
     found = difference(intervals[0], intervals[1], higher, options.get("confidence", 0.95))

@@ -22,7 +22,10 @@ ID = pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the models. ``task`` as in ``stats.metrics``; ``columns`` the (target, class) pairs or structures, in order."""
+    """What is asked of the models.
+
+    ``task`` as in ``stats.metrics``; ``columns`` the (target, class) pairs or structures, in order.
+    """
 
     task: str
     targets: list[str]
@@ -46,8 +49,8 @@ class Question:
 class Judged:
     """One model's answers on n cases (or patients) with S seeds.
 
-    ``y_true`` (n,) or (n, T), None for segmentation; ``y_pred`` (S, n), (S, n, C or T) or (S, n, K, 3); ``outer`` (S, n) the
-    fold in which each was a test case; ``seeds`` name of each row. ``votes`` (S, n), where the windows of a
+    ``y_true`` (n,) or (n, T), None for segmentation; ``y_pred`` (S, n), (S, n, C or T) or (S, n, K, 3); ``outer`` (S,
+    n) the fold in which each was a test case; ``seeds`` name of each row. ``votes`` (S, n), where the windows of a
     case vote on a yes/no target: the share of them that said yes. It decides what the case is called;
     ``y_pred`` stays the mean probability, which ranks.
     """
@@ -62,8 +65,15 @@ class Judged:
     votes: np.ndarray | None = None
 
     def decided(self, threshold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What decisions are taken of: scores (S, n, ...) and the threshold (n,) they must reach. A tie of votes is a no."""
-        return (self.y_pred, threshold) if self.votes is None else ((self.votes > 0.5).astype(np.float64), np.full(len(threshold), 0.5))
+        """What decisions are taken of: scores (S, n, ...) and the threshold (n,) they must reach.
+
+        A tie of votes is a no.
+        """
+        return (
+            (self.y_pred, threshold)
+            if self.votes is None
+            else ((self.votes > 0.5).astype(np.float64), np.full(len(threshold), 0.5))
+        )
 
     def take(self, rows: np.ndarray) -> Judged:
         """Some of the cases (mask or indices)."""
@@ -104,11 +114,20 @@ def question(predictions: pl.DataFrame, measures: pl.DataFrame, run: dict[str, A
         return Question("multiclass", targets, listed, [(targets[0], c) for c in listed])
     mixed = [t for t in targets if len(classes[t]) > 1]
     if mixed:
-        raise UserError("a target with several classes stands beside other targets", case=mixed[0], fix="judge it in a run of its own with target=")
+        raise UserError(
+            "a target with several classes stands beside other targets",
+            case=mixed[0],
+            fix="judge it in a run of its own with target=",
+        )
     if len(targets) == 1:
         positive = classes[targets[0]][0]
         negative = [str(c) for c in _of(run.get("classes"), targets[0]) or [] if str(c) != positive]
-        return Question("binary", targets, [negative[0] if len(negative) == 1 else f"not {positive}", positive], [(targets[0], positive)])
+        return Question(
+            "binary",
+            targets,
+            [negative[0] if len(negative) == 1 else f"not {positive}", positive],
+            [(targets[0], positive)],
+        )
     return Question("multilabel", targets, [], [(t, classes[t][0]) for t in targets])
 
 
@@ -117,12 +136,20 @@ def _of(value: Any, target: str) -> Any:
 
 
 def collect(
-    predictions: pl.DataFrame, measures: pl.DataFrame, cells: pl.DataFrame, asked: Question, run: dict[str, Any], warnings: list[str]
+    predictions: pl.DataFrame,
+    measures: pl.DataFrame,
+    cells: pl.DataFrame,
+    asked: Question,
+    run: dict[str, Any],
+    warnings: list[str],
 ) -> dict[str, Judged]:
     """Every model's answers on the test parts, by id. Appends to ``warnings`` what was left out and why."""
     refits = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).with_columns(ID)
     twice = refits.group_by("id", "outer", "seed").len().filter(pl.col("len") > 1).sort("id")
-    warnings += [f"{i}: fold {o} was refitted {n} times with seed {s}; the refits are averaged like seeds" for i, o, s, n in twice.rows()]
+    warnings += [
+        f"{i}: fold {o} was refitted {n} times with seed {s}; the refits are averaged like seeds"
+        for i, o, s, n in twice.rows()
+    ]
     rows = _rows(predictions.filter(pl.col("split") == "test"), measures, asked).join(
         refits.select("id", "outer", "seed", pl.col("hash").alias("cell")), on="cell"
     )
@@ -159,11 +186,17 @@ def inner_parts(
 def _rows(predictions: pl.DataFrame, measures: pl.DataFrame, asked: Question) -> pl.DataFrame:
     """One row for each cell, case and column: cell, case_id, patient_id, column, (part), y_true, y_pred."""
     if asked.task == "segmentation":
-        kinds = {f"{kind}.{structure}": (k, i) for k, (structure, _) in enumerate(asked.columns) for i, kind in enumerate(("tp", "fp", "fn"))}
+        kinds = {
+            f"{kind}.{structure}": (k, i)
+            for k, (structure, _) in enumerate(asked.columns)
+            for i, kind in enumerate(("tp", "fp", "fn"))
+        }
         rows = measures.filter(pl.col("name").is_in(list(kinds)))
         # Counts add up: where a case has no count of its own its frames are summed.
         whole = rows.filter(pl.col("frame") == -1)
-        frames = rows.filter(pl.col("frame") >= 0).join(whole.select("cell", "case_id").unique(), on=["cell", "case_id"], how="anti")
+        frames = rows.filter(pl.col("frame") >= 0).join(
+            whole.select("cell", "case_id").unique(), on=["cell", "case_id"], how="anti"
+        )
         rows = pl.concat([whole, frames]).group_by("cell", "case_id", "name").agg(pl.col("value").sum())
         return rows.select(
             "cell",
@@ -175,20 +208,33 @@ def _rows(predictions: pl.DataFrame, measures: pl.DataFrame, asked: Question) ->
             pl.col("value").alias("y_pred"),
         )
     place = pl.DataFrame(
-        {"target": [t for t, _ in asked.columns], "class": [c for _, c in asked.columns], "column": list(range(len(asked.columns)))},
+        {
+            "target": [t for t, _ in asked.columns],
+            "class": [c for _, c in asked.columns],
+            "column": list(range(len(asked.columns))),
+        },
         schema={"target": pl.String, "class": pl.String, "column": pl.Int64},
     )
     rows = predictions.filter(pl.col("window") == -1).with_columns(pl.col("class").fill_null(""))
     rows = rows.join(place, on=["target", "class"]).with_columns(pl.col("y_pred").fill_null(float("nan")))
     rows = rows.group_by("cell", "case_id", "column").agg(  # the mean over views, where there are several
-        pl.col("patient_id").first(), pl.col("y_true").first(), pl.col("y_pred").mean(), pl.lit(0, dtype=pl.Int64).alias("part")
+        pl.col("patient_id").first(),
+        pl.col("y_true").first(),
+        pl.col("y_pred").mean(),
+        pl.lit(0, dtype=pl.Int64).alias("part"),
     )
     if asked.task != "binary":
         return rows
-    cast = measures.filter(pl.col("name").is_in(["votes", "windows"])).pivot("name", index=["cell", "case_id"], values="value")
+    cast = measures.filter(pl.col("name").is_in(["votes", "windows"])).pivot(
+        "name", index=["cell", "case_id"], values="value"
+    )
     if not len(cast):
         return rows
-    return rows.join(cast.select("cell", "case_id", (pl.col("votes") / pl.col("windows")).alias("share")), on=["cell", "case_id"], how="left")
+    return rows.join(
+        cast.select("cell", "case_id", (pl.col("votes") / pl.col("windows")).alias("share")),
+        on=["cell", "case_id"],
+        how="left",
+    )
 
 
 def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any], warnings: list[str]) -> Judged | None:
@@ -217,7 +263,9 @@ def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any],
     kept = whole.sum(axis=1) == whole.sum(axis=1).max()
     names = [f"{seed}" if again == 0 else f"{seed} (repeat {again + 1})" for seed, again in repeats]
     for i in np.flatnonzero(~kept):
-        warnings.append(f"{name}: seed {names[i]} judged {whole[i].sum()} of {whole.sum(axis=1).max()} cases and is left out")
+        warnings.append(
+            f"{name}: seed {names[i]} judged {whole[i].sum()} of {whole.sum(axis=1).max()} cases and is left out"
+        )
     common = whole[kept].all(axis=0)
     if (lost := int(whole[kept].any(axis=0).sum() - common.sum())) > 0:
         warnings.append(f"{name}: {lost} cases were not judged by every seed and are left out")
@@ -231,7 +279,16 @@ def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any],
     pred = y_pred if asked.task == "segmentation" else y_pred[..., 0]
     if asked.task in ("binary", "regression"):
         pred = pred[..., 0]
-    judged = Judged(name, np.array(cases), patients, y_true, pred[kept], outer[kept], [n for n, k in zip(names, kept) if k], votes[kept]).take(common)
+    judged = Judged(
+        name,
+        np.array(cases),
+        patients,
+        y_true,
+        pred[kept],
+        outer[kept],
+        [n for n, k in zip(names, kept) if k],
+        votes[kept],
+    ).take(common)
     if judged.votes is None or np.isnan(judged.votes).any():
         judged = replace(judged, votes=None)
     scores = judged.y_pred.reshape(len(judged.seeds), len(judged.cases), -1)
@@ -239,13 +296,16 @@ def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any],
     if holes.any():
         bad = rows.filter(pl.col("y_pred").is_nan() & pl.col("case_id").is_in(judged.cases[holes].tolist()))
         warnings.append(
-            f"{name}: the score of {int(holes.sum())} cases is not a number (cells {', '.join(sorted(bad['cell'].unique().to_list()))}; "
+            f"{name}: the score of {int(holes.sum())} cases is not a number (cells "
+            f"{', '.join(sorted(bad['cell'].unique().to_list()))}; "
             f"first case {judged.cases[holes][0]}), so no metric is given"
         )
     return judged
 
 
-def _truth(labels: np.ndarray, common: np.ndarray, asked: Question, name: str, warnings: list[str]) -> tuple[np.ndarray | None, np.ndarray]:
+def _truth(
+    labels: np.ndarray, common: np.ndarray, asked: Question, name: str, warnings: list[str]
+) -> tuple[np.ndarray | None, np.ndarray]:
     """Labels in the shape of the task; cases whose multi-class truth is no single class are left out."""
     if asked.task == "segmentation":
         return None, common
@@ -256,16 +316,25 @@ def _truth(labels: np.ndarray, common: np.ndarray, asked: Question, name: str, w
     known = ~np.isnan(labels).any(axis=1)
     single = known & ((labels == 1).sum(axis=1) == 1)
     if (odd := int((known & ~single & common).sum())) > 0:
-        warnings.append(f"{name}: {odd} cases have no single true class among {', '.join(asked.classes)} and are left out")
+        warnings.append(
+            f"{name}: {odd} cases have no single true class among {', '.join(asked.classes)} and are left out"
+        )
     return np.where(single, labels.argmax(axis=1), np.nan), common & single
 
 
 def _patients(rows: pl.DataFrame, cases: Sequence[str], run: dict[str, Any]) -> np.ndarray:
-    given = dict(rows.filter(pl.col("patient_id").is_not_null()).select("case_id", "patient_id").unique(subset="case_id").iter_rows())
+    given = dict(
+        rows.filter(pl.col("patient_id").is_not_null())
+        .select("case_id", "patient_id")
+        .unique(subset="case_id")
+        .iter_rows()
+    )
     known = {**(run.get("patients") or {}), **given}
     absent = [c for c in cases if known.get(c) is None]
     if absent:
-        raise UserError("no patient is known for this case", case=str(absent[0]), fix="give run['patients'] = {case_id: patient_id}")
+        raise UserError(
+            "no patient is known for this case", case=str(absent[0]), fix="give run['patients'] = {case_id: patient_id}"
+        )
     return np.array([str(known[c]) for c in cases])
 
 

@@ -99,7 +99,9 @@ def metric(
 
     def register(function: Callable[..., Value]) -> Callable[..., Value]:
         @wraps(function)
-        def clean(y_true: np.ndarray | None, y_pred: np.ndarray, weights: Weights | None = None, threshold: Any = 0.5) -> Value:
+        def clean(
+            y_true: np.ndarray | None, y_pred: np.ndarray, weights: Weights | None = None, threshold: Any = 0.5
+        ) -> Value:
             y_pred = np.asarray(y_pred, dtype=np.float64)
             n = len(y_pred)
             y_true = np.zeros(n) if y_true is None else np.asarray(y_true, dtype=np.float64)
@@ -119,7 +121,9 @@ def metric(
                     value = function(y_true, y_pred, used, **options)
             return float(value[0]) if weights is None else value
 
-        METRICS[function.__name__] = Metric(function.__name__, clean, higher_is_better, range, description, tuple(tasks.split()), needs_threshold)
+        METRICS[function.__name__] = Metric(
+            function.__name__, clean, higher_is_better, range, description, tuple(tasks.split()), needs_threshold
+        )
         return clean
 
     return register
@@ -169,7 +173,9 @@ def auc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     return _auc(y_true, y_pred, weights)
 
 
-@metric("binary", (0, 1), "average precision: precision at each positive case's score, averaged over the positive cases")
+@metric(
+    "binary", (0, 1), "average precision: precision at each positive case's score, averaged over the positive cases"
+)
 def auprc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Average precision: sum over distinct scores of (step in recall) x precision; no interpolation."""
     return _auprc(y_true, y_pred, weights)
@@ -180,7 +186,9 @@ def targets_of(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     return y_true if y_true.ndim == 2 else (y_true[:, None] == np.arange(y_pred.shape[1])).astype(np.float64)
 
 
-def _macro(function: Callable[..., Value], y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, **options: Any) -> np.ndarray:
+def _macro(
+    function: Callable[..., Value], y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, **options: Any
+) -> np.ndarray:
     """Mean over the targets that have both classes in the data; NaN in a resample where one of them loses a class."""
     values = []
     for label, score in zip(targets_of(y_true, y_pred).T, y_pred.T):
@@ -196,7 +204,11 @@ def macro_auc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value
     return _macro(_auc, y_true, y_pred, weights)
 
 
-@metric("multiclass multilabel", (0, 1), "mean over the classes (or targets) of the average precision of each against the rest")
+@metric(
+    "multiclass multilabel",
+    (0, 1),
+    "mean over the classes (or targets) of the average precision of each against the rest",
+)
 def macro_auprc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Macro average precision."""
     return _macro(_auprc, y_true, y_pred, weights)
@@ -232,7 +244,9 @@ def accuracy(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold
     return np.trace(table) / table.sum(axis=(0, 1))
 
 
-@metric("binary multiclass", (0, 1), "share called right in each class, averaged over the classes", needs_threshold=True)
+@metric(
+    "binary multiclass", (0, 1), "share called right in each class, averaged over the classes", needs_threshold=True
+)
 def balanced_accuracy(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
     """Mean recall over the classes that the data hold; not defined with one class only."""
     table = _decided(y_true, y_pred, weights, threshold)
@@ -273,7 +287,9 @@ def f1(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.n
 
 @metric("multiclass multilabel", (0, 1), "mean over the classes (or targets) of F1", needs_threshold=True)
 def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
-    """Macro F1: of the called classes (multi-class) or at the threshold (multi-label), over those with a positive case."""
+    """Macro F1: of the called classes (multi-class) or at the threshold (multi-label), over those with a positive
+    case.
+    """
     if y_true.ndim == 1:
         table = _confusion(y_true, y_pred, weights)
         right = np.einsum("ccb->cb", table)
@@ -299,7 +315,11 @@ def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold
     higher_is_better=False,
 )
 def brier(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
-    """Brier score. Binary: mean (p - y)^2. Multi-class: sum over the classes, so up to 2 (Brier 1950). Multi-label: mean over the targets."""
+    """Brier score.
+
+    Binary: mean (p - y)^2. Multi-class: sum over the classes, so up to 2 (Brier 1950). Multi-label: mean over the
+    targets.
+    """
     if y_pred.ndim == 1:
         loss = (y_pred - y_true) ** 2
     elif y_true.ndim == 1:
@@ -309,7 +329,8 @@ def brier(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
         for label, score in zip(y_true.T, y_pred.T):
             known = ~np.isnan(label)
             if known.any():
-                values.append(brier.__wrapped__(label[known], score[known], weights.take(known)))  # type: ignore[attr-defined]
+                # type: ignore[attr-defined]
+                values.append(brier.__wrapped__(label[known], score[known], weights.take(known)))
         return np.mean(values, axis=0)
     total, cases = weights.sums(loss, np.ones(len(loss)))
     return total / cases
@@ -336,7 +357,8 @@ def confidence_and_truth(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.nda
     higher_is_better=False,
 )
 def ece(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
-    """Expected calibration error over 10 equal-mass bins (Nixon et al. 2019); multi-class: of the top label (Guo et al. 2017).
+    """Expected calibration error over 10 equal-mass bins (Nixon et al. 2019); multi-class: of the top label (Guo et al.
+    2017).
 
     The bins are laid on the given cases and stay fixed over the resamples.
     """
@@ -349,15 +371,25 @@ def ece(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
 # ---- quantities -------------------------------------------------------------------------------
 
 
-@metric("regression", (-np.inf, 1), "share of the variance explained: 1 - SSE/SST; 0 = no better than the mean, below 0 = worse")
+@metric(
+    "regression",
+    (-np.inf, 1),
+    "share of the variance explained: 1 - SSE/SST; 0 = no better than the mean, below 0 = worse",
+)
 def r2(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
-    """Coefficient of determination 1 - SSE/SST (not the squared correlation); not defined when the truth is constant."""
+    """Coefficient of determination 1 - SSE/SST (not the squared correlation); not defined when the truth is
+    constant.
+    """
     centred = y_true - y_true.mean()
     n, s, ss, sse = weights.sums(np.ones(len(centred)), centred, centred**2, (y_true - y_pred) ** 2)
     return _unless_constant(1 - sse / (ss - s**2 / n), ss - s**2 / n, ss)
 
 
-@metric("regression", (0, 1), "squared Pearson correlation: how well the truth follows the prediction along any straight line")
+@metric(
+    "regression",
+    (0, 1),
+    "squared Pearson correlation: how well the truth follows the prediction along any straight line",
+)
 def squared_correlation(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Squared Pearson correlation; blind to offset and scale, so never below R2."""
     x, y = y_pred - y_pred.mean(), y_true - y_true.mean()
@@ -373,7 +405,12 @@ def mae(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     return total / n
 
 
-@metric("regression", (0, np.inf), "root mean squared error, in the unit of the target; large errors weigh more", higher_is_better=False)
+@metric(
+    "regression",
+    (0, np.inf),
+    "root mean squared error, in the unit of the target; large errors weigh more",
+    higher_is_better=False,
+)
 def rmse(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Root mean squared error."""
     total, n = weights.sums((y_true - y_pred) ** 2, np.ones(len(y_true)))
@@ -424,9 +461,15 @@ def _pooled(counts: np.ndarray, weights: Weights, name: str) -> np.ndarray:
     return values[~np.isnan(present)].mean(axis=0) if (~np.isnan(present)).any() else np.full(values.shape[1], np.nan)
 
 
-@metric("segmentation", (0, 1), "overlap of drawn and predicted area, 2 x common / (drawn + predicted), averaged over the cases")
+@metric(
+    "segmentation",
+    (0, 1),
+    "overlap of drawn and predicted area, 2 x common / (drawn + predicted), averaged over the cases",
+)
 def dice(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
-    """Mean over cases of the Dice coefficient (itself the mean over the structures that the case or its prediction holds)."""
+    """Mean over cases of the Dice coefficient (itself the mean over the structures that the case or its prediction
+    holds).
+    """
     return _per_case(y_pred, weights, "dice")
 
 
@@ -448,7 +491,14 @@ def pooled_iou(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Valu
     return _pooled(y_pred, weights, "iou")
 
 
-DIMENSIONS = {"binary": 1, "multiclass": 2, "multilabel": 2, "regression": 1, "quantities": 2, "segmentation": 3}  # of y_pred without the seeds
+DIMENSIONS = {
+    "binary": 1,
+    "multiclass": 2,
+    "multilabel": 2,
+    "regression": 1,
+    "quantities": 2,
+    "segmentation": 3,
+}  # of y_pred without the seeds
 
 
 def for_task(task: str) -> list[str]:

@@ -30,7 +30,19 @@ CURVE_RESAMPLES = 1000  # at most, for bands and calibration
 WORST = 12  # cases listed where there is no right and wrong
 UNDEFINED_SHARE = 0.05  # of the resamples, from which on it is said
 #: Facts of run.json that go into the summary as they are.
-KEPT = ["name", "created", "task", "kind", "targets", "classes", "positive", "units", "structures", "patient", "identity"]
+KEPT = [
+    "name",
+    "created",
+    "task",
+    "kind",
+    "targets",
+    "classes",
+    "positive",
+    "units",
+    "structures",
+    "patient",
+    "identity",
+]
 KEPT += ["data_hash", "split_hash", "looks", "versions", "recipe", "baseline"]
 
 Entry = dict[str, Any]
@@ -49,14 +61,19 @@ def summarise(
     """The content of ``summary.json`` (docs/architecture.md) from the tables of a run.
 
     ``run`` holds what ``run.json`` holds: task (classify, regress, segment), targets, classes, positive, level, unit,
-    ``patients`` {case_id: patient_id}, and where there are any ``thresholds`` {model id: number, or {outer fold: number}},
-    ``cell_facts`` {cell: {seconds, parameters, load, reason}}, ``curves`` {cell: rows of the training log} and warnings.
-    Undefined numbers are NaN (null once written).
+    ``patients`` {case_id: patient_id}, and where there are any ``thresholds`` {model id: number, or {outer fold:
+    number}}, ``cell_facts`` {cell: {seconds, parameters, load, reason}}, ``curves`` {cell: rows of the training log}
+    and warnings. Undefined numbers are NaN (null once written).
 
     Raises ``UserError`` when the tables hold nothing that can be judged.
     """
     warnings: list[str] = [str(w) for w in run.get("warnings") or []]
-    options: dict[str, Any] = {"resamples": resamples, "confidence": confidence, "seed": seed, "unit": str(run.get("unit") or "patient")}
+    options: dict[str, Any] = {
+        "resamples": resamples,
+        "confidence": confidence,
+        "seed": seed,
+        "unit": str(run.get("unit") or "patient"),
+    }
     asked = question(predictions, measures, run)
     by_case = collect(predictions, measures, cells, asked, run, warnings)
     level, judged = _level(asked, by_case, run, warnings)
@@ -121,7 +138,9 @@ def summarise(
 # ---- levels and thresholds ----------------------------------------------------------------------
 
 
-def _level(asked: Question, by_case: dict[str, Judged], run: dict[str, Any], warnings: list[str]) -> tuple[str, dict[str, Judged]]:
+def _level(
+    asked: Question, by_case: dict[str, Judged], run: dict[str, Any], warnings: list[str]
+) -> tuple[str, dict[str, Judged]]:
     """The level at which the numbers stand, and the answers at it."""
     wanted = str(run.get("level") or "case")
     if wanted == "patient" and asked.task != "segmentation":
@@ -129,7 +148,10 @@ def _level(asked: Question, by_case: dict[str, Judged], run: dict[str, Any], war
         whole = {name: answers for name, answers in patients.items() if answers is not None}
         if len(whole) == len(patients):
             return "patient", whole
-        warnings.append("labels are said to live on patients but differ within some patient, so the numbers stand at the level of cases")
+        warnings.append(
+            "labels are said to live on patients but differ within some patient, so the numbers stand at the level of "
+            "cases"
+        )
     elif wanted == "study":
         warnings.append("labels live on studies; every number stands at the level of cases")
     return "case", by_case
@@ -175,7 +197,9 @@ def _threshold_told(run: dict[str, Any], answers: Judged) -> tuple[Any, str]:
 
 
 def _parts(asked: Question, answers: Judged) -> Iterable[tuple[str, str, list[str], Any, np.ndarray]]:
-    """What metrics are taken of: (suffix, task, metrics, y_true, y_pred), the whole first, then each target, class or structure."""
+    """What metrics are taken of: (suffix, task, metrics, y_true, y_pred), the whole first, then each target, class or
+    structure.
+    """
     y, p = answers.y_true, answers.y_pred
     names = [t if asked.task != "multiclass" else c for t, c in asked.columns]
     yield "", asked.task, for_task(asked.task), y, p
@@ -184,7 +208,13 @@ def _parts(asked: Question, answers: Judged) -> Iterable[tuple[str, str, list[st
             yield f".{name}", "binary", ["auc", "auprc"], np.where(np.isnan(y), np.nan, y == k), p[..., k]
     elif asked.task == "multilabel" and y is not None:
         for k, name in enumerate(names):
-            yield f".{name}", "binary", ["auc", "auprc", "sensitivity", "specificity", "f1", "brier", "ece"], y[:, k], p[..., k]
+            yield (
+                f".{name}",
+                "binary",
+                ["auc", "auprc", "sensitivity", "specificity", "f1", "brier", "ece"],
+                y[:, k],
+                p[..., k],
+            )
     elif asked.task == "quantities" and y is not None:
         for k, name in enumerate(names):
             yield f".{name}", "regression", for_task("regression"), y[:, k], p[..., k]
@@ -195,7 +225,11 @@ def _parts(asked: Question, answers: Judged) -> Iterable[tuple[str, str, list[st
 
 def _named(level: str, metric: str, suffix: str) -> str:
     """``case.auc``, ``case.auc.<target>``, ``pooled.dice.<structure>``."""
-    return f"pooled.{metric.removeprefix('pooled_')}{suffix}" if metric.startswith("pooled_") else f"{level}.{metric}{suffix}"
+    return (
+        f"pooled.{metric.removeprefix('pooled_')}{suffix}"
+        if metric.startswith("pooled_")
+        else f"{level}.{metric}{suffix}"
+    )
 
 
 def _model_metrics(
@@ -206,7 +240,9 @@ def _model_metrics(
     whole: dict[str, Interval] = {}
     for suffix, task, names, y, p in _parts(asked, answers):
         decisions = [n for n in names if METRICS[n].needs_threshold] if answers.votes is not None else []
-        found = bootstrap(y, p, answers.patients, [n for n in names if n not in decisions], task=task, threshold=threshold, **options)
+        found = bootstrap(
+            y, p, answers.patients, [n for n in names if n not in decisions], task=task, threshold=threshold, **options
+        )
         said, least = answers.decided(threshold)
         if decisions:
             found |= bootstrap(y, said, answers.patients, decisions, task=task, threshold=least, **options)
@@ -290,7 +326,12 @@ def _on(answers: Judged, cases: set[str]) -> Judged:
 
 
 def _compare(
-    asked: Question, judged: dict[str, Judged], intervals: dict[str, Interval], level: str, options: dict[str, Any], warnings: list[str]
+    asked: Question,
+    judged: dict[str, Judged],
+    intervals: dict[str, Interval],
+    level: str,
+    options: dict[str, Any],
+    warnings: list[str],
 ) -> tuple[list[Entry], dict[str, dict[str, int]]]:
     """All pairs on the primary metric with Holm over the family, and the rank of each model with its interval."""
     higher = METRICS[asked.primary].higher_is_better is not False
@@ -302,7 +343,9 @@ def _compare(
         if len(common) == len(cases[name]):
             return intervals[name]
         part = _on(judged[name], common)
-        return bootstrap(part.y_true, part.y_pred, part.patients, [asked.primary], task=asked.task, **options)[asked.primary]
+        return bootstrap(part.y_true, part.y_pred, part.patients, [asked.primary], task=asked.task, **options)[
+            asked.primary
+        ]
 
     pairs: list[Entry] = []
     for a, b in combinations(ids, 2):
@@ -338,7 +381,9 @@ def _compare(
     if not everywhere:
         return pairs, {}
     same = [on(name, everywhere) for name in ids]
-    found = rank_intervals([i.value for i in same], np.stack([i.distribution for i in same]), higher, options["confidence"])
+    found = rank_intervals(
+        [i.value for i in same], np.stack([i.distribution for i in same]), higher, options["confidence"]
+    )
     return pairs, dict(zip(ids, found))
 
 
@@ -357,14 +402,18 @@ def _models(
     """One entry for each model id in ``cells``, best first, those without a result last."""
     facts: dict[str, Entry] = run.get("cell_facts") or {}
     entries = []
-    for (name,), part in cells.with_columns(ID).sort("id", "outer", "inner", "seed", "hash").group_by(["id"], maintain_order=True):
+    for (name,), part in (
+        cells.with_columns(ID).sort("id", "outer", "inner", "seed", "hash").group_by(["id"], maintain_order=True)
+    ):
         refits = part.filter(pl.col("inner") == -1)
         done = refits.filter(pl.col("state") == "done")
         state, reason = "done", ""
         if name not in metrics:
             waiting = refits if len(refits) else part
             states = waiting["state"].to_list()
-            state, _, reason = next((s for s in states if s.startswith(("not run", "failed"))), states[0]).partition(":")
+            state, _, reason = next((s for s in states if s.startswith(("not run", "failed"))), states[0]).partition(
+                ":"
+            )
             if state == "done":
                 state, reason = "failed", "no labelled case of its test parts was judged"
         elif len(done) < len(refits):
@@ -408,7 +457,9 @@ def _inner_scores(
     """Mean over the inner cells of the chosen settings of the primary metric on their select parts."""
     scores: dict[str, float | None] = {}
     for name, parts in inner_parts(predictions, measures, cells, asked, run).items():
-        values: list[float] = [point(asked.primary, answers.y_true, scored) for _, answers in parts for scored in answers.y_pred]
+        values: list[float] = [
+            point(asked.primary, answers.y_true, scored) for _, answers in parts for scored in answers.y_pred
+        ]
         known = [v for v in values if not np.isnan(v)]
         scores[name] = float(np.mean(known)) if known else None
     return scores
@@ -418,11 +469,19 @@ def _inner_scores(
 
 
 def _warn_data(
-    asked: Question, judged: dict[str, Judged], intervals: dict[str, Interval], run: dict[str, Any], unit: str, warnings: list[str]
+    asked: Question,
+    judged: dict[str, Judged],
+    intervals: dict[str, Interval],
+    run: dict[str, Any],
+    unit: str,
+    warnings: list[str],
 ) -> None:
     """What is wrong with the cases themselves, said once."""
     if run.get("patient") == "none" and not any("patient=none" in w for w in warnings):
-        warnings.append("patient=none: patients are unknown, so cases are resampled and intervals are too narrow if patients have several cases")
+        warnings.append(
+            "patient=none: patients are unknown, so cases are resampled and intervals are too narrow if patients have "
+            "several cases"
+        )
     fewest = min((i.n_units for i in intervals.values()), default=0)
     plural = f"{unit}s"
     if fewest < MINIMUM_PATIENTS:
@@ -436,14 +495,22 @@ def _warn_data(
             present = set(np.unique(y[~np.isnan(y)]).astype(int))
             gone = [c for k, c in enumerate(classes) if k not in present]
             if len(present) < 2:
-                absent[f"{name}: all judged cases have one class ({', '.join(classes[k] for k in present)}), so nothing can be told apart"] = None
+                absent[
+                    f"{name}: all judged cases have one class ({', '.join(classes[k] for k in present)}), so nothing "
+                    f"can be told apart"
+                ] = None
             elif gone:
-                absent[f"{name}: no judged case has class {', '.join(gone)}; means over the classes leave it out"] = None
+                absent[f"{name}: no judged case has class {', '.join(gone)}; means over the classes leave it out"] = (
+                    None
+                )
             for fold in np.unique(answers.outer[0]):
                 here = y[answers.outer[0] == fold]
                 here = here[~np.isnan(here)]
                 if len(here) and len(np.unique(here)) < len(present):
-                    folds[f"{name}: fold {fold} lacks a class in its test part, so its own metrics and fold means leave it out"] = None
+                    folds[
+                        f"{name}: fold {fold} lacks a class in its test part, so its own metrics and fold means leave "
+                        f"it out"
+                    ] = None
     warnings += [*absent, *folds]
 
 
@@ -459,7 +526,10 @@ def _warn_coverage(by_case: dict[str, Judged], cells: pl.DataFrame, warnings: li
             which = f" (no result for fold {', '.join(map(str, missing))})" if missing else ""
             warnings.append(f"{name} was judged on {len(answers.cases)} of {len(union)} cases{which}")
     if partial:
-        warnings.append("models were judged on different cases, so their own numbers do not compare; pairs and ranks use the cases in common")
+        warnings.append(
+            "models were judged on different cases, so their own numbers do not compare; pairs and ranks use the "
+            "cases in common"
+        )
 
 
 def _labels(asked: Question, answers: Judged) -> Iterable[tuple[str, np.ndarray, list[str]]]:
@@ -474,33 +544,50 @@ def _labels(asked: Question, answers: Judged) -> Iterable[tuple[str, np.ndarray,
         yield asked.targets[0], y, asked.classes
 
 
-def _warn_model(name: str, asked: Question, answers: Judged, interval: Interval, entry: Entry, unit: str, warnings: list[str]) -> None:
+def _warn_model(
+    name: str, asked: Question, answers: Judged, interval: Interval, entry: Entry, unit: str, warnings: list[str]
+) -> None:
     """What is odd about one model's answers."""
     if np.isnan(answers.y_pred).any():
         return  # said when the answers were read
     scores = answers.y_pred.reshape(len(answers.seeds), len(answers.cases), -1)
     constant = [s for s, p in zip(answers.seeds, scores) if len(p) > 1 and (np.ptp(p, axis=0) == 0).all()]
     if constant and asked.task != "segmentation":
-        warnings.append(f"{name}: every case has the same score (seed {', '.join(constant)}), so it tells nothing apart")
+        warnings.append(
+            f"{name}: every case has the same score (seed {', '.join(constant)}), so it tells nothing apart"
+        )
     elif asked.task == "binary" and len(answers.cases) >= 10:
         fewest = min(len(np.unique(p)) for p in scores)
         if fewest < len(answers.cases) / 2:
-            warnings.append(f"{name}: only {fewest} different scores for {len(answers.cases)} cases; tied pairs count half in the AUC")
+            warnings.append(
+                f"{name}: only {fewest} different scores for {len(answers.cases)} cases; tied pairs count half in the "
+                f"AUC"
+            )
     if np.isnan(interval.value):
         if asked.task in ("regression", "quantities", "segmentation"):
             warnings.append(f"{name}: {asked.primary} is not defined on its cases")
         return
     if interval.degenerate and not constant:
-        warnings.append(f"{name}: {asked.primary} is {interval.value:.3g} in every resample, so resampling cannot tell how sure that is")
+        warnings.append(
+            f"{name}: {asked.primary} is {interval.value:.3g} in every resample, so resampling cannot tell how sure "
+            f"that is"
+        )
     if interval.undefined > UNDEFINED_SHARE and interval.n_units >= MINIMUM_PATIENTS:
-        warnings.append(f"{name}: {asked.primary} is not defined in {interval.undefined:.0%} of the resamples (a class with very few {unit}s)")
+        warnings.append(
+            f"{name}: {asked.primary} is not defined in {interval.undefined:.0%} of the resamples (a class with very "
+            f"few {unit}s)"
+        )
 
 
 # ---- figures ------------------------------------------------------------------------------------
 
 
 def _few(options: dict[str, Any]) -> dict[str, Any]:
-    return {"resamples": min(options["resamples"], CURVE_RESAMPLES), "confidence": options["confidence"], "seed": options["seed"]}
+    return {
+        "resamples": min(options["resamples"], CURVE_RESAMPLES),
+        "confidence": options["confidence"],
+        "seed": options["seed"],
+    }
 
 
 def _roc(asked: Question, judged: dict[str, Judged], options: dict[str, Any]) -> dict[str, Any]:
@@ -511,7 +598,12 @@ def _roc(asked: Question, judged: dict[str, Judged], options: dict[str, Any]) ->
         assert a.y_true is not None
         curve = roc(a.y_true, a.y_pred, a.patients, task=asked.task, **_few(options))
         if not np.isnan(curve.tpr).any():
-            curves[name] = {"fpr": curve.fpr.tolist(), "tpr": curve.tpr.tolist(), "low": curve.low.tolist(), "high": curve.high.tolist()}
+            curves[name] = {
+                "fpr": curve.fpr.tolist(),
+                "tpr": curve.tpr.tolist(),
+                "low": curve.low.tolist(),
+                "high": curve.high.tolist(),
+            }
     return curves
 
 
@@ -523,7 +615,9 @@ def _calibration(asked: Question, judged: dict[str, Judged], options: dict[str, 
         assert a.y_true is not None
         bins = reliability(a.y_true, a.y_pred, a.patients, task=asked.task, **_few(options))
         if bins:
-            result[name] = [{"predicted": b.predicted, "observed": b.observed, "low": b.low, "high": b.high, "n": b.n} for b in bins]
+            result[name] = [
+                {"predicted": b.predicted, "observed": b.observed, "low": b.low, "high": b.high, "n": b.n} for b in bins
+            ]
     return result
 
 
@@ -545,7 +639,8 @@ def _scatter(asked: Question, judged: dict[str, Judged]) -> dict[str, list[Entry
 
 
 def case_values(asked: Question, answers: Judged) -> np.ndarray:
-    """How right a model was about each case (n,), mean over its seeds: probability of the true class, Dice or absolute error.
+    """How right a model was about each case (n,), mean over its seeds: probability of the true class, Dice or absolute
+    error.
 
     Several targets are averaged; several quantities only after dividing by each target's standard deviation.
     """
@@ -606,7 +701,10 @@ def _heatmap(asked: Question, judged: dict[str, Judged], cases: list[str]) -> di
         return group, float(hardest[j]), cases[j]
 
     order = sorted(range(len(cases)), key=key)
-    told = [{"case_id": cases[j], "patient_id": known[cases[j]][0], "label": _label(asked, known[cases[j]][1])} for j in order]
+    told = [
+        {"case_id": cases[j], "patient_id": known[cases[j]][0], "label": _label(asked, known[cases[j]][1])}
+        for j in order
+    ]
     return {"models": list(judged), "cases": told, "values": values[:, order].tolist()}
 
 
@@ -672,7 +770,9 @@ def sentence(name: str, entry: Entry, confidence: float = 0.95) -> str:
     """One estimate in words: ``case.auc 0.912 (95 % interval 0.880 to 0.941, 400 cases of 325 patients)``."""
     value, low, high = (entry.get(k) for k in ("value", "low", "high"))
     rows = "patients" if name.startswith("patient.") else "cases"
-    of = f"{entry['n']} {rows}" + (f" of {entry['n_units']} {entry['unit']}s" if rows == "cases" and entry["unit"] != "case" else "")
+    of = f"{entry['n']} {rows}" + (
+        f" of {entry['n_units']} {entry['unit']}s" if rows == "cases" and entry["unit"] != "case" else ""
+    )
     if value is None or np.isnan(value):
         return f"{name} is not defined ({of})"
     if low is None or high is None or np.isnan(low) or np.isnan(high):
@@ -690,11 +790,17 @@ def leaderboard(summary: dict[str, Any]) -> pl.DataFrame:
             "rank": rank.get("best"),
             "rank_low": rank.get("low"),
             "rank_high": rank.get("high"),
-            **{k: model[k] for k in ("id", "model", "start", "strategy", "state", "reason", "parameters", "seconds", "inner_score")},
+            **{
+                k: model[k]
+                for k in ("id", "model", "start", "strategy", "state", "reason", "parameters", "seconds", "inner_score")
+            },
         }
         for name in names:
             entry = model["metrics"].get(name, {})
-            row |= {name if part == "value" else f"{name}.{part}": _finite(entry.get(part)) for part in ("value", "low", "high")}
+            row |= {
+                name if part == "value" else f"{name}.{part}": _finite(entry.get(part))
+                for part in ("value", "low", "high")
+            }
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -707,7 +813,9 @@ def write_tables(summary: dict[str, Any], run_dir: str | Path) -> None:
     """Write ``summary.json``, ``leaderboard.csv`` and ``pairs.csv``; each appears whole or not at all."""
     run_dir = Path(run_dir)
     columns = ["a", "b", "metric", "difference", "low", "high", "p", "p_holm", "method", "p_superior", "n"]
-    schema = {c: pl.String if c in ("a", "b", "metric", "method") else pl.Int64 if c == "n" else pl.Float64 for c in columns}
+    schema = {
+        c: pl.String if c in ("a", "b", "metric", "method") else pl.Int64 if c == "n" else pl.Float64 for c in columns
+    }
     rows = [{c: _finite(pair[c]) if schema[c] == pl.Float64 else pair[c] for c in columns} for pair in summary["pairs"]]
     tables.write_csv(leaderboard(summary), run_dir / "leaderboard.csv")
     tables.write_csv(pl.DataFrame(rows, schema=schema), run_dir / "pairs.csv")

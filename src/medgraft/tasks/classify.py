@@ -40,7 +40,8 @@ class Classify:
         self.positive_weight = np.ones(len(targets), np.float32)
 
     def fit_weight(self, y: np.ndarray, weight: float | str) -> None:
-        """Weight of positive labels in the loss of yes/no targets: a number, or ``balanced``, negatives over positives of ``y (n, T)``.
+        """Weight of positive labels in the loss of yes/no targets: a number, or ``balanced``, negatives over positives
+        of ``y (n, T)``.
 
         ``balanced`` leaves a target without positives or negatives at 1.
         """
@@ -52,7 +53,10 @@ class Classify:
         self.positive_weight = np.where(both, negative / np.maximum(positive, 1), 1.0).astype(np.float32)
 
     def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Cross-entropy (multi-class) or mean binary cross-entropy over known labels. ``output (B, outputs)`` logits."""
+        """Cross-entropy (multi-class) or mean binary cross-entropy over known labels.
+
+        ``output (B, outputs)`` logits.
+        """
         y = batch["y"]
         known = ~torch.isnan(y)
         count = known.sum().clamp(min=1)
@@ -61,7 +65,9 @@ class Classify:
             each = functional.cross_entropy(output.float(), labels, reduction="none")
             return {"loss": (each * known[:, 0]).sum() / count}
         if self.pairs:
-            each = functional.cross_entropy(output.float().view(-1, 2), torch.nan_to_num(y).long().view(-1), reduction="none").view_as(y)
+            each = functional.cross_entropy(
+                output.float().view(-1, 2), torch.nan_to_num(y).long().view(-1), reduction="none"
+            ).view_as(y)
         else:
             each = functional.binary_cross_entropy_with_logits(output.float(), torch.nan_to_num(y), reduction="none")
         weight = torch.where(y == 1, torch.as_tensor(self.positive_weight, device=y.device), torch.ones_like(y))
@@ -74,8 +80,12 @@ class Classify:
             return output.float().unflatten(1, (-1, 2)).softmax(2)[..., 1]
         return output.float().softmax(1) if self.exclusive else output.float().sigmoid()
 
-    def rows(self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: np.ndarray, scores: np.ndarray) -> Columns:
-        """``truth (n, T)`` with NaN, ``scores (n, answers)`` -> prediction columns, one row per case and class (or target)."""
+    def rows(
+        self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: np.ndarray, scores: np.ndarray
+    ) -> Columns:
+        """``truth (n, T)`` with NaN, ``scores (n, answers)`` -> prediction columns, one row per case and class (or
+        target).
+        """
         columns: Columns = {k: [] for k in ("patient_id", "case_id", "target", "class", "y_true", "y_pred")}
         for j in range(self.answers):
             target = self.targets[0 if self.exclusive else j]

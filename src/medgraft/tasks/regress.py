@@ -31,7 +31,10 @@ class Regress:
     def __init__(self, targets: Sequence[TargetSpec], center: float | None = None, scale: float | None = None) -> None:
         """``center`` and ``scale`` given here stay, whatever the labels; only a single quantity has them."""
         if len(targets) > 1 and (center is not None or scale is not None):
-            raise UserError(f"label_center and label_scale are of one quantity, there are {len(targets)}", fix="leave them out, or choose one target")
+            raise UserError(
+                f"label_center and label_scale are of one quantity, there are {len(targets)}",
+                fix="leave them out, or choose one target",
+            )
         self.targets = list(targets)
         self._given = (center, scale)
         self.outputs = len(targets)
@@ -62,7 +65,9 @@ class Regress:
         """Quantities (B, T) in the label's unit."""
         return output.float() * self._to(self.scale, output) + self._to(self.center, output)
 
-    def rows(self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: np.ndarray, scores: np.ndarray) -> Columns:
+    def rows(
+        self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: np.ndarray, scores: np.ndarray
+    ) -> Columns:
         """``truth (n, T)`` with NaN, ``scores (n, T)`` -> prediction columns with an empty class."""
         columns: Columns = {k: [] for k in ("patient_id", "case_id", "target", "class", "y_true", "y_pred")}
         for j, target in enumerate(self.targets):

@@ -34,7 +34,9 @@ class Segment:
         self.outputs = len(structures)
 
     def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Mean cross-entropy over counted voxels plus 1 - soft Dice (smoothing 1, over the batch, mean over structures)."""
+        """Mean cross-entropy over counted voxels plus 1 - soft Dice (smoothing 1, over the batch, mean over
+        structures).
+        """
         mask = batch["mask"]
         known = (mask != IGNORE).float()
         truth = (mask == 1).float()

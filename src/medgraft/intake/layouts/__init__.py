@@ -20,7 +20,8 @@ PLAIN = ("rsna",)
 
 
 def find_layout(source: Path, name: str | None, labels: str | None = None) -> ModuleType:
-    """The layout given by name, or the first that knows the source; ``labels`` given by hand win over a layout that was only detected.
+    """The layout given by name, or the first that knows the source; ``labels`` given by hand win over a layout that was
+    only detected.
 
     Raises ``UserError`` for an unknown name, and where ``labels`` and the labels of the layout cannot both hold.
     """
@@ -31,5 +32,9 @@ def find_layout(source: Path, name: str | None, labels: str | None = None) -> Mo
     modules = {n: importlib.import_module(f"medgraft.intake.layouts.{n}") for n in tried}
     found = next(n for n in tried if name or modules[n].detect(source))
     if by_hand and found != "folder":
-        raise UserError(f"the layout {found} brings its own labels", case=f"labels={labels}", fix="leave out labels=, or say layout=folder")
+        raise UserError(
+            f"the layout {found} brings its own labels",
+            case=f"labels={labels}",
+            fix="leave out labels=, or say layout=folder",
+        )
     return modules[found]

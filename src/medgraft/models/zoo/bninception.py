@@ -43,7 +43,9 @@ class Inception(nn.Module):
     where there is no 1x1), between convolution and norm; it is called with the number of frames too.
     """
 
-    def __init__(self, inputs: int, single: int, triple: tuple[int, int], double: tuple[int, int], project: int, pool: str) -> None:
+    def __init__(
+        self, inputs: int, single: int, triple: tuple[int, int], double: tuple[int, int], project: int, pool: str
+    ) -> None:
         super().__init__()
         stride = 1 if single else 2
         self.halves = not single

@@ -28,7 +28,9 @@ from medgraft.models.registry import backbone
 
 
 class BatchStatistics(nn.BatchNorm3d):
-    """Batch norm by the statistics of the batch at hand, in evaluation too; evaluation leaves the running ones as they are."""
+    """Batch norm by the statistics of the batch at hand, in evaluation too; evaluation leaves the running ones as they
+    are.
+    """
 
     mixes_cases = True
 
@@ -44,7 +46,9 @@ Norm = Callable[[int], nn.Module]
 def _norm(bn_mode: str) -> Norm:
     modes: dict[str, Norm] = {"running": nn.BatchNorm3d, "batch": BatchStatistics}
     if bn_mode not in modes:
-        raise UserError(f"bn_mode is {' or '.join(modes)}, not '{bn_mode}'", fix="batch repeats the published weights' evaluation")
+        raise UserError(
+            f"bn_mode is {' or '.join(modes)}, not '{bn_mode}'", fix="batch repeats the published weights' evaluation"
+        )
     return modes[bn_mode]
 
 
@@ -144,7 +148,9 @@ class UNet3D(Encoder3D):
     paper="arXiv:2004.07882",
     notes="19.07 M parameters; option bn_mode: running or batch",
 )
-def genesis_unet3d(channels: int, structures: int, size: tuple[int, ...] | None = None, bn_mode: str = "running") -> nn.Module:
+def genesis_unet3d(
+    channels: int, structures: int, size: tuple[int, ...] | None = None, bn_mode: str = "running"
+) -> nn.Module:
     """Genesis 3D U-Net, for segmentation and restoration."""
     return surgery.annotate(UNet3D(channels, structures, _norm(bn_mode)), last=("out_tr",))
 
@@ -157,7 +163,8 @@ def genesis_unet3d(channels: int, structures: int, size: tuple[int, ...] | None 
     default_size=(32, 64, 64),
     min_size=(16, 16, 16),
     paper="arXiv:2004.07882",
-    notes="7.03 M parameters; its authors put a dense layer of 1024 on it (hidden: 1024); option bn_mode: running or batch",
+    notes="7.03 M parameters; its authors put a dense layer of 1024 on it (hidden: 1024); option bn_mode: running or "
+    "batch",
 )
 def genesis_encoder3d(channels: int, size: tuple[int, ...] | None = None, bn_mode: str = "running") -> nn.Module:
     """Encoder of the Genesis 3D U-Net, for classification and regression."""
@@ -194,7 +201,9 @@ def genesis_unet2d(channels: int, structures: int, size: tuple[int, ...] | None 
     from segmentation_models_pytorch import Unet
 
     return surgery.annotate(
-        Unet("resnet18", encoder_weights=None, in_channels=channels, classes=structures), removed=("encoder.fc",), last=("segmentation_head",)
+        Unet("resnet18", encoder_weights=None, in_channels=channels, classes=structures),
+        removed=("encoder.fc",),
+        last=("segmentation_head",),
     )
 
 

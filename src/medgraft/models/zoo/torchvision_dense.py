@@ -22,7 +22,9 @@ def _take_map(module: nn.Module, inputs: Any, output: dict[str, Tensor]) -> Tens
     return output["out"]
 
 
-def _build(name: str, channels: int, structures: int, last: tuple[str, ...] = ("classifier.4",), **arguments: Any) -> nn.Module:
+def _build(
+    name: str, channels: int, structures: int, last: tuple[str, ...] = ("classifier.4",), **arguments: Any
+) -> nn.Module:
     import torchvision.models as models
 
     body = models.get_model(name, weights=None, weights_backbone=None, num_classes=structures, **arguments)
@@ -103,4 +105,9 @@ def fcn_resnet101(channels: int, structures: int, size: tuple[int, ...] | None =
 )
 def lraspp_mobilenet_v3_large(channels: int, structures: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """Lite reduced ASPP on MobileNetV3-Large."""
-    return _build("lraspp_mobilenet_v3_large", channels, structures, last=("classifier.low_classifier", "classifier.high_classifier"))
+    return _build(
+        "lraspp_mobilenet_v3_large",
+        channels,
+        structures,
+        last=("classifier.low_classifier", "classifier.high_classifier"),
+    )

@@ -78,7 +78,11 @@ def r2plus1d_18(channels: int, size: tuple[int, ...] | None = None) -> nn.Module
     output="features",
     features=1024,
     default_size=(16, 224, 224),
-    min_size=(8, 17, 17),  # below 8 frames the backward pass of the 7x1x1 stem crashes or gives NaN now and then (PyTorch 2.14, CPU)
+    min_size=(
+        8,
+        17,
+        17,
+    ),  # below 8 frames the backward pass of the 7x1x1 stem crashes or gives NaN now and then (PyTorch 2.14, CPU)
     paper="arXiv:1712.04851",
     weights_of="torchvision:s3d",
 )

@@ -161,7 +161,9 @@ def published(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
         elif found := re.fullmatch(r"(features\.(\d+)\.conv\.)(\d+)(\.\w+)", name):
             last = 3 if found[2] == "1" else 6  # the first block does not expand
             entry = int(found[3])
-            name = found[1] + (f"{entry // 3}.{entry % 3}" if entry < last else str(last // 3 + entry - last)) + found[4]
+            name = (
+                found[1] + (f"{entry // 3}.{entry % 3}" if entry < last else str(last // 3 + entry - last)) + found[4]
+            )
         mapped[name] = tensor
     return mapped
 
