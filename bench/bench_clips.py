@@ -37,6 +37,8 @@ from medgraft import store, tables
 from medgraft.data.dataset import CaseDataset, TargetSpec
 from medgraft.data.transforms import Augment
 from medgraft.data.windows import WindowSpec
+from medgraft.datasets import Dataset, load_dataset
+from medgraft.files import write_json
 
 FRAMES, SIDE, LENGTH, STRIDE, PAD, BATCH = 176, 112, 32, 2, 12, 8
 
@@ -91,7 +93,7 @@ def clip_from_avi_fast(path: Path, rng: np.random.Generator) -> np.ndarray:
     return crop(np.stack(frames), rng)
 
 
-def write_data_set(folder: Path, videos: Iterable[np.ndarray]) -> tables.Dataset:
+def write_data_set(folder: Path, videos: Iterable[np.ndarray]) -> Dataset:
     """Store the videos as a data set of one case each."""
     rows = []
     for index, video in enumerate(videos):
@@ -109,11 +111,11 @@ def write_data_set(folder: Path, videos: Iterable[np.ndarray]) -> tables.Dataset
         )
     tables.write(pl.DataFrame(rows), folder / "manifest.parquet", "manifest")
     tables.write(tables.empty("frames"), folder / "frames.parquet", "frames")
-    tables.write_json(folder / "dataset.json", {"name": "bench", "channels": 1, "patient": "column"})
-    return tables.load_dataset(folder)
+    write_json(folder / "dataset.json", {"name": "bench", "channels": 1, "patient": "column"})
+    return load_dataset(folder)
 
 
-def clips_of(dataset: tables.Dataset, cases: int) -> CaseDataset:
+def clips_of(dataset: Dataset, cases: int) -> CaseDataset:
     """Training clips of the first cases."""
     window = WindowSpec("dense", LENGTH, SIDE, stride=STRIDE)
     return CaseDataset(

@@ -32,7 +32,7 @@ import numpy as np
 from bench_clips import BATCH, clips_of, picture, write_data_set
 
 from medgraft.data.loader import train_batches
-from medgraft.tables import load_dataset
+from medgraft.datasets import load_dataset
 
 CASES, MOST, WORKERS, STEPS = 20, 10, 4, 240
 

@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 
 from medgraft import store, tables
+from medgraft.datasets import Dataset, load_dataset
+from medgraft.files import write_json
 
 _SHAPES = {"image": (1, 1, 32, 32), "video": (1, 12, 32, 32), "volume": (1, 12, 16, 16)}
 
@@ -31,7 +33,7 @@ def make_dataset(
     unit: str = "display",
     signal: float = 1.0,
     seed: int = 0,
-) -> tables.Dataset:
+) -> Dataset:
     """Write a data set below ``root`` and open it.
 
     Every case shows a bright blob on noise. Class c is carried by the blob's size and brightness
@@ -136,8 +138,8 @@ def make_dataset(
         root / "frames.parquet",
         "frames",
     )
-    tables.write_json(root / "dataset.json", info)
-    return tables.load_dataset(root)
+    write_json(root / "dataset.json", info)
+    return load_dataset(root)
 
 
 def _blob(

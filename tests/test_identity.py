@@ -16,8 +16,9 @@ import pydicom
 import pytest
 
 import identity_kit as kit
-from medgraft import store, tables
+from medgraft import store
 from medgraft.cli import main
+from medgraft.datasets import load_dataset
 
 MODEL = "timm:test_efficientnet"
 Command = Callable[..., str]
@@ -88,7 +89,7 @@ def test_a_scan_of_every_format_names_nobody(tmp_path: Path, medgraft: Command) 
         "scan", "../pictures", "labels=folders", "patient=none", "out=folders", "workers=1", code=2
     )  # classes that are people
     assert not kit.leaks(tmp_path / "work")
-    other = tables.load_dataset(tmp_path / "work" / "other")
+    other = load_dataset(tmp_path / "work" / "other")
     assert set(other.manifest["kind"]) == {"image", "video", "volume"} and other.manifest.height >= 8
     rejects = pl.read_csv(tmp_path / "work" / "other" / "rejects.csv")
     assert rejects.height >= 8 and rejects["source"].str.starts_with("case-").all()
@@ -96,9 +97,9 @@ def test_a_scan_of_every_format_names_nobody(tmp_path: Path, medgraft: Command) 
     assert all(
         code in known["names"] or code in known["cases"] for code in rejects["source"]
     )  # whoever holds the private map finds every file again
-    first = tables.load_dataset(tmp_path / "work" / "data").manifest
+    first = load_dataset(tmp_path / "work" / "data").manifest
     assert set(first["site"].str.slice(0, 5)) == {"site-"} and set(first["device"].drop_nulls()) == {"Maker Model 5"}
-    headers = tables.load_dataset(tmp_path / "work" / "headers").manifest
+    headers = load_dataset(tmp_path / "work" / "headers").manifest
     true = (datetime.date(2019, 6, 27) - datetime.date(1970, 1, 1)).days
     assert (
         headers["day"].null_count() == 0
@@ -264,7 +265,7 @@ def test_the_whole_way_names_nobody(tmp_path: Path, medgraft: Command) -> None:
     medgraft("predict", "runs/tiny", "../pictures", "out=predicted.csv", code=3)
     work = tmp_path / "work"
     assert not kit.leaks(work)
-    manifest = tables.load_dataset(work / "data").manifest
+    manifest = load_dataset(work / "data").manifest
     assert manifest.height == 16 and sorted(manifest["pixel_text"].value_counts().rows()) == [
         ("blacked", 4),
         ("clear", 12),

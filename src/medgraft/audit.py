@@ -18,12 +18,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from medgraft import __version__, tables
+from medgraft import __version__
+from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
+from medgraft.files import write_json
 from medgraft.intake import audit as leaks
 from medgraft.stats.association import associate
 from medgraft.stats.baseline import trivial_auc
-from medgraft.tables import Dataset, load_dataset
 
 STRONG, WEAK = 0.3, 0.1  # strength of an association from which it is a finding to check, or a note
 LIKELY, OPEN = 0.05, 0.1  # p up to which an association counts; up to which a strong one is worth a note (few patients)
@@ -126,7 +127,7 @@ def audit(root: Path, options: AuditOptions) -> AuditReport:
         "search": search,
         "seconds": round(time.monotonic() - began, 2),
     }
-    tables.write_json(root / "audit.json", content)
+    write_json(root / "audit.json", content)
     path = page.build(root, lang=options.lang)
     return AuditReport(path, findings, page.lines(content), time.monotonic() - began)
 
@@ -204,8 +205,7 @@ def sample(dataset: Dataset, parts: list[leaks.Part], seed: int) -> list[dict[st
     for (label, role), members in sorted(groups.items())[:40]:
         mixed = [members[int(i)] for i in rng.permutation(len(members))]
         seen: set[str] = set()
-        # type: ignore[func-returns-value]
-        fresh = [i for i in mixed if not (patients[i] in seen or seen.add(patients[i]))]
+        fresh = [i for i in mixed if patients[i] not in seen and not seen.add(patients[i])]  # type: ignore[func-returns-value]
         chosen = list(dict.fromkeys([*fresh, *mixed]))[:few]
         found.append(
             {

@@ -7,7 +7,6 @@ at once. Config stops at the builders: below them, named arguments with defaults
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from medgraft.errors import UserError
+from medgraft.errors import UserError, did_you_mean
 
 #: Faults of the sources that can be brought back, and the sentence that the report then opens with.
 COMPAT: dict[str, str] = {
@@ -231,7 +230,7 @@ class ClaimConfig(Section):
             for key in chooser:
                 if key not in ("model", "start", "strategy"):
                     raise ValueError(
-                        f"claims: unknown field {key!r} of an arm{_nearest(key, ('model', 'start', 'strategy'))}"
+                        f"claims: unknown field {key!r} of an arm; {did_you_mean(key, ('model', 'start', 'strategy'))}"
                     )
         if not self.better:
             raise ValueError(f"claims: {self.text!r} says of no arm that it is better (better: {{model: NAME}})")
@@ -312,7 +311,7 @@ class Recipe(Section):
         for grid in [self.grid, *(arm.grid for arm in self.models if arm.grid is not None)]:
             for key, values in grid.items():
                 if key not in TrainConfig.model_fields:
-                    raise ValueError(f"grid: unknown field {key!r}{_nearest(key, TrainConfig.model_fields)}")
+                    raise ValueError(f"grid: unknown field {key!r}; {did_you_mean(key, TrainConfig.model_fields)}")
                 if not values:
                     raise ValueError(f"grid: {key} has no values, so there is nothing to search")
         if not self.seeds:
@@ -326,7 +325,7 @@ class Recipe(Section):
                 for key in getattr(arm, name):
                     if key not in section.model_fields:
                         raise ValueError(
-                            f"models: {arm.id}: unknown {name} field {key!r}{_nearest(key, section.model_fields)}"
+                            f"models: {arm.id}: unknown {name} field {key!r}; {did_you_mean(key, section.model_fields)}"
                         )
         for arm in self.models:
             if arm.hidden and arm.strategy == "frozen_logistic":
@@ -336,7 +335,7 @@ class Recipe(Section):
                 )
         for name in self.compat:
             if name not in COMPAT:
-                raise ValueError(f"compat: unknown name {name!r}{_nearest(name, COMPAT)}")
+                raise ValueError(f"compat: unknown name {name!r}; {did_you_mean(name, COMPAT)}")
         if "split_80_20" in self.compat and (self.split.kind != "holdout" or self.split.inner != 1):
             raise ValueError("compat: split_80_20 goes with split.kind=holdout and split.inner=1")
         return self
@@ -360,11 +359,6 @@ class Recipe(Section):
 M = TypeVar("M", bound=BaseModel)
 
 
-def _nearest(key: str, names: Iterable[str]) -> str:
-    found = difflib.get_close_matches(key, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else f"; known are {', '.join(sorted(names))}"
-
-
 def build(model: type[M], values: Mapping[str, Any], *, where: str = "") -> M:
     """Make a config from plain values. Raises ``UserError`` that lists every fault with its dotted path."""
     try:
@@ -375,7 +369,7 @@ def build(model: type[M], values: Mapping[str, Any], *, where: str = "") -> M:
             path = ".".join(str(p) for p in fault["loc"])
             if fault["type"] == "extra_forbidden":
                 names = _fields_at(model, fault["loc"][:-1])
-                faults.append(f"unknown key {path!r}{_nearest(str(fault['loc'][-1]), names)}")
+                faults.append(f"unknown key {path!r}; {did_you_mean(str(fault['loc'][-1]), names)}")
             elif fault["type"] == "missing":
                 faults.append(f"{path} is required")
             else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something a user can mend.
@@ -20,3 +23,10 @@ class UserError(Exception):
 
 class WeightsAbsent(UserError):
     """Pretrained weights were asked for and are not on this machine."""
+
+
+def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """``did you mean 'epochs'?``, or where nothing is near all that is known, in order of the alphabet."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"

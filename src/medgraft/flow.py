@@ -15,13 +15,13 @@ import polars as pl
 
 from medgraft import config, runs, store, tables
 from medgraft.config import Recipe
-from medgraft.engine import compare, external, fit
+from medgraft.datasets import joined, load_dataset
+from medgraft.engine import compare, fit
 from medgraft.engine.context import Context
 from medgraft.errors import UserError, WeightsAbsent
 from medgraft.stats import summary
 from medgraft.stats.baseline import facts_alone, trivial_auc
 from medgraft.stats.thresholds import youden_threshold
-from medgraft.tables import load_dataset
 
 
 def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
@@ -34,7 +34,7 @@ def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
     if not len(dataset.manifest):
         raise UserError("the data set holds no case", case=str(recipe.data), fix="see its rejects.csv, and scan again")
     if recipe.split.kind == "external":
-        dataset = external.join(dataset, recipe.split.test, recipe.out / recipe.name / "data")
+        dataset = joined(dataset, recipe.split.test, recipe.out / recipe.name / "data")
     recipe = compare.with_defaults(recipe, dataset, say)
     context, the_run = compare.prepare(recipe, dataset)
     say(f"run folder {the_run.root}")

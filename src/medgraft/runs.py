@@ -22,8 +22,9 @@ from typing import Any
 import polars as pl
 
 from medgraft import __version__, config, tables
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.tables import Dataset
+from medgraft.files import disk_error, read_json, write_json, write_text
 
 PACKAGES = (
     "torch",
@@ -83,9 +84,7 @@ class Run:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
-        self.info: dict[str, Any] = (
-            tables.read_json(self.root / "run.json") if (self.root / "run.json").is_file() else {}
-        )
+        self.info: dict[str, Any] = read_json(self.root / "run.json") if (self.root / "run.json").is_file() else {}
 
     @classmethod
     def create(
@@ -105,17 +104,17 @@ class Run:
         try:
             (root / "cells").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise tables.disk_error(error, root) from error
+            raise disk_error(error, root) from error
         run = cls(root)
         data_hash = digest(case_digests)
         if run.info and run.info.get("data_hash") != data_hash:
             raise UserError(
                 f"the data set is not the one this run began with: "
-                f"{_difference(tables.read_json(root / 'cases.json'), case_digests)}",
+                f"{_difference(read_json(root / 'cases.json'), case_digests)}",
                 case=str(root),
                 fix="choose a new run with name=NAME, or bring the old data set back",
             )
-        tables.write_json(root / "cases.json", case_digests)
+        write_json(root / "cases.json", case_digests)
         run.info = {
             **run.info,
             "name": root.name,
@@ -128,7 +127,7 @@ class Run:
             "warnings": list(dataset.warnings),
             **facts,
         }
-        tables.write_text(root / "recipe.yaml", recipe_text)
+        write_text(root / "recipe.yaml", recipe_text)
         run.save()
         return run
 
@@ -146,7 +145,7 @@ class Run:
         return (self.root / self.info["dataset"]).resolve()
 
     def save(self) -> None:
-        tables.write_json(self.root / "run.json", self.info)
+        write_json(self.root / "run.json", self.info)
 
     def folder(self, cell: Cell) -> Path:
         return self.root / "cells" / cell.hash
@@ -160,7 +159,7 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise tables.disk_error(error, self.root) from error
+            raise disk_error(error, self.root) from error
         self.mark(cell, "running")
         return folder
 
@@ -168,8 +167,8 @@ class Run:
         """Write ``cell.json`` with the state: running, done, failed: ..., not run: ..."""
         path = self.folder(cell) / "cell.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = tables.read_json(path) if path.is_file() else {}
-        tables.write_json(
+        before = read_json(path) if path.is_file() else {}
+        write_json(
             path,
             {
                 **before,
@@ -185,7 +184,7 @@ class Run:
     def finish(self, cell: Cell, **facts: Any) -> None:
         """Seal a cell: facts, then the DONE file, then the resume checkpoint goes."""
         self.mark(cell, "done", **facts)
-        tables.write_text(self.folder(cell) / "DONE", time.strftime("%Y-%m-%d %H:%M:%S\n"))
+        write_text(self.folder(cell) / "DONE", time.strftime("%Y-%m-%d %H:%M:%S\n"))
         (self.folder(cell) / "last.ckpt").unlink(missing_ok=True)
 
     def look(self, cell: Cell) -> None:
@@ -208,7 +207,7 @@ class Run:
         found = []
         for path in sorted((self.root / "cells").glob("*/cell.json")):
             if wanted is None or path.parent.name in wanted:
-                record = tables.read_json(path)
+                record = read_json(path)
                 if record["state"] == "done" and not (path.parent / "DONE").is_file():
                     record["state"] = "running"
                 found.append(record)
@@ -307,7 +306,7 @@ def status(root: Path) -> dict[str, Any]:
     for record in records:
         counts[record["state"]] = counts.get(record["state"], 0) + 1
     recipe = config.build(config.Recipe, the_run.info["recipe"])
-    inner = len({row["inner"] for row in tables.read_json(the_run.root / "splits.json")["rows"] if row["inner"] >= 0})
+    inner = len({row["inner"] for row in read_json(the_run.root / "splits.json")["rows"] if row["inner"] >= 0})
     planned = sum(
         the_run.info["folds"] * (len(recipe.arm_settings(arm)) * inner + len(recipe.seeds)) for arm in recipe.models
     )

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from medgraft.errors import UserError
-from medgraft.tables import disk_error
+from medgraft.files import disk_error, whole
 
 HEADER_BYTES = 128
 TEMPORARY = "incoming"
@@ -259,12 +259,7 @@ def stage(root: str | os.PathLike[str], array_ids: list[str], local: str | os.Pa
         target = path_of(local, array_id)
         if target.exists():
             continue
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
+        with whole(target) as temporary:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path_of(root, array_id), temporary)
-            os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise disk_error(error, local) from error
     return local

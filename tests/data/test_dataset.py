@@ -20,8 +20,8 @@ from medgraft.data.dataset import CaseDataset, TargetSpec
 from medgraft.data.loader import eval_batches, plan_memory, train_batches
 from medgraft.data.select import Rules, select
 from medgraft.data.windows import DenseJoin, WindowSpec, join_scores
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.tables import Dataset
 
 FINDING = TargetSpec("finding", "binary", ("class0", "class1"), "class1")
 

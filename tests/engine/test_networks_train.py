@@ -20,13 +20,13 @@ from medgraft import config
 from medgraft.config import Recipe, TrainConfig
 from medgraft.data.dataset import CaseDataset, TargetSpec
 from medgraft.data.windows import WindowSpec
+from medgraft.datasets import Dataset, load_dataset
 from medgraft.engine import loop
 from medgraft.engine.bench import FixedSamples
 from medgraft.engine.context import make_fabric
 from medgraft.intake import scan
 from medgraft.models import registry
 from medgraft.models.model import Model, make_model
-from medgraft.tables import Dataset, load_dataset
 from medgraft.tasks.classify import Classify
 from medgraft.tasks.segment import Segment
 from medgraft.tasks.task import Task

@@ -17,6 +17,7 @@ import torch
 
 from conftest import MODEL, predictions
 from medgraft import config, flow, runs, store, tables
+from medgraft.datasets import load_dataset
 from medgraft.engine import compare, fit, loop, search
 from medgraft.errors import UserError
 from medgraft.models import surgery
@@ -134,7 +135,7 @@ def test_search_never_sees_the_test_part(recipe, tmp_path) -> None:
             json.dumps(r["setting"], sort_keys=True): r["score"] for r in records if r["outer"] == 0 and r["inner"] == 0
         }
 
-    dataset = tables.load_dataset(one.data)
+    dataset = load_dataset(one.data)
     context, the_run = compare.prepare(recipe("name=b", *words), dataset)
     # The new labels would stratify anew: put the old split back.
     first = [r for r in splits if r["outer"] == 0]
@@ -184,7 +185,7 @@ def test_absent_weights_are_a_row_and_not_a_random_body(recipe) -> None:
 
 def test_a_failed_cell_is_named_and_the_rest_goes_on(recipe, tmp_path) -> None:
     made = recipe()
-    dataset = tables.load_dataset(made.data)
+    dataset = load_dataset(made.data)
     compare.prepare(made, dataset)
     victim = dataset.manifest["array_id"][5]
     store.close_all()
@@ -291,7 +292,7 @@ def test_frozen_features_from_the_cache_are_those_of_the_network(recipe) -> None
     )
     made = recipe(words)
     root = flow.run(made, say=quiet)
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    context, the_run = compare.prepare(made, load_dataset(made.data))
     record = next(r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0)
     model, task = fit.load_model(context, the_run, made.models[0], record)  # the head alone was stored
     samples = context.samples(
@@ -313,7 +314,7 @@ def test_a_logistic_head_is_the_regression_it_claims_to_be(recipe) -> None:
 
     made = recipe("models=[{model: efficientnet_lite0, strategy: frozen_logistic, train: {logistic_c: 0.1}}]")
     root = flow.run(made, say=quiet)
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    context, the_run = compare.prepare(made, load_dataset(made.data))
     cache = dict(np.load(next((root / "features").glob("*.npz"))))
     fold = context.outer[0]
     parts = {}
@@ -387,11 +388,11 @@ def test_options_of_a_network_and_a_hidden_layer_reach_the_cell(recipe) -> None:
     assert record["context"]["options"] == {"bn_mode": "batch"} and record["context"]["hidden"] == 8
     stored = torch.load(root / "cells" / record["hash"] / "best.ckpt", weights_only=True)["model"]
     assert stored["head.hidden.weight"].shape == (8, 512)
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    context, the_run = compare.prepare(made, load_dataset(made.data))
     model, _ = fit.load_model(context, the_run, made.models[0], record)
     assert surgery.mixes_cases(model)
     frozen = recipe(*short, "name=frozen", f"models=[{arm % ('batch', 'frozen')}]", **facts)
-    context, the_run = compare.prepare(frozen, tables.load_dataset(frozen.data))
+    context, the_run = compare.prepare(frozen, load_dataset(frozen.data))
     compare.run_arm(context, the_run, frozen.models[0], compare.Progress(context, quiet))
     assert "its features cannot be kept" in (the_run.root / "errors.log").read_text()
     with pytest.raises(UserError, match="a logistic head stands on the body itself"):
@@ -423,7 +424,7 @@ def test_segmentation_learns_and_counts(recipe, kind, model, words) -> None:
     summary = json.loads((root / "summary.json").read_text())
     assert summary["models"][0]["metrics"]["case.dice"]["value"] > 0.75
     measures = tables.read(root / "measures.parquet", "measures")
-    dataset = tables.load_dataset(made.data)
+    dataset = load_dataset(made.data)
     mask = store.open_mask(dataset.root, dataset.manifest["mask_id"][0])
     refits = tables.read(root / "cells.parquet", "cells").filter(pl.col("inner") == -1)["hash"].to_list()
     mine = measures.filter((pl.col("case_id") == "c000") & (pl.col("frame") == -1) & pl.col("cell").is_in(refits))
@@ -438,9 +439,9 @@ def test_a_recipe_without_models_gets_a_sensible_set_and_says_so(recipe, kind, m
     said: list[str] = []
     wish = ["task=segment", "target=null"] if masks else []
     made = recipe("models=[]", "window.size=0", *wish, kind=kind, masks=masks)
-    full = compare.with_defaults(made, tables.load_dataset(made.data), said.append)
+    full = compare.with_defaults(made, load_dataset(made.data), said.append)
     assert full.models and any("no models were named" in line for line in said)
-    context, _ = compare.prepare(full, tables.load_dataset(made.data))
+    context, _ = compare.prepare(full, load_dataset(made.data))
     starts = {arm.start for arm in full.models}
     assert masks or {"imagenet", "random"} <= starts  # the from-scratch control is never left out
     for arm in full.models:
@@ -461,7 +462,7 @@ def test_mixed_precision_trains_and_is_a_cell_of_its_own(recipe) -> None:
 def test_settings_are_chosen_by_the_mean_of_inner_scores(recipe) -> None:
     made = recipe("grid={learning_rate: [1e-6, 3e-3]}", "split.inner=2", "train.epochs=8")
     flow.run(made, say=quiet)
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    context, the_run = compare.prepare(made, load_dataset(made.data))
     for outer in (0, 1):
         choice = search.search(context, the_run, made.models[0], outer, progress=None, seen=lambda cell: None)
         means = {
@@ -480,7 +481,7 @@ def test_the_deterministic_seed_leaves_the_global_generator_alone(recipe) -> Non
     torch.manual_seed(1)
     before = torch.initial_seed()
     made = recipe()
-    context, _ = compare.prepare(made, tables.load_dataset(made.data))
+    context, _ = compare.prepare(made, load_dataset(made.data))
     fit.build(context, made.models[0], context.make_task(), made.train, seed=3)
     assert torch.initial_seed() == before
 
@@ -521,7 +522,7 @@ def test_bert_reads_frames_through_the_whole_run_and_serving(recipe, tmp_path) -
     )
     root = flow.run(made, say=quiet)
     assert [arm.id.rpartition(" · ")[2] for arm in made.models] == ["frozen+bert", "frozen"]
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    context, the_run = compare.prepare(made, load_dataset(made.data))
     shapes = {np.load(path)["features"].shape for path in (root / "features").glob("*.npz")}
     assert shapes == {(24, 4, 1000), (24, 1280)}
     plain, wide = (
@@ -560,7 +561,7 @@ def test_the_same_pixels_in_training_and_test_are_a_warning_on_every_page(recipe
     from medgraft.report.text import Text
 
     asked = recipe()
-    context, run = compare.prepare(asked, tables.load_dataset(asked.data))
+    context, run = compare.prepare(asked, load_dataset(asked.data))
     assert not any("pixels" in w or "pictures" in w for w in run.info["warnings"])
     first, second = (sorted(context.outer[fold]["test"])[0] for fold in (0, 1))
     path = asked.data / "manifest.parquet"
@@ -569,7 +570,7 @@ def test_the_same_pixels_in_training_and_test_are_a_warning_on_every_page(recipe
     array = manifest.filter(pl.col("patient_id") == first)["array_id"][0]
     copied = pl.when(pl.col("case_id") == case).then(pl.lit(array)).otherwise("array_id").alias("array_id")
     tables.write(manifest.with_columns(copied), path, "manifest")
-    _, run = compare.prepare(recipe("name=copied"), tables.load_dataset(asked.data))
+    _, run = compare.prepare(recipe("name=copied"), load_dataset(asked.data))
     warning = run.info["warnings"][-1]
     assert "1 picture stands in training and test under two patients" in Text("en").say(warning)
     assert "1 幅图像分属两名患者" in Text("zh").say(warning)

@@ -15,6 +15,7 @@ from PIL import Image
 from conftest import MODEL
 from factory import make_dataset
 from medgraft import config, flow, runs, store, tables
+from medgraft.datasets import load_dataset
 from medgraft.engine import compare, fit, serve
 from medgraft.engine.predict import predict_cases
 from medgraft.errors import UserError
@@ -71,7 +72,7 @@ def test_a_served_study_gets_the_numbers_of_the_judged_path(finished, name) -> N
     served = serve.predict(root, [files / "c003.png", files / "c004.png"], model=name)
     the_run = runs.Run.open(root)
     recipe = config.build(config.Recipe, the_run.info["recipe"])
-    dataset = tables.load_dataset(recipe.data)
+    dataset = load_dataset(recipe.data)
     context, _ = compare.prepare(recipe, dataset)
     arm = next(a for a in recipe.models if a.model == name)
     members = [r for r in the_run.records() if r["inner"] < 0 and r["model"] == name]

@@ -13,15 +13,15 @@ from PIL import Image
 
 from conftest import MODEL
 from factory import make_dataset
-from medgraft import config, flow, runs, store, tables
+from medgraft import config, flow, runs, splits, store, tables
 from medgraft.config import TrainConfig
 from medgraft.data import transforms
 from medgraft.data.dataset import TargetSpec
 from medgraft.data.windows import Window
+from medgraft.datasets import Box, load_dataset
 from medgraft.engine import compare, explain, fit, loop, optim, serve
 from medgraft.engine.context import make_fabric
 from medgraft.errors import UserError
-from medgraft.intake import split
 from medgraft.models import registry, weights
 from medgraft.models.model import make_model
 from medgraft.tasks.classify import Classify
@@ -177,7 +177,7 @@ def test_the_side_head_is_for_training_strategies_alone(recipe) -> None:
         "train.epochs=1",
     ]
     made = recipe(*words)
-    context, _ = compare.prepare(made, tables.load_dataset(made.data))
+    context, _ = compare.prepare(made, load_dataset(made.data))
     arm = made.models[0]
     task = context.make_task()
     assert fit.build(context, arm, task, made.arm_train(arm), seed=0)[0].auxiliary is None
@@ -283,7 +283,7 @@ def test_split_80_20_chooses_on_the_part_it_reports_and_says_so(recipe) -> None:
         honest / "report.html"
     ).read_text(encoding="utf-8")
     with pytest.raises(UserError, match="tested and trained"):
-        split.check(
+        splits.check(
             [*rows, {**next(r for r in rows if r["role"] == "test"), "inner": 1, "role": "train"}],
             compat=("split_80_20",),
         )
@@ -374,9 +374,9 @@ def test_grad_cam_is_the_weighted_sum_of_the_last_map_and_pointing_counts_boxes(
     cam = np.zeros((8, 8))
     cam[2, 6] = 1  # row 2, column 6 of a window that covers the left upper quarter of a 64 x 64 picture
     window = Window(0, (0,), (0, 0, 32, 32), (1, 8, 8))
-    assert explain.pointing(cam, window, [(24, 8, 4, 4)], (64, 64)) == (1.0, 16 / 4096)
-    assert explain.pointing(cam, window, [(8, 24, 4, 4)], (64, 64)) == (0.0, 16 / 4096)  # x is the column
-    assert explain.pointing(np.zeros((8, 8)), window, [(0, 0, 64, 64)], (64, 64)) == (0.0, 1.0)
+    assert explain.pointing(cam, window, [Box.from_xywh(24, 8, 4, 4)], (64, 64)) == (1.0, 16 / 4096)
+    assert explain.pointing(cam, window, [Box.from_xywh(8, 24, 4, 4)], (64, 64)) == (0.0, 16 / 4096)  # x is the column
+    assert explain.pointing(np.zeros((8, 8)), window, [Box.from_xywh(0, 0, 64, 64)], (64, 64)) == (0.0, 1.0)
 
 
 def test_claims_get_a_verdict_and_absent_weights_are_not_a_result(recipe) -> None:

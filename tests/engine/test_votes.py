@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from medgraft import config, flow, runs, tables
 from medgraft.data.dataset import TargetSpec
+from medgraft.datasets import load_dataset
 from medgraft.engine import compare, fit, serve
 from medgraft.errors import UserError
 from medgraft.tasks.classify import Classify
@@ -60,7 +61,7 @@ def test_two_logits_through_the_whole_run_and_serving(recipe, tmp_path) -> None:
     root = flow.run(made, say=quiet)
     found = tables.read(root / "predictions.parquet", "predictions").filter(pl.col("split") == "test")
     assert len(found) == 24 and found["class"].unique().to_list() == ["class1"]
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    context, the_run = compare.prepare(made, load_dataset(made.data))
     record = next(r for r in the_run.records() if r["inner"] == -1)
     model, task = fit.load_model(context, the_run, made.models[0], record)
     assert model.head.linear.out_features == 2 == task.outputs
@@ -112,7 +113,7 @@ def test_images_vote_and_their_mean_ranks(recipe, tmp_path) -> None:
         pl.col("y_true").first(),
     )
     by_hand = by_hand.sort("case_id")
-    depths = {r["case_id"]: r["shape"][1] for r in tables.load_dataset(made.data).manifest.iter_rows(named=True)}
+    depths = {r["case_id"]: r["shape"][1] for r in load_dataset(made.data).manifest.iter_rows(named=True)}
     assert by_hand["n"].to_list() == [
         depths[c] for c in by_hand["case_id"]
     ]  # 500 were asked for: every frame once, none twice
@@ -179,7 +180,7 @@ def test_a_served_case_is_called_by_the_vote(recipe, tmp_path) -> None:
 
     made = recipe(*VOTE[1:], "train.epochs=1", "split.folds=2", kind="video", signal=0.5)
     root = flow.run(made, say=quiet)
-    data = tables.load_dataset(made.data)
+    data = load_dataset(made.data)
     import av
 
     array = np.asarray(store.open_array(data.root, data.manifest["array_id"][1]))[0]

@@ -17,6 +17,8 @@ import polars as pl
 from PIL import Image
 
 from medgraft import store, tables
+from medgraft.datasets import Dataset, load_dataset
+from medgraft.files import write_json
 
 
 def body(seed: int, side: int = 160) -> np.ndarray:
@@ -111,7 +113,7 @@ class Planted:
         }
         self.rows.append({**row, "pixel_text": "public", **more})
 
-    def write(self, **info: Any) -> tables.Dataset:
+    def write(self, **info: Any) -> Dataset:
         manifest = pl.DataFrame(self.rows, infer_schema_length=None)
         text = [c for c in manifest.columns if manifest[c].dtype == pl.Null]
         schema = tables.SCHEMAS["manifest"]
@@ -129,5 +131,5 @@ class Planted:
             "warnings": [],
             **info,
         }
-        tables.write_json(self.root / "dataset.json", facts)
-        return tables.load_dataset(self.root)
+        write_json(self.root / "dataset.json", facts)
+        return load_dataset(self.root)

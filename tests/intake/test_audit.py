@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from planted import ALTERED, Planted, body, brighter, jpeg, mirrored, resized
 
-from medgraft import audit, store, tables
+from medgraft import audit, store
 from medgraft.errors import UserError
+from medgraft.files import read_json, write_json
 from medgraft.intake import audit as leaks
 from medgraft.intake import fingerprint
 
@@ -19,7 +20,7 @@ from medgraft.intake import fingerprint
 def run(root: Path, **options: Any) -> dict[str, Any]:
     """Content of ``audit.json``."""
     audit.audit(root, audit.AuditOptions(permutations=99, **options))
-    content = tables.read_json(root / "audit.json")
+    content = read_json(root / "audit.json")
     assert isinstance(content, dict)
     return content
 
@@ -230,7 +231,7 @@ def test_one_patient_in_two_roles_of_a_column_a_run_or_two_sets(tmp_path: Path) 
         {"outer": 0, "inner": -1, "patient_id": "x1", "role": "test"},
     ]
     (tmp_path / "run").mkdir()
-    tables.write_json(tmp_path / "run" / "splits.json", {"rows": rows})
+    write_json(tmp_path / "run" / "splits.json", {"rows": rows})
     content = run(tmp_path / "home", run=tmp_path / "run")
     assert [(f["part"], f["n"]) for f in content["findings"] if f["kind"] == "patient_two_roles"] == [
         ("official", 1),

@@ -34,7 +34,7 @@ from pydicom.uid import (
 )
 from test_readers import LIMITS, load, refused, write_dicom, write_video
 
-from medgraft import store, tables
+from medgraft import datasets, store, tables
 from medgraft.intake.read import Limits
 from medgraft.intake.scan import ScanOptions, scan
 
@@ -606,7 +606,7 @@ def test_detached_voxels_belong_to_their_header(tmp_path: Path, rng: np.random.G
     (tmp_path / "in" / "v.raw").write_bytes((volume + 1).tobytes())
     again = scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none", identity="keep"))
     assert again.new == 1
-    dataset = tables.load_dataset(tmp_path / "out")
+    dataset = datasets.load_dataset(tmp_path / "out")
     assert sorted(store.open_array(dataset.root, dataset.manifest["array_id"][0]).ravel()) == sorted(
         (volume + 1).ravel()
     )
@@ -623,9 +623,9 @@ def write_frames(folder: Path, names: list[str], seed: int = 0) -> np.ndarray:
     return frames
 
 
-def scanned(source: Path, out: Path, **options: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], tables.Dataset]:
+def scanned(source: Path, out: Path, **options: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], datasets.Dataset]:
     scan(source, ScanOptions(out=out, patient="none", identity="keep", **options))
-    dataset = tables.load_dataset(out)
+    dataset = datasets.load_dataset(out)
     rows = dataset.manifest.select("case_id", "kind", "shape").iter_rows()
     return {case: (kind, tuple(shape)) for case, kind, shape in rows}, dataset
 

@@ -27,8 +27,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 from test_readers import load, refused, write_dicom
 
-from medgraft import tables
 from medgraft.errors import UserError
+from medgraft.files import write_csv
 from medgraft.intake import labels, npz, plan
 from medgraft.intake.read import Limits, Unreadable
 from medgraft.intake.scan import ScanOptions, scan, write_rejects
@@ -322,7 +322,7 @@ FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =
 def test_spreadsheets_run_nothing(tmp_path: Path, formula: str) -> None:
     write_rejects([labels.Reject(formula, formula, formula)], tmp_path / "rejects.csv")
     frame = pl.DataFrame({"id": [formula, "plain"], formula: [1.5, -2.0]})
-    tables.write_csv(frame, tmp_path / "leaderboard.csv")
+    write_csv(frame, tmp_path / "leaderboard.csv")
     for name in ("rejects.csv", "leaderboard.csv"):
         with open(tmp_path / name, encoding="utf-8", newline="") as stream:
             cells = [cell for row in csv.reader(stream) for cell in row]

@@ -24,6 +24,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from medgraft import store, tables
+from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
 from medgraft.intake.scan import JOURNAL, ScanOptions, ScanReport, scan
 
@@ -40,15 +41,13 @@ def table(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def run(
-    source: Path, out: Path, identity: str = "keep", **options: Any
-) -> tuple[ScanReport, tables.Dataset, dict[str, str]]:
+def run(source: Path, out: Path, identity: str = "keep", **options: Any) -> tuple[ScanReport, Dataset, dict[str, str]]:
     """Report, data set, and reason by rejected source."""
     report = scan(source, ScanOptions(out=out, identity=identity, **options))
     with open(out / "rejects.csv", encoding="utf-8", newline="") as stream:
         rejects = {row["source"]: row["reason"] for row in csv.DictReader(stream)}
     assert report.rejected >= len(rejects)
-    return report, tables.load_dataset(out), rejects
+    return report, load_dataset(out), rejects
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from medgraft import store, tables
+from medgraft.datasets import load_dataset
 from medgraft.errors import UserError
 from medgraft.intake import text
 from medgraft.intake.scan import ScanOptions, scan
@@ -179,7 +180,7 @@ def test_text_is_listed_without_words_and_blacked_out_on_request(tmp_path: Path)
     }
 
     def rows() -> dict[str, dict]:
-        found = {r["case_id"]: r for r in tables.load_dataset(tmp_path / "data").manifest.iter_rows(named=True)}
+        found = {r["case_id"]: r for r in load_dataset(tmp_path / "data").manifest.iter_rows(named=True)}
         return {stem: found[case] for stem, case in files.items()}
 
     listed = rows()

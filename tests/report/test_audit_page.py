@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from medgraft import audit, cli, tables
 from medgraft.errors import UserError
+from medgraft.files import read_json
 from medgraft.report import audit as page
 
 HOSTILE = '<script>alert(1)</script>{{7*7}}"><img src=x onerror=alert(2)> http://evil.example/x'
@@ -148,7 +149,7 @@ def test_a_large_set_full_of_copies_stays_small_and_says_what_it_leaves_out(tmp_
     html, parsed, words = made(tmp_path, near=False)
     assert len(html) < 3_000_000 and sum(t == "img" for t, _ in parsed.tags) == 24 * 2 + 12
     assert "24 of 2980 are shown; audit.json lists up to 500" in words
-    content = tables.read_json(tmp_path / "audit.json")
+    content = read_json(tmp_path / "audit.json")
     assert content["findings"][0]["n"] == 2980 and len(content["findings"][0]["pairs"]) == 500
 
 

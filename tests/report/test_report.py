@@ -16,6 +16,7 @@ import pytest
 
 from medgraft import store, tables
 from medgraft.errors import UserError
+from medgraft.files import write_json
 from medgraft.report import figures
 from medgraft.report import text as text_module
 from medgraft.report.html import build
@@ -155,8 +156,8 @@ def made(
 
 def written(folder: Path, summary: dict[str, Any], run: dict[str, Any] | None = None, lang: str = "en") -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    tables.write_json(folder / "summary.json", summary)
-    tables.write_json(folder / "run.json", run or {})
+    write_json(folder / "summary.json", summary)
+    write_json(folder / "run.json", run or {})
     path = build(folder, lang=lang)
     return path.read_text(encoding="utf-8")
 
@@ -646,7 +647,7 @@ def _dataset(
         root / "frames.parquet",
         "frames",
     )
-    tables.write_json(root / "dataset.json", {"name": "tiny", "patient": "column"})
+    write_json(root / "dataset.json", {"name": "tiny", "patient": "column"})
 
 
 def test_gallery_shows_the_stored_picture_and_strips_and_contours(tmp_path: Path) -> None:
@@ -758,7 +759,7 @@ def test_figures_follow_the_theme_and_keep_hostile_text_plain() -> None:
 def test_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to report"):
         build(tmp_path)
-    tables.write_json(tmp_path / "summary.json", [1])
+    write_json(tmp_path / "summary.json", [1])
     with pytest.raises(UserError, match="no list of models"):
         build(tmp_path)
     with pytest.raises(UserError, match="lang=en or lang=zh"):

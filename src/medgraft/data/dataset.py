@@ -18,8 +18,8 @@ from medgraft.data.batch import Batch, Sample, collate
 from medgraft.data.random import balanced_index, generator, stream_index
 from medgraft.data.transforms import Augment
 from medgraft.data.windows import Window, WindowSpec, draw_window, eval_windows
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.tables import Dataset
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from typing import Any
 import polars as pl
 import torch
 
-from medgraft import config, runs, tables
+from medgraft import config, runs, splits
 from medgraft.config import ArmConfig, Recipe
-from medgraft.engine import external, fit
-from medgraft.engine.context import Context, infer_task, make_fabric, stage_arrays
+from medgraft.datasets import EXTERNAL, Dataset, staged
+from medgraft.engine import fit
+from medgraft.engine.context import Context, infer_task, make_fabric
 from medgraft.engine.search import inner_cells, search
 from medgraft.errors import UserError, WeightsAbsent
-from medgraft.intake import audit, split
-from medgraft.tables import Dataset
+from medgraft.files import read_json
 
 
 def run_arm(context: Context, the_run: runs.Run, arm: ArmConfig, report: Progress) -> None:
@@ -203,27 +203,27 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
             "warnings": [
                 *(config.COMPAT[name] for name in recipe.compat),
                 *dataset.warnings,
-                *audit.same_pixels_in_two_roles(manifest, context.outer),
+                *splits.same_pixels_in_two_roles(manifest, context.outer),
             ],
             **({"negatives": kinds_of_negatives(context, manifest)} if recipe.negatives else {}),
         },
     )
-    split.write_splits(rows, root / "splits.json", recipe.compat)
-    context.store_root = stage_arrays(dataset, recipe.stage)
+    splits.write_splits(rows, root / "splits.json", recipe.compat)
+    context.store_root = staged(dataset, recipe.stage)
     return context, the_run
 
 
 def split_rows(context: Context) -> list[dict[str, Any]]:
     """Rows of ``splits.json``: made once for a run; asked for anew they come out the same."""
     recipe, dataset = context.recipe, context.dataset
-    return split.make_splits(
+    return splits.make_splits(
         replace(dataset, manifest=dataset.manifest[context.rows_of(None)]),
         kind="column" if recipe.split.kind == "external" else recipe.split.kind,
         folds=recipe.split.folds,
         inner=recipe.split.inner,
         test_share=recipe.split.test_share,
         select_share=recipe.split.selects,
-        column=external.COLUMN if recipe.split.kind == "external" else recipe.split.column,
+        column=EXTERNAL if recipe.split.kind == "external" else recipe.split.column,
         target=context.targets[0].name if context.targets and context.task_name == "classify" else None,
         seed=recipe.split.seed,
         compat=recipe.compat,
@@ -349,7 +349,7 @@ class Progress:
         if self.live:
             sys.stderr.write("\r\x1b[K")
         facts_path = Path(self.context.recipe.out) / self.context.recipe.name / "cells" / cell.hash / "cell.json"
-        facts = tables.read_json(facts_path) if facts_path.is_file() else {}
+        facts = read_json(facts_path) if facts_path.is_file() else {}
         score = (
             "" if facts.get("score") is None or cell.inner < 0 else f" | inner {facts['metric']} {facts['score']:.3f}"
         )

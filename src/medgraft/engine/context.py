@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,17 +13,18 @@ import polars as pl
 import torch
 from lightning_fabric import Fabric
 
-from medgraft import runs, store, tables
+from medgraft import runs
 from medgraft.config import ArmConfig, Recipe, TrainConfig, WindowConfig
 from medgraft.data import transforms
 from medgraft.data.dataset import CaseDataset, TargetSpec
 from medgraft.data.transforms import Augment
 from medgraft.data.windows import WindowSpec
+from medgraft.datasets import Box, Dataset, drawn_boxes
 from medgraft.engine.predict import Cases
 from medgraft.errors import UserError
+from medgraft.files import cores
 from medgraft.models import registry
 from medgraft.models.model import Model
-from medgraft.tables import Dataset
 from medgraft.tasks.classify import Classify
 from medgraft.tasks.regress import Regress
 from medgraft.tasks.segment import Segment
@@ -59,9 +59,9 @@ class Context:
         return Cases(self.dataset, self.store_root)
 
     @cached_property
-    def boxes(self) -> dict[str, list[tables.Box]]:
+    def boxes(self) -> dict[str, list[Box]]:
         """Boxes that people drew, by case id."""
-        return tables.drawn_boxes(self.dataset.root)
+        return drawn_boxes(self.dataset.root)
 
     def explains(self, model: Model) -> bool:
         """Whether Grad-CAM can be held against boxes: one yes/no target on pictures that have boxes, an image
@@ -293,9 +293,7 @@ def _text(value: Any) -> str:
 
 def make_fabric(recipe: Recipe) -> tuple[Fabric, int]:
     """The device and the number of CPU threads. Kernels are deterministic where PyTorch has them."""
-    threads = recipe.threads or len(
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
+    threads = recipe.threads or cores()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[recipe.precision]
@@ -306,11 +304,3 @@ def make_fabric(recipe: Recipe) -> tuple[Fabric, int]:
         raise UserError("no CUDA device is available", fix="use device=auto")
     accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(device, device)
     return Fabric(accelerator=accelerator, devices=1, precision=precision), threads  # type: ignore[arg-type]
-
-
-def stage_arrays(dataset: Dataset, folder: Path | None) -> Path | None:
-    """Copy all arrays and masks to a fast local folder, if one is given."""
-    if folder is None:
-        return None
-    ids = sorted(set(dataset.manifest["array_id"].to_list()) | set(dataset.manifest["mask_id"].drop_nulls().to_list()))
-    return store.stage(dataset.root, ids, folder)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from medgraft import tables
 from medgraft.data.dataset import CaseDataset
 from medgraft.data.windows import Window
+from medgraft.datasets import Box
+from medgraft.files import write_bytes
 from medgraft.models.lift import Lift
 from medgraft.models.model import Model
-from medgraft.tables import Box
 
 
 def last_map(model: Model, batch: Mapping[str, Any]) -> nn.Module:
@@ -78,10 +79,11 @@ def pointing(cam: np.ndarray, window: Window, boxes: Sequence[Box], shape: tuple
     row, column = np.unravel_index(int(cam.argmax()), cam.shape)
     y = top + (row + 0.5) / cam.shape[0] * height
     x = left + (column + 0.5) / cam.shape[1] * width
-    inside = cam.max() > 0 and any(bx <= x <= bx + bw and by <= y <= by + bh for bx, by, bw, bh in boxes)
+    inside = cam.max() > 0 and any(box.holds(y, x) for box in boxes)
     covered = np.zeros(shape, bool)
-    for bx, by, bw, bh in boxes:
-        covered[max(0, round(by)) : max(0, round(by + bh)), max(0, round(bx)) : max(0, round(bx + bw))] = True
+    for box in boxes:
+        first, left_, last, right = (max(0, round(v)) for v in box)
+        covered[first:last, left_:right] = True
     return float(inside), float(covered.mean())
 
 
@@ -129,6 +131,6 @@ def explain(
     if cases:
         stream = io.BytesIO()
         np.savez_compressed(stream, case=np.array(cases), cam=np.stack(cams))
-        tables.write_bytes(folder / "explain.npz", stream.getbuffer())
+        write_bytes(folder / "explain.npz", stream.getbuffer())
     frame = pl.DataFrame(rows, schema={"case_id": pl.String, "frame": pl.Int64, "name": pl.String, "value": pl.Float64})
     return tables.validate(frame.with_columns(pl.lit(cell).alias("cell")), "measures")

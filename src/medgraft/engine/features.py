@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from medgraft import tables
 from medgraft.config import TrainConfig
 from medgraft.data import loader
 from medgraft.data.dataset import CaseDataset
 from medgraft.data.random import balanced_index, generator, stream_index
 from medgraft.data.windows import Window
 from medgraft.errors import UserError
+from medgraft.files import write_bytes
 from medgraft.models.heads import LinearHead
 from medgraft.models.model import Model
 from medgraft.tasks.task import Task
@@ -53,7 +53,7 @@ def cached(path: Path, make: Any) -> dict[str, np.ndarray]:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, **found)  # type: ignore[arg-type]
-    tables.write_bytes(path, buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
     return found
 
 

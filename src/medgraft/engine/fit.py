@@ -18,6 +18,7 @@ from medgraft.data.dataset import CaseDataset
 from medgraft.engine import explain, features, loop, optim, predict
 from medgraft.engine.context import Context
 from medgraft.errors import UserError
+from medgraft.files import read_json
 from medgraft.models import surgery, weights
 from medgraft.models.model import Model, make_model
 from medgraft.models.weights import LoadReport
@@ -38,7 +39,7 @@ class Outcome:
 
 def outcome(run: runs.Run, cell: runs.Cell) -> Outcome:
     """Read the outcome of a cell that is done."""
-    facts = tables.read_json(run.folder(cell) / "cell.json")
+    facts = read_json(run.folder(cell) / "cell.json")
     score = facts["score"]
     return Outcome(float("nan") if score is None else score, facts["best_step"], facts["horizon"], facts["seconds"])
 

@@ -6,6 +6,7 @@ resumes from its last checkpoint to the same numbers, bit for bit on a CPU with 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +17,12 @@ from typing import Any, Protocol
 import torch
 from lightning_fabric import Fabric
 
-from medgraft import tables
 from medgraft.config import TrainConfig
 from medgraft.data import loader
 from medgraft.data.random import torch_seed
 from medgraft.engine import optim
 from medgraft.errors import UserError
+from medgraft.files import whole, write_text
 from medgraft.models import strategy
 from medgraft.tasks.task import Task
 
@@ -239,17 +240,13 @@ def best_is(score: float, best: float, higher_is_better: bool) -> bool:
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
+    with whole(path) as temporary, open(temporary, "wb") as stream:
+        try:
             torch.save(dict(state), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else OSError(28, str(error))
-        raise tables.disk_error(cause, path.parent) from error
+        except RuntimeError as error:  # the library's own words for a full disk
+            raise OSError(errno.ENOSPC, str(error)) from error
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -268,4 +265,4 @@ def write_log(path: Path, rows: list[dict[str, float]]) -> None:
     """``log.csv``: one line per evaluation."""
     names = ["step", "learning_rate", "train_loss", "select_score"]
     lines = [",".join(names), *(",".join(f"{row[n]:.10g}" for n in names) for row in rows)]
-    tables.write_text(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")

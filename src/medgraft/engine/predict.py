@@ -16,7 +16,7 @@ from medgraft import store, tables
 from medgraft.data import loader
 from medgraft.data.dataset import CaseDataset
 from medgraft.data.windows import DenseJoin, Window, join_scores, join_votes
-from medgraft.tables import Dataset
+from medgraft.datasets import Dataset
 from medgraft.tasks.task import Columns, Task
 
 

@@ -15,15 +15,16 @@ import numpy as np
 import polars as pl
 import SimpleITK
 
-from medgraft import config, runs, tables
+from medgraft import config, runs
 from medgraft.config import ArmConfig, Recipe
 from medgraft.data.dataset import TargetSpec
+from medgraft.datasets import Dataset, load_dataset
 from medgraft.engine import fit
 from medgraft.engine import predict as joined
 from medgraft.engine.context import Context, make_fabric
 from medgraft.errors import UserError
+from medgraft.files import no_formula, read_json, write_text
 from medgraft.intake import keys, scan
-from medgraft.tables import Dataset, load_dataset
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _coded(
     dataset: Dataset, rejected: list[dict[str, Any]], scratch: Path, table: Path
 ) -> tuple[Dataset, list[dict[str, Any]]]:
     """Names of studies and rejects that lie in folders as keyed codes, told in a private map beside the table."""
-    files = tables.read_json(scratch / ".medgraft-sources-data.json")["cases"]
+    files = read_json(scratch / ".medgraft-sources-data.json")["cases"]
     inside = {case: paths for case, paths in files.items() if "/" in Path(paths[0]).as_posix()}
     refused = [r for r in rejected if "/" in r["source"]]
     if not inside and not refused:
@@ -335,14 +336,14 @@ def _place(image: SimpleITK.Image, line: dict[str, Any]) -> None:
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(k for row in rows for k in row))
     lines = [
-        [tables.no_formula(n) for n in names],
-        *[[tables.no_formula(row.get(n, "")) for n in names] for row in rows],
+        [no_formula(n) for n in names],
+        *[[no_formula(row.get(n, "")) for n in names] for row in rows],
     ]
     import io
 
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(lines)
-    tables.write_text(path, stream.getvalue())
+    write_text(path, stream.getvalue())
 
 
 def outside(line: dict[str, Any], ranges: dict[str, Any]) -> str:

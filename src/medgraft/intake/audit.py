@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from medgraft import tables
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
+from medgraft.files import read_json
 from medgraft.intake import fingerprint
-from medgraft.intake.split import ROLES
-from medgraft.tables import Dataset
+from medgraft.splits import ROLES
 
 Finding = dict[str, Any]
 #: Likeness from which two pictures count as one. On clean real sets no two patients reached it; copies lie above
@@ -141,7 +141,7 @@ def _folds(cases: Cases, run: Path) -> list[Part]:
         raise UserError(
             "no splits.json in the run", case=str(run), fix="give run=RUN, the folder that `medgraft run` printed"
         )
-    content = tables.read_json(path)
+    content = read_json(path)
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(
         isinstance(r, dict) and {"outer", "inner", "patient_id", "role"} <= set(r) for r in rows
@@ -407,26 +407,6 @@ def _finding(kind: str, severity: str, n: int, **more: Any) -> Finding:
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Leaks first, then what to check, then notes."""
     return sorted(findings, key=lambda f: (SEVERITIES.index(f["severity"]), KINDS.index(f["kind"])))
-
-
-def same_pixels_in_two_roles(manifest: pl.DataFrame, parts: dict[int, dict[str, set[str]]]) -> list[str]:
-    """The warning that a run must carry when an array stands under a patient that trains and another that is tested,
-    else nothing.
-
-    ``parts`` maps an outer fold to ``{"train": patients, "test": patients}``. Only stored arrays are compared, so it
-    costs nothing.
-    """
-    shared = (
-        manifest.group_by("array_id").agg(pl.col("patient_id").unique()).filter(pl.col("patient_id").list.len() > 1)
-    )
-    groups = [set(p) for p in shared["patient_id"].to_list()]
-    crossed = [
-        n
-        for n, g in enumerate(groups)
-        if any(g & p.get("train", set()) and g & p.get("test", set()) for p in parts.values())
-    ]
-    number = len(crossed)
-    return [f"{number} pictures stand in training and test under two patients: see medgraft audit"] if number else []
 
 
 # ------------------------------------------------------------------------------------------ acquisition facts

@@ -18,8 +18,8 @@ from PIL import Image
 
 from medgraft import store
 from medgraft.errors import UserError
+from medgraft.files import disk_error
 from medgraft.intake.read import stem_of
-from medgraft.tables import disk_error
 
 
 def video_names(keys: dict[str, str], coded: Callable[[str], str]) -> dict[str, tuple[str, int]]:

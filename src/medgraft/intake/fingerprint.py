@@ -31,8 +31,9 @@ import polars as pl
 from PIL import Image
 
 from medgraft import store
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.tables import Dataset, disk_error
+from medgraft.files import disk_error
 
 SIDE, SLABS, FRAMES, SLICES = 48, 12, 16, 48
 DEEP, FINE = 6, 16  # frequencies kept: along the depth of a volume, along either side

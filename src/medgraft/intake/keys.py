@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgraft.errors import UserError
-from medgraft.tables import disk_error
+from medgraft.files import disk_error, whole
 
 KEY_FILE = ".medgraft-key"
 
@@ -91,16 +91,10 @@ def coded(key: bytes, purpose: str, value: str) -> str:
 
 def write_private(path: Path, value: object) -> None:
     """Write JSON that only its owner may read."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(
-            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-        ) as stream:
+    with whole(path) as temporary:
+        owner_only = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(owner_only, "w", encoding="utf-8") as stream:
             json.dump(value, stream, ensure_ascii=False, indent=1)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(error, path.parent) from error
 
 
 def append_private(path: Path, value: object) -> None:

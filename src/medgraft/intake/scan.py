@@ -33,13 +33,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 import medgraft
 from medgraft import store, tables
 from medgraft.errors import UserError
+from medgraft.files import cores, disk_error, no_formula, write_json, write_text
 from medgraft.intake import deidentify, export, labels, plan, text, work
 from medgraft.intake.keys import Names, append_private, code, load_key, shape_of, write_private
 from medgraft.intake.labels import Matched, Reject, Target
 from medgraft.intake.layouts import find_layout
 from medgraft.intake.plan import Item, Plan
 from medgraft.intake.read import Limits, stem_of
-from medgraft.tables import disk_error
 
 READER_VERSION = 3  # raise when readers store other values than before: everything is then read again
 JOURNAL = "scan.journal.jsonl"
@@ -622,8 +622,7 @@ def _read_all(todo: list[work.Task], journal: Journal, options: ScanOptions, com
 
 def _done(jobs: Sequence[work.Job], options: ScanOptions, *, small: bool, label: str = "scan") -> Iterator[Records]:
     """Records of jobs as they end, with progress shown."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = options.workers or (1 if small else cores)
+    workers = options.workers or (1 if small else cores())
     with _progress(len(jobs), options.progress, label) as advance:
         for records in _results(jobs, min(workers, max(1, len(jobs)))):
             yield records
@@ -933,7 +932,7 @@ class _Composer:
         tables.write(annotations, self.out / "annotations.parquet", "annotations")
         tables.write(self.pixels.table([study for _, study in cases]), self.out / "text.parquet", "text")
         write_rejects(rejects, self.out / "rejects.csv")
-        tables.write_json(self.out / "dataset.json", info)
+        write_json(self.out / "dataset.json", info)
         return manifest, info, rejects
 
     def _coded(self, reject: Reject) -> Reject:
@@ -1143,8 +1142,8 @@ def write_rejects(rejects: list[Reject], path: Path) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(list(tables.SCHEMAS["rejects"]))
-    writer.writerows([tables.no_formula(c) for c in (r.source, r.reason, r.fix)] for r in rejects)
-    return tables.write_text(path, text.getvalue())
+    writer.writerows([no_formula(c) for c in (r.source, r.reason, r.fix)] for r in rejects)
+    return write_text(path, text.getvalue())
 
 
 def _write_sources(out: Path, source: Path, items: list[Item], names: dict[str, str], outside: Names) -> None:

@@ -325,8 +325,8 @@ def _blacked(
             top, left, bottom, right = margin(f.box, mask.shape, kept)
             mask[top:bottom, left:right] = True
         seen = {f.frame for f in new}
-        # type: ignore[arg-type]
-        new = [f for f in find(_Masked(array, mask, show[0]), kind, show, seen) if f.kind in black]
+        masked: Any = _Masked(array, mask, show[0])
+        new = [f for f in find(masked, kind, show, seen) if f.kind in black]
         if not new:
             break
         again += new

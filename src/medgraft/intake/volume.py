@@ -353,8 +353,9 @@ def _inspect_nrrd(header: bytes, path: Path, voxels: Path | None, limits: Limits
     if voxels is None:
         with open(path, "rb") as stream:
             text = stream.read(65536 + 4)
-        # type: ignore[union-attr]
-        start = len(header) + len(re.match(rb"\r?\n\r?\n", text[len(header) :] + b"\n\n").group()) + max(0, skip)
+        gap = re.match(rb"\r?\n\r?\n", text[len(header) :] + b"\n\n")
+        assert gap is not None  # the header ends before an empty line
+        start = len(header) + len(gap.group()) + max(0, skip)
     declared = math.prod(sides) * width
     inflater: Any = None
     if encoding in (b"gzip", b"gz"):

@@ -64,8 +64,7 @@ def annotate(
 ) -> nn.Module:
     """Write the notes of this module's docstring onto a body."""
     setattr(body, "inputs", inputs)  # noqa: B010
-
-    body.removed = removed
+    setattr(body, "removed", removed)  # noqa: B010
     setattr(body, "last", last)  # noqa: B010
     return body
 

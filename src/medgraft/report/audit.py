@@ -10,8 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medgraft import tables
+from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
+from medgraft.files import read_json
 from medgraft.report.gallery import Gallery
 from medgraft.report.html import write_page
 from medgraft.report.text import Text, clean, finite
@@ -31,7 +32,7 @@ def build(root: Path, *, lang: str = "en") -> Path:
     text = Text(lang)
     if not (root / "audit.json").is_file():
         raise UserError("no audit.json, so there is nothing to show", case=str(root), fix="run `medgraft audit` first")
-    content = tables.read_json(root / "audit.json")
+    content = read_json(root / "audit.json")
     page = Page(root, content, text)
     return write_page(root, "audit", text, page.everything(), ["audit.css"])
 
@@ -469,9 +470,9 @@ class Page:
         ]
 
 
-def _open(root: Path) -> tables.Dataset | None:
+def _open(root: Path) -> Dataset | None:
     try:
-        return tables.load_dataset(root.resolve())
+        return load_dataset(root.resolve())
     except (UserError, OSError):
         return None
 

@@ -13,11 +13,11 @@ import polars as pl
 from PIL import Image
 
 from medgraft import tables
+from medgraft.datasets import Box, Dataset, drawn_boxes
 from medgraft.report import figures
 from medgraft.report.gallery import Gallery
 from medgraft.report.text import clean, finite, split_metric
 from medgraft.report.view import View
-from medgraft.tables import Dataset
 
 PICTURES = 6
 #: Strategies by what they mean for a network: the bars of ``ways`` stand in this order.
@@ -199,7 +199,7 @@ def _pictures(model: str, run_dir: Path, dataset: Dataset) -> tuple[list[dict[st
             with np.load(path, allow_pickle=False) as stored:
                 for case, cam in zip(stored["case"].tolist(), stored["cam"]):
                     maps.setdefault(case, cam)
-    boxes = tables.drawn_boxes(dataset.root)
+    boxes = drawn_boxes(dataset.root)
     gallery = Gallery(dataset)
     gallery.prepare(list(maps))
     found: list[dict[str, Any]] = []
@@ -215,7 +215,7 @@ def _pictures(model: str, run_dir: Path, dataset: Dataset) -> tuple[list[dict[st
     return found, any(gallery.masked(case) for case in maps)
 
 
-def _overlay(tile: np.ndarray, *, cam: np.ndarray, boxes: list[tables.Box], sides: tuple[int, int]) -> np.ndarray:
+def _overlay(tile: np.ndarray, *, cam: np.ndarray, boxes: list[Box], sides: tuple[int, int]) -> np.ndarray:
     """A frame (h, w, 3) uint8 with the map as a warm glow and the boxes, in pixels of an array with ``sides``, as
     outlines.
     """
@@ -225,9 +225,9 @@ def _overlay(tile: np.ndarray, *, cam: np.ndarray, boxes: list[tables.Box], side
     )
     mixed = tile.astype(np.float32) * (1 - 0.55 * heat) + np.array([245, 140, 26], np.float32) * 0.55 * heat
     picture = np.clip(mixed, 0, 255).astype(np.uint8)
-    for x, y, w, h in boxes:
-        left, right = (int(np.clip(round(v * width / sides[1]), 0, width - 1)) for v in (x, x + w))
-        top, bottom = (int(np.clip(round(v * height / sides[0]), 0, height - 1)) for v in (y, y + h))
+    for box in boxes:
+        left, right = (int(np.clip(round(v * width / sides[1]), 0, width - 1)) for v in (box.left, box.right))
+        top, bottom = (int(np.clip(round(v * height / sides[0]), 0, height - 1)) for v in (box.top, box.bottom))
         for edge in (
             np.s_[top, left : right + 1],
             np.s_[bottom, left : right + 1],

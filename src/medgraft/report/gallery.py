@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from medgraft import store, tables
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.tables import Dataset
 
 SIDE, STRIP_SIDE, FRAMES = 240, 128, 5
 CLEARED = ("clear", "blacked", "public")  # states of pixel_text in which the whole frame may be seen

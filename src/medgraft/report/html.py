@@ -19,8 +19,10 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from medgraft import __version__, tables
+from medgraft import __version__
+from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
+from medgraft.files import disk_error, read_json, write_text
 from medgraft.report import beside, figures
 from medgraft.report.gallery import Gallery
 from medgraft.report.text import Text, clean, finite, split_metric
@@ -47,8 +49,8 @@ def build(run_dir: Path | str, *, lang: str = "en") -> Path:
             case=str(run_dir),
             fix="run `medgraft run` to its end first",
         )
-    summary = tables.read_json(run_dir / "summary.json")
-    facts = tables.read_json(run_dir / "run.json") if (run_dir / "run.json").is_file() else {}
+    summary = read_json(run_dir / "summary.json")
+    facts = read_json(run_dir / "run.json") if (run_dir / "run.json").is_file() else {}
     if not isinstance(summary, dict) or not isinstance(summary.get("models"), list) or not isinstance(facts, dict):
         raise UserError(
             "summary.json holds no list of models",
@@ -91,19 +93,19 @@ def write_page(folder: Path, name: str, text: Text, page: dict[str, Any], styles
     rendered = environment.get_template(f"{name}.html").render(
         t=text, style=style, script=script, version=__version__, **page
     )
-    return tables.write_text(
+    return write_text(
         folder / (f"{name}.html" if text.language == "en" else f"{name}.{text.language}.html"),
         _ADDRESS.sub("", rendered),
     )
 
 
-def _dataset(run_dir: Path, facts: dict[str, Any]) -> tables.Dataset | None:
+def _dataset(run_dir: Path, facts: dict[str, Any]) -> Dataset | None:
     """The data set of the run where it is still there; the report does without."""
     where = facts.get("dataset")
     if not isinstance(where, str) or not where:
         return None
     try:
-        return tables.load_dataset((run_dir / where).resolve())  # an absolute path replaces the run folder
+        return load_dataset((run_dir / where).resolve())  # an absolute path replaces the run folder
     except (UserError, OSError):
         return None
 
@@ -111,7 +113,7 @@ def _dataset(run_dir: Path, facts: dict[str, Any]) -> tables.Dataset | None:
 def _splits(run_dir: Path, facts: dict[str, Any]) -> list[dict[str, int]]:
     """Patients per role of each outer fold: ``{fold, train, test, both}``."""
     path = run_dir / "splits.json"
-    found = tables.read_json(path) if path.is_file() else facts.get("splits")
+    found = read_json(path) if path.is_file() else facts.get("splits")
     rows = found.get("rows") if isinstance(found, dict) else found
     members: dict[int, dict[str, set[str]]] = {}
     for row in rows if isinstance(rows, list) else []:
@@ -140,12 +142,12 @@ class Drawn:
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise tables.disk_error(error, self.folder) from error
+            raise disk_error(error, self.folder) from error
         self._number = 0
 
     def keep(self, name: str, svg: str) -> str:
         """Save a figure for print."""
-        tables.write_text(self.folder / f"{name}{self.ending}", figures.standalone(svg))
+        write_text(self.folder / f"{name}{self.ending}", figures.standalone(svg))
         return svg
 
     def inline(self, svg: str, alt: str) -> Markup:
@@ -180,7 +182,7 @@ class Drawn:
 
 
 def _page(
-    view: View, drawn: Drawn, dataset: tables.Dataset | None, splits: list[dict[str, int]], run_dir: Path
+    view: View, drawn: Drawn, dataset: Dataset | None, splits: list[dict[str, int]], run_dir: Path
 ) -> dict[str, Any]:
     """Everything the template shows."""
     text, summary, run, names = view.text, view.summary, view.run, view.names
@@ -407,7 +409,7 @@ def _costs(view: View) -> list[dict[str, str]]:
     return rows
 
 
-def _facts(view: View, dataset: tables.Dataset | None) -> list[tuple[str, str]]:
+def _facts(view: View, dataset: Dataset | None) -> list[tuple[str, str]]:
     rows = view.facts()
     if dataset is not None and dataset.info.get("name"):
         rows.insert(1, (view.text("fact_dataset"), clean(dataset.info["name"], 120)))
@@ -569,7 +571,7 @@ def _label(value: Any, text: Text) -> str:
     return text.number(value) if finite(value) else clean(value, 60)
 
 
-def _missed(view: View, dataset: tables.Dataset | None) -> dict[str, Any]:
+def _missed(view: View, dataset: Dataset | None) -> dict[str, Any]:
     """The gallery of the cases that every model misses."""
     text, rows = view.text, list(view.summary.get("missed") or [])
     ids = [str(r.get("case_id")) for r in rows[:MISSED]]

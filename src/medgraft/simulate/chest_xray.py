@@ -30,7 +30,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgraft.errors import UserError
-from medgraft.tables import disk_error, write_text
+from medgraft.files import disk_error, write_text
 
 Class = Literal["Lung Opacity", "Normal", "No Lung Opacity / Not Normal"]
 OPACITY: Class = "Lung Opacity"

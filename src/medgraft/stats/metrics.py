@@ -329,8 +329,8 @@ def brier(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
         for label, score in zip(y_true.T, y_pred.T):
             known = ~np.isnan(label)
             if known.any():
-                # type: ignore[attr-defined]
-                values.append(brier.__wrapped__(label[known], score[known], weights.take(known)))
+                own: Any = brier  # wrapped once more, and the wrapper would drop rows again
+                values.append(own.__wrapped__(label[known], score[known], weights.take(known)))
         return np.mean(values, axis=0)
     total, cases = weights.sums(loss, np.ones(len(loss)))
     return total / cases

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from medgraft import tables
+from medgraft.files import write_csv, write_json
 from medgraft.stats.beside import against_kinds, clean_view, majority_share, pointing_game
 from medgraft.stats.calibration import reliability, slope_and_intercept
 from medgraft.stats.claims import verdicts
@@ -817,6 +817,6 @@ def write_tables(summary: dict[str, Any], run_dir: str | Path) -> None:
         c: pl.String if c in ("a", "b", "metric", "method") else pl.Int64 if c == "n" else pl.Float64 for c in columns
     }
     rows = [{c: _finite(pair[c]) if schema[c] == pl.Float64 else pair[c] for c in columns} for pair in summary["pairs"]]
-    tables.write_csv(leaderboard(summary), run_dir / "leaderboard.csv")
-    tables.write_csv(pl.DataFrame(rows, schema=schema), run_dir / "pairs.csv")
-    tables.write_json(run_dir / "summary.json", summary)
+    write_csv(leaderboard(summary), run_dir / "leaderboard.csv")
+    write_csv(pl.DataFrame(rows, schema=schema), run_dir / "pairs.csv")
+    write_json(run_dir / "summary.json", summary)

@@ -11,6 +11,7 @@ variance-keeping random start (fan in; gain 1 for the linear bottlenecks), since
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
@@ -48,9 +49,8 @@ def mobilenet_v2_folded(channels: int, size: tuple[int, ...] | None = None) -> n
 
 def _with_bias(old: nn.Conv2d, linear: bool) -> nn.Conv2d:
     """The same convolution with a bias; ``linear`` if no activation follows."""
-    new = nn.Conv2d(
-        old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups
-    )  # type: ignore[arg-type]
+    how: tuple[Any, ...] = (old.kernel_size, old.stride, old.padding, old.dilation, old.groups)
+    new = nn.Conv2d(old.in_channels, old.out_channels, *how)
     nn.init.kaiming_normal_(new.weight, mode="fan_in", nonlinearity="linear" if linear else "relu")
     assert new.bias is not None
     nn.init.zeros_(new.bias)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from medgraft import tables
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.tables import Dataset
+from medgraft.files import read_json, write_json
 
 Row = dict[str, Any]
 ROLES = {
@@ -209,11 +209,31 @@ def check(rows: list[Row], compat: Sequence[str] = ()) -> None:
 def write_splits(rows: list[Row], path: Path, compat: Sequence[str] = ()) -> Path:
     """Write ``splits.json``. A split that shares a patient between roles is refused."""
     check(rows, compat)
-    return tables.write_json(path, {"rows": rows})
+    return write_json(path, {"rows": rows})
 
 
 def read_splits(path: Path) -> list[Row]:
     """Read and check ``splits.json``."""
-    rows: list[Row] = tables.read_json(path)["rows"]
+    rows: list[Row] = read_json(path)["rows"]
     check(rows)
     return rows
+
+
+def same_pixels_in_two_roles(manifest: pl.DataFrame, parts: dict[int, dict[str, set[str]]]) -> list[str]:
+    """The warning that a run must carry when an array stands under a patient that trains and another that is tested,
+    else nothing.
+
+    ``parts`` maps an outer fold to ``{"train": patients, "test": patients}``. Only stored arrays are compared, so it
+    costs nothing.
+    """
+    shared = (
+        manifest.group_by("array_id").agg(pl.col("patient_id").unique()).filter(pl.col("patient_id").list.len() > 1)
+    )
+    groups = [set(p) for p in shared["patient_id"].to_list()]
+    crossed = [
+        n
+        for n, g in enumerate(groups)
+        if any(g & p.get("train", set()) and g & p.get("test", set()) for p in parts.values())
+    ]
+    number = len(crossed)
+    return [f"{number} pictures stand in training and test under two patients: see medgraft audit"] if number else []

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgraft import tables
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.intake.split import check, make_splits, read_splits, write_splits
-from medgraft.tables import Dataset
+from medgraft.splits import check, make_splits, read_splits, write_splits
 
 
 def dataset(patients: list[str], labels: list[str | None], **splits: list[str]) -> Dataset:
