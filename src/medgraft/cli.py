@@ -189,7 +189,7 @@ def predict(
     words: Annotated[list[str], typer.Argument(metavar="FILES KEY=VALUE", help="studies or folders, then key=value")],
 ) -> None:
     """Predict new studies with the model that the inner scores of a run chose, by the same path."""
-    from medgraft.engine import serve
+    from medgraft import serve
 
     files = [Path(w) for w in words if "=" not in w or Path(w).exists()]
     values = _checked(

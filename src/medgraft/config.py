@@ -24,7 +24,7 @@ COMPAT: dict[str, str] = {
 }
 
 Strategy = Literal["finetune", "frozen", "frozen_logistic", "gradual"]
-WindowKind = Literal["auto", "uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled"]
+WindowKind = Literal["auto", "uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "marked"]
 SplitKind = Literal["kfold", "nested", "holdout", "column", "external"]
 
 
@@ -49,6 +49,7 @@ class WindowConfig(Section):
     stride: int = Field(1, ge=1, description="frames between neighbours (dense)")
     overlap: float = Field(0.5, ge=0, lt=1, description="share by which neighbouring cubes overlap when predicting")
     views: int = Field(1, ge=1, description="windows a case when predicting (uniform, dense)")
+    together: bool = Field(False, description="one window holds the frames about every mark of a case (marked)")
     join: Literal["mean", "vote"] = Field(
         "mean",
         description="how windows become a case: mean probability; vote decides by the majority of the windows, ranks "
@@ -56,6 +57,19 @@ class WindowConfig(Section):
     )
     hu_window: tuple[float, float] = Field(
         (-1000.0, 1000.0), description="Hounsfield units shown as black and white (CT)"
+    )
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _old_word(cls, value: object) -> object:
+        return "marked" if value == "labelled" else value  # as recipes said it before marks could be other than traced
+
+
+class SelectConfig(Section):
+    """Which frames of the training part take part. Arrays stay whole; kept frames are computed for each part."""
+
+    max_per_second: int | None = Field(
+        None, ge=1, description="frames of any one second that train; which ones is drawn; default: all"
     )
 
 
@@ -175,6 +189,8 @@ class ArmConfig(Section):
     )
     window: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
+    select: dict[str, Any] = Field(default_factory=dict)
+    normalise: Literal["card", "data"] | None = Field(None, description="as of the recipe, for this arm")
     grid: dict[str, list[Any]] | None = None
     options: dict[str, Any] = Field(
         default_factory=dict, description="arguments of this network beyond its input, such as bn_mode or width"
@@ -245,13 +261,16 @@ class StatsConfig(Section):
     seed: int = 0
 
 
+S = TypeVar("S", bound=Section)
+
+
 class Recipe(Section):
     """A whole run: data, task, split, the arms to compare, and how to judge them."""
 
     name: str = "run"
     data: Path = Field(description="data set folder written by `medgraft scan`")
     out: Path = Field(Path("runs"), description="folder that holds runs")
-    task: Literal["auto", "classify", "regress", "segment"] = "auto"
+    task: str = Field("auto", description="classify, regress or segment; default: told from labels and masks")
     target: str | list[str] | None = Field(
         None, description="label column or columns; default: the only one, or the masks"
     )
@@ -261,8 +280,16 @@ class Recipe(Section):
     split: SplitConfig = SplitConfig()
     window: WindowConfig = WindowConfig()
     train: TrainConfig = TrainConfig()
+    select: SelectConfig = SelectConfig()
+    normalise: Literal["card", "data"] = Field(
+        "card",
+        description="mean and deviation of the inputs: the start's card, or measured on 128 cases of each training "
+        "part",
+    )
     grid: dict[str, list[Any]] = Field(
-        default_factory=dict, description="settings to search on inner parts: field of train -> values"
+        default_factory=dict,
+        description="settings to search on inner parts: field of train, window.FIELD, select.FIELD or normalise "
+        "-> values",
     )
     models: list[ArmConfig] = Field(default_factory=list)
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
@@ -310,8 +337,8 @@ class Recipe(Section):
             raise ValueError(f"two models of one name: {twice[0]} (give one of them a label)")
         for grid in [self.grid, *(arm.grid for arm in self.models if arm.grid is not None)]:
             for key, values in grid.items():
-                if key not in TrainConfig.model_fields:
-                    raise ValueError(f"grid: unknown field {key!r}; {did_you_mean(key, TrainConfig.model_fields)}")
+                if key not in GRID_KEYS:
+                    raise ValueError(f"grid: unknown field {key!r}; {did_you_mean(key, GRID_KEYS)}")
                 if not values:
                     raise ValueError(f"grid: {key} has no values, so there is nothing to search")
         if not self.seeds:
@@ -321,7 +348,7 @@ class Recipe(Section):
                 raise ValueError(f"models: {arm.id}: a logistic head cannot read a sequence (use strategy: frozen)")
             if arm.join == "bert" and arm.hidden % 5:
                 raise ValueError(f"models: {arm.id}: BERT has 5 heads, so hidden is a multiple of 5, not {arm.hidden}")
-            for name, section in (("window", WindowConfig), ("train", TrainConfig)):
+            for name, section in (("window", WindowConfig), ("train", TrainConfig), ("select", SelectConfig)):
                 for key in getattr(arm, name):
                     if key not in section.model_fields:
                         raise ValueError(
@@ -340,20 +367,53 @@ class Recipe(Section):
             raise ValueError("compat: split_80_20 goes with split.kind=holdout and split.inner=1")
         return self
 
-    def arm_train(self, arm: ArmConfig) -> TrainConfig:
-        """Training setting of an arm: the recipe's with the arm's overrides."""
-        return build(TrainConfig, {**self.train.model_dump(), **arm.train}, where=f"models: {arm.id}: train")
-
-    def arm_window(self, arm: ArmConfig) -> WindowConfig:
-        return build(WindowConfig, {**self.window.model_dump(), **arm.window}, where=f"models: {arm.id}: window")
-
-    def arm_settings(self, arm: ArmConfig) -> list[TrainConfig]:
-        """All settings of an arm's grid, in the grid's order; one where there is no grid."""
-        base = self.arm_train(arm)
-        settings: list[dict[str, Any]] = [{}]
+    def arm_settings(self, arm: ArmConfig) -> list[SettingConfig]:
+        """All settings of an arm, the recipe's under the arm's own, in the order of its grid; one where there is
+        none.
+        """
+        over: list[dict[str, Any]] = [{}]
         for key, values in (self.grid if arm.grid is None else arm.grid).items():
-            settings = [{**s, key: v} for s in settings for v in values]
-        return [build(TrainConfig, {**base.model_dump(), **s}, where=f"grid: {arm.id}") for s in settings]
+            over = [{**s, key: v} for s in over for v in values]
+        return [self._setting(arm, some) for some in over]
+
+    def _setting(self, arm: ArmConfig, over: Mapping[str, Any]) -> SettingConfig:
+        """``over`` maps keys of a grid to values: a field of train, ``window.FIELD``, ``select.FIELD``,
+        ``normalise``.
+        """
+        where = f"models: {arm.id}: " if not over else f"grid: {arm.id}: "
+
+        def section(kind: type[S], name: str, base: Section, own: Mapping[str, Any]) -> S:
+            drawn = {k.rpartition(".")[2]: v for k, v in over.items() if _section_of(k) == name}
+            return build(kind, {**base.model_dump(), **own, **drawn}, where=f"{where}{name}")
+
+        return SettingConfig(
+            window=section(WindowConfig, "window", self.window, arm.window),
+            select=section(SelectConfig, "select", self.select, arm.select),
+            train=section(TrainConfig, "train", self.train, arm.train),
+            normalise=over.get("normalise", arm.normalise or self.normalise),
+        )
+
+
+class SettingConfig(Section):
+    """One setting of an arm as the recipe says it: what a grid ranges over, nothing resolved yet."""
+
+    window: WindowConfig
+    select: SelectConfig
+    train: TrainConfig
+    normalise: Literal["card", "data"]
+
+
+GRID_KEYS = (
+    *TrainConfig.model_fields,
+    *(f"window.{name}" for name in WindowConfig.model_fields),
+    *(f"select.{name}" for name in SelectConfig.model_fields),
+    "normalise",
+)
+
+
+def _section_of(key: str) -> str:
+    """The section of a setting that a key of a grid belongs to."""
+    return key.partition(".")[0] if "." in key else "" if key == "normalise" else "train"
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -407,6 +467,8 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise UserError("is given twice, once as a value and once as a section", case=key)
+        if isinstance(place.get(last), dict) and not isinstance(value, dict):
+            raise UserError("is given twice, once as a section and once as a value", case=key)
         place[last] = value
     return result
 
@@ -466,7 +528,7 @@ def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            loaded = _loaded(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(
                 "no such recipe", case=str(path), fix="give a YAML file, or only key=value words"
@@ -486,6 +548,25 @@ def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
         if key in values and not isinstance(values[key], list):
             values[key] = [values[key]]
     return build(Recipe, values, where=str(path) if path else "")
+
+
+class _Once(yaml.SafeLoader):
+    """YAML that refuses a key said twice; the library takes the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise UserError(
+                    "is given twice", case=f"{name} (line {key.start_mark.line + 1})", fix="keep one of them"
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _loaded(text: str) -> Any:
+    return yaml.load(text, Loader=_Once)
 
 
 def dump_recipe(recipe: Recipe) -> str:

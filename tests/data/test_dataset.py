@@ -141,8 +141,8 @@ def test_untraced_frames_and_cases_are_ignored_and_never_background(video: Datas
     assert traced == 12
 
 
-def test_labelled_windows_show_each_tracing_with_its_own_frame(video: Dataset) -> None:
-    dataset = clips(video, augment="none", window=WindowSpec("labelled", 1, 32))
+def test_marked_windows_show_each_tracing_with_its_own_frame(video: Dataset) -> None:
+    dataset = clips(video, augment="none", window=WindowSpec("marked", 1, 32))
     windows = dataset.eval_windows()
     assert len(windows) == 14
     batch = dataset.batch(windows)
@@ -153,7 +153,7 @@ def test_labelled_windows_show_each_tracing_with_its_own_frame(video: Dataset) -
             "mask_index"
         ][0]
         np.testing.assert_array_equal(mask[:, 0], store.open_mask(video.root, line["mask_id"])[index])
-    for _, trained in train_batches(clips(video, window=WindowSpec("labelled", 1, 32)), seed=0, steps=5, batch_size=4):
+    for _, trained in train_batches(clips(video, window=WindowSpec("marked", 1, 32)), seed=0, steps=5, batch_size=4):
         assert ((trained["mask"] != 255).flatten(1).float().mean(1) > 0.5).all()
     with pytest.raises(UserError, match=r"c002.*no traced frame"):
         manifest = video.manifest.with_columns(
@@ -161,7 +161,7 @@ def test_labelled_windows_show_each_tracing_with_its_own_frame(video: Dataset) -
         )
         list(
             train_batches(
-                clips(replace(video, manifest=manifest), window=WindowSpec("labelled", 1, 32)),
+                clips(replace(video, manifest=manifest), window=WindowSpec("marked", 1, 32)),
                 seed=0,
                 steps=5,
                 batch_size=4,
@@ -264,7 +264,7 @@ def test_selected_frames_are_the_only_ones_seen(video: Dataset) -> None:
     dataset = clips(video, window=WindowSpec("uniform", 3, 8), augment="none", kept=kept)
     for window in dataset.eval_windows():
         assert set(window.frames) <= set(kept[video.manifest["array_id"][window.case]].tolist())
-    traced = clips(video, window=WindowSpec("labelled", 1, 8), augment="none", kept={a: np.arange(1, 3) for a in kept})
+    traced = clips(video, window=WindowSpec("marked", 1, 8), augment="none", kept={a: np.arange(1, 3) for a in kept})
     assert traced.eval_windows() == []
 
 

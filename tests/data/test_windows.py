@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -105,8 +106,8 @@ def test_a_single_image_is_any_frame() -> None:
         )  # 100 each, 4 standard deviations
 
 
-def test_labelled_windows_hold_traced_frames_in_the_middle() -> None:
-    spec, shape, traced = WindowSpec("labelled", 5, 8, stride=2), (1, 30, 8, 8), [3, 29]
+def test_marked_windows_hold_traced_frames_in_the_middle() -> None:
+    spec, shape, traced = WindowSpec("marked", 5, 8, stride=2), (1, 30, 8, 8), [3, 29]
     assert [w.frames for w in eval_windows(spec, shape, traced)] == [(0, 1, 3, 5, 7), (25, 27, 29, 29, 29)]
     assert {draw_window(spec, shape, rng(s), traced).frames[2] for s in range(40)} == {3, 29}
     assert eval_windows(spec, shape, []) == []
@@ -120,7 +121,7 @@ def test_slices_go_through_a_volume() -> None:
     assert [w.frames[1] for w in eval_windows(WindowSpec("slices", 3, 8, max_windows=2), (1, 8, 8, 8))] == [2, 6]
 
 
-@pytest.mark.parametrize("kind", ["uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled"])
+@pytest.mark.parametrize("kind", ["uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "marked"])
 def test_one_frame_is_one_frame_for_every_kind(kind: str) -> None:
     spec = WindowSpec(kind, 8, 16, stride=2)  # type: ignore[arg-type]
     for window in (draw_window(spec, (1, 1, 16, 16), rng()), *eval_windows(spec, (1, 1, 16, 16))):
@@ -216,3 +217,13 @@ def test_a_case_of_500_images_needs_more_than_250_votes() -> None:
     assert (
         len(chosen) == 500 == len(set(chosen)) and min(chosen) == 0 and max(chosen) == 689
     )  # spread over the video, none twice
+
+
+def test_one_window_may_hold_every_mark_of_a_case() -> None:
+    spec, shape = WindowSpec("marked", 1, 8, together=True), (1, 30, 8, 8)
+    both = eval_windows(spec, shape, [3, 29])
+    assert [w.frames for w in both] == [(3, 29)] and both[0].size == (2, 8, 8)
+    assert draw_window(spec, shape, np.random.default_rng(0), [3, 29]).frames == (3, 29)
+    apart = eval_windows(replace(spec, together=False), shape, [3, 29])
+    assert [w.frames for w in apart] == [(3,), (29,)]
+    assert eval_windows(spec, shape, []) == []

@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from medgraft import config
-from medgraft.config import Recipe, TrainConfig
+from medgraft.config import TrainConfig
 from medgraft.data.dataset import CaseDataset, TargetSpec
 from medgraft.data.windows import WindowSpec
 from medgraft.datasets import Dataset, load_dataset
 from medgraft.engine import loop
 from medgraft.engine.bench import FixedSamples
-from medgraft.engine.context import make_fabric
+from medgraft.engine.device import make_fabric
 from medgraft.intake import scan
 from medgraft.models import registry
 from medgraft.models.model import Model, make_model
@@ -142,7 +142,7 @@ def test_every_network_learns_and_resumes(name: str, studies: Mapping[str, Datas
     """
     facts = registry.info(name.partition(" + ")[0])
     task, batch, window = task_and_batch(facts, studies)
-    fabric, _ = make_fabric(Recipe(data=Path("."), device="cpu", threads=torch.get_num_threads()))
+    fabric = make_fabric("cpu", "32", torch.get_num_threads())
     setting = TrainConfig(
         iterations=STEPS,
         batch_size=CASES,

@@ -92,7 +92,7 @@ def test_a_fit_by_iterations_looks_at_intervals_and_writes_down_how_it_was_made(
     for record in searched:
         rows = fit.read_log(root / "cells" / record["hash"] / "log.csv")
         assert [row["step"] for row in rows] == [2, 4, 6]
-        assert {row["learning_rate"] for row in rows} == {0.01} and record["setting"]["batch_size"] == 4
+        assert {row["learning_rate"] for row in rows} == {0.01} and record["setting"]["train"]["batch_size"] == 4
     network, _ = make_model(MODEL, outputs=1, seed=0)
     assert {r["parameters"] for r in records} == {sum(p.numel() for p in network.parameters())}
     versions = json.loads((root / "run.json").read_text())["versions"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,11 @@ import torch
 from conftest import MODEL, predictions
 from medgraft import config, flow, runs, store, tables
 from medgraft.datasets import load_dataset
-from medgraft.engine import compare, fit, loop, search
+from medgraft.engine import checkpoint, compare, fit, loop, search
+from medgraft.engine.build import build, load_model
+from medgraft.engine.defaults import with_defaults
+from medgraft.engine.plan import Fold, HeadSpec, Part
+from medgraft.engine.progress import Progress
 from medgraft.errors import UserError
 from medgraft.models import surgery
 
@@ -136,17 +141,20 @@ def test_search_never_sees_the_test_part(recipe, tmp_path) -> None:
         }
 
     dataset = load_dataset(one.data)
-    context, the_run = compare.prepare(recipe("name=b", *words), dataset)
+    session, the_run = compare.prepare(recipe("name=b", *words), dataset)
     # The new labels would stratify anew: put the old split back.
     first = [r for r in splits if r["outer"] == 0]
-    context.outer = {0: {"train": {r["patient_id"] for r in first if r["role"] != "test"}, "test": tested}}
-    context.inner = {
-        (0, 0): {
-            role: {r["patient_id"] for r in first if r["inner"] == 0 and r["role"] == role}
+    learns, (trains, selects) = (
+        tuple(sorted({r["patient_id"] for r in first if r["role"] != "test"})),
+        (
+            tuple(r["patient_id"] for r in first if r["inner"] == 0 and r["role"] == role)
             for role in ("train", "select")
-        }
-    }
-    compare.run_arm(context, the_run, context.recipe.models[0], compare.Progress(context, quiet))
+        ),
+    )
+    old = Fold(0, learns, tuple(sorted(tested)), {0: Part(trains, selects)})
+    session.plan = replace(session.plan, folds=(old,))
+    the_run.belongs(*session.plan.inner_cells)
+    compare.run_arm(session, the_run, session.plan.arms[0], Progress(session.plan, the_run, quiet))
     assert inner("b") == inner("a") and len(inner("a")) == 2
     scores = {}
     for name in "ab":
@@ -157,13 +165,14 @@ def test_search_never_sees_the_test_part(recipe, tmp_path) -> None:
 
 def test_the_refit_trains_on_all_patients_that_are_not_tested(recipe, monkeypatch) -> None:
     seen: list[tuple[int, set[int], set[int]]] = []
-    original = fit.run_cell
+    original = fit.parts_of
 
-    def spy(context, run, arm, cell, setting, *, train, judge, **rest):
-        seen.append((cell.inner, set(train), set(judge)))
-        return original(context, run, arm, cell, setting, train=train, judge=judge, **rest)
+    def spy(session, training, task, model):
+        parts = original(session, training, task, model)
+        seen.append((training.cell.inner, set(parts.learns.cases.tolist()), set(parts.judged_rows)))
+        return parts
 
-    monkeypatch.setattr(fit, "run_cell", spy)
+    monkeypatch.setattr(fit, "parts_of", spy)
     flow.run(recipe(), say=quiet)
     refits = [(t, j) for inner, t, j in seen if inner == -1]
     searches = [(t, j) for inner, t, j in seen if inner == 0]
@@ -262,11 +271,11 @@ def test_a_killed_run_resumes_to_the_same_numbers(recipe, tmp_path) -> None:
 
 
 def test_a_torn_checkpoint_is_not_taken_for_a_whole_one(tmp_path) -> None:
-    loop.save_checkpoint(tmp_path / "last.ckpt", {"step": 3})
-    assert loop.load_checkpoint(tmp_path / "last.ckpt") == {"step": 3}
+    checkpoint.save(tmp_path / "last.ckpt", {"step": 3})
+    assert checkpoint.load(tmp_path / "last.ckpt") == {"step": 3}
     data = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(data[: len(data) // 2])
-    assert loop.load_checkpoint(tmp_path / "last.ckpt") is None and not (tmp_path / "last.ckpt").exists()
+    assert checkpoint.load(tmp_path / "last.ckpt") is None and not (tmp_path / "last.ckpt").exists()
     assert os.listdir(tmp_path) == []
 
 
@@ -292,15 +301,14 @@ def test_frozen_features_from_the_cache_are_those_of_the_network(recipe) -> None
     )
     made = recipe(words)
     root = flow.run(made, say=quiet)
-    context, the_run = compare.prepare(made, load_dataset(made.data))
+    the_run = runs.Run.open(root)
+    session, _ = compare.prepare(made, load_dataset(made.data))
     record = next(r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0)
-    model, task = fit.load_model(context, the_run, made.models[0], record)  # the head alone was stored
-    samples = context.samples(
-        context.rows_of(context.outer[0]["test"]), context.window(made.models[0]), "none", (-1000.0, 1000.0)
-    )
+    model, task, setting = load_model(session, session.plan.arms[0], record)  # the head alone was stored
+    samples = session.samples(session.rows(session.plan.places[0].test), setting)
     from medgraft.engine.predict import predict_cases
 
-    fresh = predict_cases(context.fabric, model, task, samples, context.cases, batch_size=5).columns
+    fresh = predict_cases(session.fabric, model, task, samples, session.cases, batch_size=5).columns
     stored = tables.read(root / "cells" / record["hash"] / "predictions.parquet", "predictions")
     both = dict(zip(fresh["case_id"], fresh["y_pred"]))
     np.testing.assert_allclose([both[c] for c in stored["case_id"]], stored["y_pred"], rtol=1e-4, atol=1e-5)
@@ -314,17 +322,18 @@ def test_a_logistic_head_is_the_regression_it_claims_to_be(recipe) -> None:
 
     made = recipe("models=[{model: efficientnet_lite0, strategy: frozen_logistic, train: {logistic_c: 0.1}}]")
     root = flow.run(made, say=quiet)
-    context, the_run = compare.prepare(made, load_dataset(made.data))
+    the_run = runs.Run.open(root)
+    session, _ = compare.prepare(made, load_dataset(made.data))
     cache = dict(np.load(next((root / "features").glob("*.npz"))))
-    fold = context.outer[0]
+    fold = session.plan.places[0]
     parts = {}
-    for role in ("train", "test"):
-        rows = context.rows_of(fold[role])
-        samples = FeatureSamples(context.samples(rows, context.window(made.models[0]), "none", (-1e3, 1e3)), cache)
+    for role, patients in (("train", fold.learns), ("test", fold.test)):
+        rows = session.rows(patients)
+        samples = FeatureSamples(session.samples(rows, session.plan.arms[0].settings[0]), cache)
         parts[role] = (
             samples.case_features().astype(float),
             samples.labels()[:, 0],
-            [context.cases.ids[r] for r in rows],
+            [session.cases.ids[r] for r in rows],
         )
     mean, spread = parts["train"][0].mean(0), parts["train"][0].std(0)
     spread[spread < 1e-8] = 1  # features that never fire
@@ -368,7 +377,7 @@ def test_a_given_center_and_scale_travel_with_the_checkpoint(recipe) -> None:
     made = recipe("task=regress", "target=size", short, "split.inner=0", regress=True)
     root = flow.run(made, say=quiet)
     record = next(r for r in runs.Run.open(root).records() if r["state"] == "done")
-    scale = torch.load(root / "cells" / record["hash"] / "best.ckpt", weights_only=True)["scale"]
+    scale = torch.load(root / "cells" / record["hash"] / "best.ckpt", weights_only=True)["task"]
     assert (scale["center"].tolist(), scale["scale"].tolist()) == ([pytest.approx(55.6)], [1.0])
     answers = tables.read(root / "predictions.parquet", "predictions")["y_pred"]
     assert (answers - 55.6).abs().max() < 5  # blobs of a few pixels: an untrained network answers the centre
@@ -385,15 +394,15 @@ def test_options_of_a_network_and_a_hidden_layer_reach_the_cell(recipe) -> None:
     made = recipe(*short, f"models=[{arm % ('batch', 'finetune')}]", **facts)
     root = flow.run(made, say=quiet)
     record = next(r for r in runs.Run.open(root).records() if r["state"] == "done")
-    assert record["context"]["options"] == {"bn_mode": "batch"} and record["context"]["hidden"] == 8
+    assert record["context"]["options"] == {"bn_mode": "batch"} and record["context"]["head"]["hidden"] == 8
     stored = torch.load(root / "cells" / record["hash"] / "best.ckpt", weights_only=True)["model"]
     assert stored["head.hidden.weight"].shape == (8, 512)
-    context, the_run = compare.prepare(made, load_dataset(made.data))
-    model, _ = fit.load_model(context, the_run, made.models[0], record)
+    session, _ = compare.prepare(made, load_dataset(made.data))
+    model, _, _ = load_model(session, session.plan.arms[0], record)
     assert surgery.mixes_cases(model)
     frozen = recipe(*short, "name=frozen", f"models=[{arm % ('batch', 'frozen')}]", **facts)
-    context, the_run = compare.prepare(frozen, load_dataset(frozen.data))
-    compare.run_arm(context, the_run, frozen.models[0], compare.Progress(context, quiet))
+    session, the_run = compare.prepare(frozen, load_dataset(frozen.data))
+    compare.run_arm(session, the_run, session.plan.arms[0], Progress(session.plan, the_run, quiet))
     assert "its features cannot be kept" in (the_run.root / "errors.log").read_text()
     with pytest.raises(UserError, match="a logistic head stands on the body itself"):
         recipe(f"models=[{arm % ('running', 'frozen_logistic')}]")
@@ -439,14 +448,14 @@ def test_a_recipe_without_models_gets_a_sensible_set_and_says_so(recipe, kind, m
     said: list[str] = []
     wish = ["task=segment", "target=null"] if masks else []
     made = recipe("models=[]", "window.size=0", *wish, kind=kind, masks=masks)
-    full = compare.with_defaults(made, load_dataset(made.data), said.append)
+    full = with_defaults(made, load_dataset(made.data), said.append)
     assert full.models and any("no models were named" in line for line in said)
-    context, _ = compare.prepare(full, load_dataset(made.data))
+    session, _ = compare.prepare(full, load_dataset(made.data))
     starts = {arm.start for arm in full.models}
     assert masks or {"imagenet", "random"} <= starts  # the from-scratch control is never left out
-    for arm in full.models:
-        model, _ = fit.build(context, arm, context.make_task(), full.arm_train(arm), seed=0)
-        window = context.window(arm)
+    for arm in session.plan.arms:
+        model, _ = build(session.plan, arm, arm.settings[0], session.task, seed=0)
+        window = arm.settings[0].window
         x = torch.zeros(2, 1, window.length, *window.sides)
         out = model.eval()({"x": x, "value_range": torch.tensor([[0.0, 1.0]] * 2)})
         assert out.shape[:2] == (2, 1)
@@ -462,18 +471,19 @@ def test_mixed_precision_trains_and_is_a_cell_of_its_own(recipe) -> None:
 def test_settings_are_chosen_by_the_mean_of_inner_scores(recipe) -> None:
     made = recipe("grid={learning_rate: [1e-6, 3e-3]}", "split.inner=2", "train.epochs=8")
     flow.run(made, say=quiet)
-    context, the_run = compare.prepare(made, load_dataset(made.data))
-    for outer in (0, 1):
-        choice = search.search(context, the_run, made.models[0], outer, progress=None, seen=lambda cell: None)
-        means = {
-            s.learning_rate: np.mean([fit.outcome(the_run, c).score for c in cells])
-            for s, cells in search.inner_cells(context, made.models[0], outer)
-        }
-        assert choice.score == pytest.approx(max(means.values())) and means[choice.setting.learning_rate] == max(
-            means.values()
-        )
-        assert choice.tried == 2
+    the_run = runs.Run.open(made.out / made.name)
     refits = [r for r in the_run.records() if r["inner"] == -1]
+    session, the_run = compare.prepare(made, load_dataset(made.data))
+    arm = session.plan.arms[0]
+    for outer in (0, 1):
+        choice = search.search(session, the_run, arm, outer, progress=None, seen=lambda cell: None)
+        means = {
+            s.train.learning_rate: np.mean([fit.outcome(the_run, c).score for c in cells])
+            for s, cells in session.plan.searches(arm, outer)
+        }
+        best = max(means.values())
+        assert choice.score == pytest.approx(best) and means[choice.setting.train.learning_rate] == best
+        assert choice.tried == 2
     assert len(refits) == 2  # the losing setting was never refitted, so never judged
 
 
@@ -481,8 +491,9 @@ def test_the_deterministic_seed_leaves_the_global_generator_alone(recipe) -> Non
     torch.manual_seed(1)
     before = torch.initial_seed()
     made = recipe()
-    context, _ = compare.prepare(made, load_dataset(made.data))
-    fit.build(context, made.models[0], context.make_task(), made.train, seed=3)
+    session, _ = compare.prepare(made, load_dataset(made.data))
+    arm = session.plan.arms[0]
+    build(session.plan, arm, arm.settings[0], session.task, seed=3)
     assert torch.initial_seed() == before
 
 
@@ -522,34 +533,33 @@ def test_bert_reads_frames_through_the_whole_run_and_serving(recipe, tmp_path) -
     )
     root = flow.run(made, say=quiet)
     assert [arm.id.rpartition(" · ")[2] for arm in made.models] == ["frozen+bert", "frozen"]
-    context, the_run = compare.prepare(made, load_dataset(made.data))
+    the_run = runs.Run.open(root)
+    session, _ = compare.prepare(made, load_dataset(made.data))
     shapes = {np.load(path)["features"].shape for path in (root / "features").glob("*.npz")}
     assert shapes == {(24, 4, 1000), (24, 1280)}
-    plain, wide = (
-        config.load_recipe(None, [f"data={made.data}", f"models=[{{model: {MODEL}, join: bert{w}}}]"]).models[0]
-        for w in ("", ", hidden: 1280")
-    )
-    assert wide.id.endswith("finetune+bert1280")
-    labelled = [
-        arm.model_copy(update={"label": "same"}) for arm in (plain, wide, plain.model_copy(update={"join": "mean"}))
-    ]
-    assert len({context.cell(arm, made.train, outer=0, inner=-1, seed=0).hash for arm in labelled}) == 3
+    wide = config.load_recipe(None, [f"data={made.data}", f"models=[{{model: {MODEL}, join: bert, hidden: 1280}}]"])
+    assert wide.models[0].id.endswith("finetune+bert1280")
+    arm = session.plan.arms[0]
+    heads = [HeadSpec("bert"), HeadSpec("bert", 1280), HeadSpec("mean")]
+    alike = [replace(arm, id="same", printed="same", head=head) for head in heads]
+    assert len({session.plan.cell(a, arm.settings[0], outer=0, inner=-1, seed=0).hash for a in alike}) == 3
+    renamed = replace(arm, id="another", printed="another")  # a name decides no number
+    assert len({session.plan.cell(a, arm.settings[0], outer=0, inner=-1, seed=0).hash for a in (arm, renamed)}) == 1
 
-    arm = made.models[0]
     record = next(
         r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0 and r["strategy"] == "frozen+bert"
     )
-    model, task = fit.load_model(context, the_run, arm, record)  # the head alone was stored, BERT in it
-    samples = context.samples(context.rows_of(context.outer[0]["test"]), context.window(arm), "none", (-1000.0, 1000.0))
-    from medgraft.engine import serve
+    model, task, setting = load_model(session, arm, record)  # the head alone was stored, BERT in it
+    samples = session.samples(session.rows(session.plan.places[0].test), setting)
+    from medgraft import serve
     from medgraft.engine.predict import predict_cases
 
-    fresh = predict_cases(context.fabric, model, task, samples, context.cases, batch_size=5).columns
+    fresh = predict_cases(session.fabric, model, task, samples, session.cases, batch_size=5).columns
     stored = tables.read(root / "cells" / record["hash"] / "predictions.parquet", "predictions")
     both = dict(zip(fresh["case_id"], fresh["y_pred"]))
     np.testing.assert_allclose([both[c] for c in stored["case_id"]], stored["y_pred"], rtol=1e-4, atol=1e-5)
     assert np.ptp(stored["y_pred"].to_numpy()) > 1e-4
-    assert serve.choose(the_run, made, "frozen+bert").join == "bert"
+    assert serve.choose(the_run, session.plan, "frozen+bert").head.join == "bert"
     with pytest.raises(UserError, match="cannot read a sequence"):
         recipe("models=[{model: efficientnet_lite0, strategy: frozen_logistic, join: bert}]")
     with pytest.raises(UserError, match="joins the frames of an image network"):
@@ -561,9 +571,9 @@ def test_the_same_pixels_in_training_and_test_are_a_warning_on_every_page(recipe
     from medgraft.report.text import Text
 
     asked = recipe()
-    context, run = compare.prepare(asked, load_dataset(asked.data))
+    session, run = compare.prepare(asked, load_dataset(asked.data))
     assert not any("pixels" in w or "pictures" in w for w in run.info["warnings"])
-    first, second = (sorted(context.outer[fold]["test"])[0] for fold in (0, 1))
+    first, second = (session.plan.places[fold].test[0] for fold in (0, 1))
     path = asked.data / "manifest.parquet"
     manifest = tables.read(path, "manifest")
     case = manifest.filter(pl.col("patient_id") == second)["case_id"][0]

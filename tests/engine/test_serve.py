@@ -14,10 +14,12 @@ from PIL import Image
 
 from conftest import MODEL
 from factory import make_dataset
-from medgraft import config, flow, runs, store, tables
+from medgraft import config, flow, runs, serve, store, tables
 from medgraft.datasets import load_dataset
-from medgraft.engine import compare, fit, serve
+from medgraft.engine import plan as planning
+from medgraft.engine.build import load_model
 from medgraft.engine.predict import predict_cases
+from medgraft.engine.session import Session
 from medgraft.errors import UserError
 from medgraft.intake import scan
 
@@ -68,29 +70,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("name", [MODEL, "efficientnet_lite0"])
 def test_a_served_study_gets_the_numbers_of_the_judged_path(finished, name) -> None:
+    """As judged the run's own numbers to the bit, by the one network that had the study in its test part; plain, the
+    mean of all, with a caution.
+    """
     root, files = finished
-    served = serve.predict(root, [files / "c003.png", files / "c004.png"], model=name)
-    the_run = runs.Run.open(root)
-    recipe = config.build(config.Recipe, the_run.info["recipe"])
-    dataset = load_dataset(recipe.data)
-    context, _ = compare.prepare(recipe, dataset)
-    arm = next(a for a in recipe.models if a.model == name)
-    members = [r for r in the_run.records() if r["inner"] < 0 and r["model"] == name]
-    rows = [dataset.manifest["case_id"].to_list().index(c) for c in ("c003", "c004")]
-    samples = context.samples(rows, context.window(arm), "none", (-1000.0, 1000.0))
+    names = ["c003", "c004"]
+    judged = serve.predict(root, [files / f"{n}.png" for n in names], model=name, **{"as": "judged"})
+    told = tables.read(root / "predictions.parquet", "predictions").filter(pl.col("split") == "test")
+    cells = [r["hash"] for r in runs.Run.open(root).records() if r["inner"] < 0 and r["model"] == name]
+    own = dict(told.filter(pl.col("cell").is_in(cells)).select("case_id", "y_pred").iter_rows())
+    assert [r["p(class1)"] for r in judged.rows] == [own[n] for n in names]  # to the bit, unrounded
+    assert not any(r["seen"] for r in judged.rows)
+    served = serve.predict(root, [files / f"{n}.png" for n in names], model=name)
+    plan = planning.read(root)
+    dataset = load_dataset(runs.Run.open(root).dataset_root)
+    session = Session.open(plan, dataset, root)
+    rows = [dataset.manifest["case_id"].to_list().index(n) for n in names]
     scores = []
-    for record in members:
-        model, task = fit.load_model(context, the_run, arm, record)
-        scores.append(predict_cases(context.fabric, model, task, samples, context.cases, batch_size=4).scores[:, 0])
-    assert len(members) == 2 == served.members and "as asked for" in served.text()
-    np.testing.assert_allclose([r["p(class1)"] for r in served.rows], np.mean(scores, axis=0), atol=1e-4)
+    for record in (r for r in runs.Run.open(root).records() if r["hash"] in cells):
+        model, task, setting = load_model(session, next(a for a in plan.arms if a.model == name), record)
+        samples = session.samples(rows, setting)
+        scores.append(predict_cases(session.fabric, model, task, samples, session.cases, batch_size=4).scores[:, 0])
+    assert len(scores) == 2 == served.members and "as asked for" in served.text()
+    np.testing.assert_allclose([r["p(class1)"] for r in served.rows], np.mean(scores, axis=0), atol=1e-5)
     assert {r["finding"] for r in served.rows} <= {"class0", "class1"} and all(not r["flag"] for r in served.rows)
+    assert all("the run trained on this study" in r["seen"] for r in served.rows)
+    assert "CAUTION: the run trained on this study" in served.text()
 
 
 def test_the_model_is_chosen_by_inner_scores_alone(finished) -> None:
     root, _ = finished
     the_run = runs.Run.open(root)
-    recipe = config.build(config.Recipe, the_run.info["recipe"])
+    plan = planning.read(root)
     scores: dict[str, list[float]] = {}
     for record in the_run.records():
         if record["inner"] >= 0:
@@ -100,7 +111,7 @@ def test_the_model_is_chosen_by_inner_scores_alone(finished) -> None:
         np.mean(scores[best]) > min(np.mean(v) for v in scores.values())
         or len({np.mean(v) for v in scores.values()}) == 1
     )
-    assert serve.choose(the_run, recipe, None).model == best
+    assert serve.choose(the_run, plan, None).model == best
 
 
 def test_studies_outside_the_training_acquisition_are_flagged_or_refused(finished, tmp_path) -> None:
@@ -130,7 +141,7 @@ def test_an_unreadable_file_is_named_and_the_rest_is_predicted(finished, tmp_pat
         (["nowhere.png"], {}, "no such file"),
         (["labels.csv"], {}, r"labels\.csv: holds no study"),
         (["c001.png"], {"model": "resnet"}, "fits 0 of the run's models"),
-        (["c001.png"], {"flagged": "maybe"}, "flagged=maybe"),
+        (["c001.png"], {"flagged": "maybe"}, "flagged: Input should be 'keep' or 'refuse'"),
     ],
 )
 def test_a_wrong_wish_is_one_line(finished, files, options, says) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,17 @@ from PIL import Image
 
 from conftest import MODEL
 from factory import make_dataset
-from medgraft import config, flow, runs, splits, store, tables
+from medgraft import config, flow, runs, serve, splits, store, tables
 from medgraft.config import TrainConfig
 from medgraft.data import transforms
 from medgraft.data.dataset import TargetSpec
 from medgraft.data.windows import Window
 from medgraft.datasets import Box, load_dataset
-from medgraft.engine import compare, explain, fit, loop, optim, serve
-from medgraft.engine.context import make_fabric
+from medgraft.engine import fit, loop, optim
+from medgraft.engine.build import build
+from medgraft.engine.device import make_fabric
+from medgraft.engine.evaluators import explain
+from medgraft.engine.plan import resolve
 from medgraft.errors import UserError
 from medgraft.models import registry, weights
 from medgraft.models.model import make_model
@@ -53,21 +57,23 @@ def test_the_rate_warms_up_for_one_epoch_and_ends_where_it_is_told() -> None:
 
 
 def test_positive_cases_weigh_as_told_or_as_the_classes_stand() -> None:
-    task = Classify([TargetSpec("x", "binary", ("no", "yes"), "yes")])
+    target = TargetSpec("x", "binary", ("no", "yes"), "yes")
+    task = Classify([target], weight="balanced")
     output, batch = (
         torch.tensor([[0.3], [-1.2], [0.8], [0.0]]),
         {"y": torch.tensor([[1.0], [0.0], [0.0], [float("nan")]])},
     )
     plain = torch.nn.functional.binary_cross_entropy_with_logits(output[:3], batch["y"][:3], reduction="none")
     assert task.loss(output, batch)["loss"] == pytest.approx(float(plain.mean()))
-    task.fit_weight(np.array([[1.0], [0.0], [0.0], [0.0], [np.nan]]), "balanced")
+    task.fit(np.array([[1.0], [0.0], [0.0], [0.0], [np.nan]]))
     assert task.positive_weight == pytest.approx([3.0])
     assert task.loss(output, batch)["loss"] == pytest.approx(
         float((plain * torch.tensor([[3.0], [1.0], [1.0]])).mean())
     )
-    task.fit_weight(np.array([[1.0], [1.0]]), "balanced")
+    task.fit(np.array([[1.0], [1.0]]))
     assert task.positive_weight == pytest.approx([1.0])  # one class alone says nothing
-    task.fit_weight(np.zeros((0, 1)), 2.5)
+    task = Classify([target], weight=2.5)
+    task.fit(np.zeros((0, 1)))
     assert task.positive_weight == pytest.approx([2.5])
 
 
@@ -136,7 +142,7 @@ def test_inceptions_side_head_trains_and_is_never_heard_when_judging() -> None:
         def train_batch(self, seed: int, step: int, batch_size: int, balanced: bool = False) -> dict:
             return batch
 
-    fabric, _ = make_fabric(config.Recipe(data=Path("."), threads=1))
+    fabric = make_fabric("cpu", "32", 1)
     setting = TrainConfig(iterations=1, learning_rate=1e-2, weight_decay=0.0, warmup=0, evaluations=1)
     history, _ = loop.train(fabric, model, task, Samples(), setting, seed=0, horizon=1)
     assert len(losses) == 2 and history.rows[0]["train_loss"] == pytest.approx(losses[0] + 0.4 * losses[1])
@@ -177,14 +183,14 @@ def test_the_side_head_is_for_training_strategies_alone(recipe) -> None:
         "train.epochs=1",
     ]
     made = recipe(*words)
-    context, _ = compare.prepare(made, load_dataset(made.data))
-    arm = made.models[0]
-    task = context.make_task()
-    assert fit.build(context, arm, task, made.arm_train(arm), seed=0)[0].auxiliary is None
-    tuned = arm.model_copy(update={"strategy": "finetune"})
-    assert fit.build(context, tuned, task, made.arm_train(arm), seed=0)[0].auxiliary is not None
-    off = made.arm_train(arm).model_copy(update={"auxiliary_weight": 0.0})
-    assert fit.build(context, tuned, task, off, seed=0)[0].auxiliary is None
+    plan = resolve(made, load_dataset(made.data))
+    arm, task = plan.arms[0], plan.make_task()
+    setting = arm.settings[0]
+    assert build(plan, arm, setting, task, seed=0)[0].auxiliary is None
+    tuned = replace(arm, strategy="finetune")
+    assert build(plan, tuned, setting, task, seed=0)[0].auxiliary is not None
+    off = replace(setting, train=setting.train.model_copy(update={"auxiliary_weight": 0.0}))
+    assert build(plan, tuned, off, task, seed=0)[0].auxiliary is None
 
 
 # ---------------------------------------------------------------------------------------- views and kept weights

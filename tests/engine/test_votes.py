@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medgraft import config, flow, runs, tables
+from medgraft import config, flow, runs, serve, tables
 from medgraft.data.dataset import TargetSpec
 from medgraft.datasets import load_dataset
-from medgraft.engine import compare, fit, serve
+from medgraft.engine import compare
+from medgraft.engine.build import load_model
 from medgraft.errors import UserError
 from medgraft.tasks.classify import Classify
 
@@ -30,7 +31,7 @@ def quiet(line: str) -> None:
 
 def test_two_logits_are_softmax_cross_entropy_and_one_probability() -> None:
     task = Classify([YES_NO], logits=2)
-    assert (task.outputs, task.answers, task.metric) == (2, 1, "auc")
+    assert (task.outputs, task.answers, task.metric.name) == (2, 1, "auc")
     logits, y = torch.randn(5, 2), torch.tensor([[1.0], [0.0], [float("nan")], [1.0], [0.0]])
     known = [0, 1, 3, 4]
     expected = functional.cross_entropy(logits[known], y[known, 0].long())  # class 1 is yes
@@ -61,9 +62,9 @@ def test_two_logits_through_the_whole_run_and_serving(recipe, tmp_path) -> None:
     root = flow.run(made, say=quiet)
     found = tables.read(root / "predictions.parquet", "predictions").filter(pl.col("split") == "test")
     assert len(found) == 24 and found["class"].unique().to_list() == ["class1"]
-    context, the_run = compare.prepare(made, load_dataset(made.data))
-    record = next(r for r in the_run.records() if r["inner"] == -1)
-    model, task = fit.load_model(context, the_run, made.models[0], record)
+    record = next(r for r in runs.Run.open(root).records() if r["inner"] == -1)
+    session, _ = compare.prepare(made, load_dataset(made.data))
+    model, task, _ = load_model(session, session.plan.arms[0], record)
     assert model.head.linear.out_features == 2 == task.outputs
     summary = json.loads((root / "summary.json").read_text())
     assert summary["models"][0]["metrics"]["case.auc"]["value"] > 0.8  # the signal is easy
@@ -78,7 +79,7 @@ def test_two_logits_through_the_whole_run_and_serving(recipe, tmp_path) -> None:
 def test_a_logistic_head_is_the_same_with_two_logits(recipe) -> None:
     words = "models=[{model: efficientnet_lite0, strategy: frozen_logistic, train: {logistic_c: 0.1, logits: %d}}]"
     one, two = (flow.run(recipe(f"name=l{k}", words % k), say=quiet) for k in (1, 2))
-    assert runs.Run.open(two).records()[0]["setting"]["logits"] == 2
+    assert runs.Run.open(two).records()[0]["setting"]["train"]["logits"] == 2
     a, b = (
         tables.read(r / "predictions.parquet", "predictions")
         .sort("split", "case_id", "inner", "y_pred")

@@ -103,12 +103,12 @@ def test_a_center_trains_as_a_bias_does() -> None:
         optimizer.step()
         expected.append(loss.item())
     task = Regress(EF, center=MEAN_EF, scale=1.0)
-    task.fit_scale(truth.numpy())
+    task.fit(truth.numpy())
     losses, answers = ours(task, 3)
     assert np.allclose(losses, expected, rtol=1e-3) and abs(losses[0] - losses[-1]) > 1
     assert torch.allclose(answers, theirs(x), rtol=1e-3)
     own = Regress(EF)
-    own.fit_scale(truth.numpy())
+    own.fit(truth.numpy())
     assert own.center[0] == pytest.approx(55.0) and own.scale[0] > 10 and ours(own, 1)[0][0] < 0.1 * losses[0]
 
 

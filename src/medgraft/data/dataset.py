@@ -92,7 +92,7 @@ class CaseDataset:
     that take part (``select.select``).
 
     Raises ``UserError`` naming the case or target when a label does not fit its target, a view is
-    oblique, or ``labelled`` windows are asked of cases none of which is traced.
+    oblique, or ``marked`` windows are asked of cases none of which is traced.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class CaseDataset:
         self._cases = _cases(part, self.cases, dataset.frames, hu_window, kept or {})
         self._place = {case.row: place for place, case in enumerate(self._cases)}
         self._groups = self._class_groups()
-        if window.kind == "labelled" and not any(case.mask_rows for case in self._cases):
+        if window.kind == "marked" and not any(case.mask_rows for case in self._cases):
             raise UserError(
-                "labelled windows need traced frames and no case has any",
+                "marked windows need marked frames (traced ones) and no case has any",
                 fix="scan with masks or use another window kind",
             )
 
@@ -173,8 +173,8 @@ class CaseDataset:
     def seen(self, view: int) -> CaseDataset:
         """The same cases as another view sees them (test-time augmentation).
 
-        View 0 is the window as it is. View v > 0 is augmented by draws that depend on v and the window's place alone,
-        so every network and every run sees the same.
+        View 0 is the window as it is. View v > 0 is augmented by draws that depend on v and on the pixels that the
+        window lies in, so every network, every run and a served study sees the same.
         """
         other = copy(self)
         other.view = view
@@ -187,14 +187,16 @@ class CaseDataset:
     def _still(self, window: Window) -> transforms.Draw:
         if not self.view:
             return transforms.STILL
-        return transforms.draw(self.augment, generator(0, "view", self.view, window.case, window.index))
+        case = self._cases[self._place[window.case]]
+        place = f"view {case.array_id} {case.corner}"
+        return transforms.draw(self.augment, generator(0, place, self.view, window.index))
 
     def grid(self, row: int) -> tuple[int, int, int]:
         """(D, H, W) of the array a manifest row looks at: the grid that ``DenseJoin`` fills."""
         return self._cases[self._place[row]].shape[1:]
 
     def _traced(self, case: _Case) -> list[int] | None:
-        return case.traced if self.window.kind == "labelled" else None
+        return case.traced if self.window.kind == "marked" else None
 
     def _sample(self, place: int, window: Window, drawn: transforms.Draw) -> Sample:
         case = self._cases[place]

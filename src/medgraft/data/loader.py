@@ -109,6 +109,18 @@ def eval_batches(
     """(number, batch) over all evaluation windows (or the given ones) in order; the last batch may be smaller."""
     chosen = dataset.eval_windows() if windows is None else list(windows)
     parts = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+    return part_batches(dataset, parts, workers, prefetch=prefetch, context=context)
+
+
+def part_batches(
+    dataset: CaseDataset,
+    parts: list[list[Window]],
+    workers: int = 0,
+    *,
+    prefetch: int = 2,
+    context: str | None = None,
+) -> Batches:
+    """(number, batch) of lists of windows, each list one batch."""
     return Batches(_load(partial(_eval_batch, dataset, parts), range(len(parts)), workers, prefetch, context))
 
 

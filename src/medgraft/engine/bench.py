@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgraft.config import Recipe, TrainConfig
+from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
 from medgraft.engine import loop, optim
-from medgraft.engine.context import make_fabric
+from medgraft.engine.device import make_fabric, thread_count
 from medgraft.files import cores, write_text
 from medgraft.models import registry, strategy
 from medgraft.models.model import make_model
@@ -74,7 +74,8 @@ def step_overhead(
     """Time the engine's loop against a bare one, interleaved; ratio of times with a 95 % bootstrap interval of its
     median.
     """
-    fabric, threads = make_fabric(Recipe(data=".", device=device, threads=threads))  # type: ignore[arg-type]
+    threads = thread_count(threads)
+    fabric = make_fabric(device, "32", threads)
     rng = np.random.default_rng(0)
     found = []
     for name in models:

@@ -114,12 +114,20 @@ class Model(nn.Module):
     def info(self) -> BackboneInfo:
         return registry.info_of(self.body)
 
+    def normalise(self, mean: Tensor, std: Tensor) -> None:
+        """Put mean and deviation (C',) fitted on data in the place of the card's."""
+        self.mean, self.std = (v.to(self.mean.device, torch.float32).view(1, -1, 1, 1, 1) for v in (mean, std))
+
     def prepare(self, x: Tensor, value_range: Tensor) -> Tensor:
-        """Stored values (B, C, D, H, W) of any dtype to float32 inputs (B, C', D, H, W).
+        """Stored values (B, C, D, H, W) to float32 inputs (B, C', D, H, W): ``scaled``, minus mean, over std."""
+        return (self.scaled(x, value_range) - self.mean) / self.std
+
+    def scaled(self, x: Tensor, value_range: Tensor) -> Tensor:
+        """Stored values (B, C, D, H, W) of any dtype to the card's range, float32 (B, C', D, H, W).
 
         ``(x - low) / (high - low)`` clipped to 0..1 with (low, high) of each row of ``value_range`` (a
         constant study, low = high, gives 0), channels adapted (1 -> C' by repetition, 3 -> 1 by luminance),
-        standardised if the card says so, times the card's range, minus mean, over std. Raises ``UserError`` for other
+        standardised if the card says so, times the card's range. Raises ``UserError`` for other
         changes of channels.
         """
         low, high = value_range.to(x.device, torch.float32).view(-1, 2, 1, 1, 1, 1).unbind(1)
@@ -140,7 +148,7 @@ class Model(nn.Module):
             x = x.flip(1)
         if self.card.standardise:
             x = standardised(x, self.card.standardise)
-        return (x * self.card.range - self.mean) / self.std
+        return x * self.card.range
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
         """Body features (B, F), or (B, D, F) for a head that reads sequences; for a dense body the maps (B, K, D, H,

@@ -22,9 +22,25 @@ from medgraft import tables
 from medgraft.data.dataset import CaseDataset
 from medgraft.data.windows import Window
 from medgraft.datasets import Box
+from medgraft.engine.session import Session, Training
 from medgraft.files import write_bytes
 from medgraft.models.lift import Lift
 from medgraft.models.model import Model
+from medgraft.tasks.task import Task
+
+
+def run(
+    session: Session, model: Model, task: Task, rows: Sequence[int], training: Training, folder: Path
+) -> pl.DataFrame | None:
+    """Maps of a refitted image network held against boxes, where the plan asks for it and there is one yes/no
+    question.
+    """
+    wanted = session.plan.explain if not training.searches else 0
+    if not wanted or session.plan.kind != "image" or not task.yes_no or not session.boxes or model.info.dims != 2:
+        return None
+    samples = session.samples(rows, training.setting)
+    cell = training.cell.hash
+    return explain(session.fabric, model, samples, session.boxes, folder, most=wanted, cell=cell)
 
 
 def last_map(model: Model, batch: Mapping[str, Any]) -> nn.Module:
