@@ -146,8 +146,9 @@ def steps(recipe: Recipe) -> list[Step]:
         Step("status", ["status", "runs/run"]),
         Step("audit zh", ["audit", "data", "run=runs/run", "permutations=99", "lang=zh"], (0, 3)),
         Step("report zh", ["report", "runs/run", "lang=zh"]),
-        Step("report en", ["report", "runs/run", "lang=en"]),
     ]
+    if not recipe.run.get("report", True):  # else the run has written it
+        found.append(Step("report en", ["report", "runs/run", "lang=en"]))
     for number, words in enumerate(recipe.predict):
         found.append(Step(f"predict {number}", ["predict", "runs/run", *words, f"out=predict{number}.csv"]))
     return found
@@ -209,7 +210,7 @@ def _medgraft(words: Sequence[str], work: Path, out: Path, err: Path) -> None:
 
 
 def side(source: Path, studies: Path, into: Path, names: Sequence[str], jobs: int, label: str) -> int:
-    """Run recipes on the code below ``source``, ``jobs`` at a time; each leaves ``into/NAME.json``. The count that failed."""
+    """Run recipes on the code below ``source``, ``jobs`` at a time, into ``into/NAME.json``. The count that failed."""
     found = importlib.util.find_spec("medgraft")
     if found is None or not Path(found.origin or "").resolve().is_relative_to(source.resolve()):
         raise SystemExit(f"error: {source} is not what would be run, but {found and found.origin}")
@@ -244,7 +245,9 @@ def _recipe(recipe: Recipe, studies: Path, into: Path, label: str) -> None:
     temporary = into / f".{recipe.name}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(result, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     os.replace(temporary, into / f"{recipe.name}.json")
-    print(f"{label}  {recipe.name:<18} {time.monotonic() - began:5.1f} s", flush=True)
+    spent = os.times()
+    cpu = spent.user + spent.system + spent.children_user + spent.children_system
+    print(f"{label}  {recipe.name:<18} {time.monotonic() - began:5.1f} s ({cpu:.1f} s of one core)", flush=True)
 
 
 # ------------------------------------------------------------------------------------------ what is collected
@@ -321,7 +324,7 @@ def normal(lines: Iterable[str], cells: dict[str, str], work: Path) -> list[str]
 
 
 def pruned(value: Any) -> Any:
-    """JSON without the DROPPED fields; lists of what stands for a cell become keyed by it, since their order follows hashes."""
+    """JSON without the DROPPED fields; a list of what belongs to cells is keyed by them: its order follows hashes."""
     if isinstance(value, dict):
         return {k: pruned(v) for k, v in value.items() if k not in DROPPED}
     if isinstance(value, list):
@@ -365,7 +368,7 @@ def comma(path: Path, name: str) -> dict[str, Any]:
 
 
 def table(name: str, columns: list[str], types: list[str], rows: Iterable[list[Any]]) -> dict[str, Any]:
-    """A table whose rows are keyed by what names them (NAMES, else the first column), counted where that is not unique."""
+    """A table whose rows are keyed by what names them (NAMES, else the first column), counted where it is shared."""
     names = [c for c in NAMES.get(name, columns[:1]) if c in columns]
     found: dict[str, list[Any]] = {}
     for row in rows:
@@ -404,7 +407,7 @@ def digest(data: bytes) -> str:
 
 
 class _Words(HTMLParser):
-    """The words of a page: text outside scripts and styles, what stands for pictures, and a digest of inlined pictures."""
+    """The words of a page: text outside scripts and styles, words for pictures, a digest of each inlined picture."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -480,7 +483,7 @@ def near(path: str, a: Any, b: Any) -> bool:
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
     if not numbers or not (math.isfinite(a) and math.isfinite(b)):
         return equal(path, a, b)
-    if re.search(r"/(measures|voxels)/", path):
+    if re.search("/measures/|/masks/|voxels$", path):
         return abs(a - b) <= max(VOXELS, SHARE * max(abs(a), abs(b)))
     return abs(a - b) <= NEAR * max(1.0, abs(a), abs(b))
 
@@ -556,6 +559,81 @@ def _tree(path: str, a: Any, b: Any, same: Same) -> list[Difference]:
     return [] if same(path, a, b) else [Difference(path, a, b)]
 
 
+def numbers(result: Result) -> Result:
+    """What of a result is stored in the repository: the numbers that a person would publish or act on, to 7 digits."""
+    kept: dict[str, Any] = {"manifest": {}, "predictions": {}, "measures": {}, "metrics": {}, "pairs": {}}
+    manifest = result["manifest"]["table"]
+    for row, values in manifest["rows"].items():
+        kept["manifest"][row] = [values[manifest["columns"].index(c)] for c in ("p005", "p995")]
+    for name, value, wanted in (
+        ("predictions", "y_pred", {"window": -1, "view": 0}),
+        ("measures", "value", {"frame": -1}),
+    ):
+        content = result[name]["table"]
+        for values in content["rows"].values():
+            row = dict(zip(content["columns"], values))
+            if " inner -1 " in row["cell"] and all(row[k] == v for k, v in wanted.items()):
+                what = " ".join(str(row[c]) for c in ("case_id", "target", "class", "name") if row.get(c))
+                kept[name].setdefault(row["cell"], {})[what] = row[value]
+    for model in result["summary"]["tree"]["models"]:
+        found = model.get("metrics", {})
+        kept["metrics"][model["id"]] = {k: [m.get(x) for x in ("value", "low", "high")] for k, m in found.items()}
+    for pair in result["summary"]["tree"]["pairs"]:
+        name = f"{pair['a']} - {pair['b']} {pair['metric']}"
+        kept["pairs"][name] = [pair.get(x) for x in ("difference", "low", "high", "p")]
+    for section, content in result.items():
+        if section.startswith("predict") and section.endswith("/table"):
+            columns, rows = content["table"]["columns"], content["table"]["rows"]
+            kept[section] = {row: dict(zip(columns, map(_number, values))) for row, values in rows.items()}
+        elif section.startswith("predict") and section.endswith("/masks"):
+            kept[section] = {file: facts.get("voxels") for file, facts in content["tree"].items()}
+    return {section: {"tree": _short(content)} for section, content in kept.items()}
+
+
+def _number(text: str) -> Any:
+    """A cell of a CSV file as a number where it is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _short(value: Any) -> Any:
+    """Floats to 7 digits, whole ones as integers."""
+    if isinstance(value, dict):
+        return {k: _short(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_short(v) for v in value]
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    return int(value) if value.is_integer() else float(f"{value:.7g}")
+
+
+def store(name: str, result: Result) -> Path:
+    """Write the numbers of a result into tests/same, a section's entry a line."""
+    lines = []
+    for section, content in numbers(result).items():
+        entries = [f"  {json.dumps(k, ensure_ascii=False)}: {_compact(v)}" for k, v in content["tree"].items()]
+        lines.append(f" {json.dumps(section)}: {{" + "".join(f"\n{e}," for e in entries).rstrip(",") + "}")
+    STORED.mkdir(parents=True, exist_ok=True)
+    path = STORED / f"{name}.json"
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    return path
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def stored(name: str) -> Result:
+    """The numbers of a recipe that the repository holds."""
+    path = STORED / f"{name}.json"
+    if not path.is_file():
+        print(f"error: no {path.relative_to(ROOT)}; write it with --store --only {name}", file=sys.stderr)
+        raise SystemExit(2)
+    return {k: {"tree": v} for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
 def tell(found: dict[str, list[Difference]], allowed: Sequence[str]) -> int:
     """Print the differences of each recipe, announced ones apart; the count of those that are not announced."""
     patterns = [re.compile(p) for p in allowed]
@@ -581,7 +659,7 @@ def tell(found: dict[str, list[Difference]], allowed: Sequence[str]) -> int:
 
 
 def recipe_key() -> str:
-    """A hash of what decides a result besides the code under test: this script, its recipes, Python and the libraries."""
+    """A hash of what decides a result besides the code under test: this script, its recipes, Python, the libraries."""
     parts = [(Path(__file__).parent / name).read_bytes() for name in ("same.py", "same_studies.py")]
     for name in (
         "torch",
@@ -682,22 +760,35 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("a", nargs="?", metavar="A", help="a commit")
     parser.add_argument("b", nargs="?", metavar="B", default=".", help="a commit; default: the working tree, `.`")
     parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=f"recipes to run: {', '.join(known)}")
+    parser.add_argument("--allow", nargs="+", default=[], metavar="REGEX", help="announced differences, by path")
     parser.add_argument(
-        "--allow", nargs="+", default=[], metavar="REGEX", help="announced differences, found in the printed path"
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=ROOT / ".same", help="where results of commits are kept (default .same)"
+        "--cache", type=Path, default=ROOT / ".same", help="where results of commits are kept; default .same"
     )
     parser.add_argument("--jobs", type=int, default=2, help="recipes at a time (default 2)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--stored", action="store_true", help="compare the working tree with the tables in tests/same")
+    mode.add_argument("--store", action="store_true", help="write the tables in tests/same from the working tree")
     given = parser.parse_args(arguments)
-    if given.a is None:
-        parser.error("name a commit")
+    if (given.a is None) != (given.stored or given.store):
+        parser.error("name one or two commits, or say --stored or --store")
     began = time.monotonic()
     names = [n for n in known if not given.only or n in given.only]
-    a, b = (results(where, names, given.cache.resolve(), given.jobs) for where in (given.a, given.b))
-    count = tell({n: compare(n, a[n], b[n]) for n in names}, given.allow)
-    verdict = f"{count} differences" if count else "the same"
-    print(f"{given.a} and {given.b}, {len(names)} recipes: {verdict}; {time.monotonic() - began:.0f} s")
+    a, b = ("stored", ".") if given.a is None else (given.a, given.b)
+    new = results(b, names, given.cache.resolve(), given.jobs) if given.a is None else {}
+    if given.store:
+        size = sum(store(n, new[n]).stat().st_size for n in names)
+        print(f"{len(names)} tables of {size / 1000:.0f} kB in {STORED.relative_to(ROOT)}")
+        return 0
+    if given.stored:
+        found = {n: compare(n, stored(n), numbers(new[n]), near) for n in names}
+    else:
+        sides = [results(where, names, given.cache.resolve(), given.jobs) for where in (a, b)]
+        found = {n: compare(n, sides[0][n], sides[1][n]) for n in names}
+    count = tell(found, given.allow)
+    verdict = f"{count} difference{'s' if count != 1 else ''}" if count else "the same"
+    print(
+        f"{a} and {b}, {len(names)} recipe{'s' if len(names) != 1 else ''}: {verdict}; {time.monotonic() - began:.0f} s"
+    )
     return 1 if count else 0
 
 

@@ -11,8 +11,9 @@ import csv
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,13 @@ COLUMNS = ("file", "patient", "finding", "kind", "size", "a", "b", "site", "prob
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way through the command line: how its raw studies are written, the words of each verb, the recipe's fields."""
+    """One way through the command line: how its raw studies are written, words of the verbs, fields of the recipe."""
 
     name: str
     studies: Callable[[Path], None]
     scan: Sequence[str]
     run: dict[str, Any]
     predict: Sequence[Sequence[str]] = (("studies/new",),)
-    audit: Sequence[str] = ()
-    fields: dict[str, Any] = field(default_factory=dict)
 
     def whole(self) -> dict[str, Any]:
         """The recipe that ``medgraft run`` reads: two folds, one seed, two steps, one thread, then its own fields."""
@@ -180,7 +179,7 @@ def frame_folders(folder: Path) -> None:
 
 
 def write_volume(path: Path, values: np.ndarray, spacing: tuple[float, float, float], *, turned: bool = False) -> None:
-    """A NIfTI of (D, H, W) with spacing (d, h, w) in mm, its axes as medgraft stores them, or ``turned`` in the plane."""
+    """A NIfTI of (D, H, W), spacing (d, h, w) in mm, its axes as medgraft stores them, or ``turned`` in the plane."""
     import SimpleITK
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +192,7 @@ def write_volume(path: Path, values: np.ndarray, spacing: tuple[float, float, fl
 
 
 def volumes(folder: Path, *, masks: bool = False) -> None:
-    """12 NIfTI of 12 patients in Hounsfield units, 14 to 16 x 22 x 20, every third with turned axes; one more in ``new``."""
+    """12 NIfTI of 12 patients in Hounsfield units, 14 to 16 x 22 x 20, every third one turned; one more in ``new``."""
     rows = []
     for number in range(12):
         values, label, radius = blob(number, (14 + number % 3, 22, 20), 12)
@@ -216,7 +215,7 @@ def hounsfield(values: np.ndarray) -> np.ndarray:
 
 
 def radiographs(folder: Path) -> None:
-    """16 DICOM of 16 patients in the layout of the RSNA challenge, 32x32, a box on each positive; one more in ``new``."""
+    """16 DICOM of 16 patients in the layout of the RSNA challenge, 32x32, a box on each positive; one in ``new``."""
     cases = folder / "cases"
     boxes, classes, people = [], [], []
     for number in range(16):
@@ -340,7 +339,7 @@ RECIPES: tuple[Recipe, ...] = (
         (*OPEN, "target=kind"),
         {
             "window": SMALL,
-            "split": {"kind": "holdout", "test_share": 0.4},
+            "split": {"kind": "holdout", "test_share": 0.3},
             "seeds": [0, 1],
             "train": {"balanced": True},
             "models": [arm(LITE, "imagenet", "frozen_logistic"), arm(RESNET, "random")],
@@ -348,7 +347,7 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(
         "image_multilabel",
-        lambda folder: pictures(folder, broken=True),
+        partial(pictures, broken=True),
         (*CODED, "target=[a, b]"),
         {
             "target": ["a", "b"],
@@ -359,7 +358,7 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(
         "image_regress",
-        lambda folder: pictures(folder, twin=True),
+        partial(pictures, twin=True),
         (*OPEN, "target=size", "target_unit=px"),
         {"window": SMALL, "models": [arm(LITE, "imagenet", "frozen"), arm(RESNET, "random", train={"tta": 1})]},
     ),
@@ -367,11 +366,11 @@ RECIPES: tuple[Recipe, ...] = (
         "image_boxes",
         radiographs,
         ("layout=rsna",),
-        {"target": "pneumonia", "window": SMALL, "explain": 2, "models": [arm(RESNET, "random")]},
+        {"target": "pneumonia", "window": SMALL, "explain": 2, "report": False, "models": [arm(RESNET, "random")]},
     ),
     Recipe(
         "image_segment",
-        lambda folder: pictures(folder, masks=True),
+        partial(pictures, masks=True),
         (*OPEN, "target=finding", "masks=mask", "structures={1: ball, 2: core}"),
         {"task": "segment", "window": SMALL, "models": [arm("unet2d", "random", options={"width": 4})]},
     ),
@@ -418,7 +417,7 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(
         "volume_segment",
-        lambda folder: volumes(folder, masks=True),
+        partial(volumes, masks=True),
         (*OPEN, "target=finding", "masks=mask", "structures={1: ball, 2: core}"),
         {
             "task": "segment",
