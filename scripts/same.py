@@ -92,11 +92,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "leaderboard": ("id",),
     "pairs": ("a", "b", "metric"),
 }
-#: What a side imports once before it forks for each command: third-party libraries only.
+#: Third-party modules that a side imports once, before it forks for each command. Each recipe adds its own.
 HEAVY = (
     "numpy",
     "polars",
-    "pydantic",
+    "pydantic.main",
     "yaml",
     "typer",
     "jinja2",
@@ -107,9 +107,16 @@ HEAVY = (
     "scipy.stats",
     "scipy.ndimage",
     "scipy.optimize",
+    "scipy.signal",
+    "sklearn.covariance",
+    "sklearn.decomposition",
+    "sklearn.impute",
     "sklearn.linear_model",
-    "sklearn.model_selection",
     "sklearn.metrics",
+    "sklearn.model_selection",
+    "sklearn.neighbors",
+    "sklearn.pipeline",
+    "statsmodels.stats.multitest",
     "matplotlib.figure",
     "matplotlib.backends.backend_svg",
     "torch",
@@ -117,7 +124,6 @@ HEAVY = (
     "timm",
     "lightning_fabric",
     "captum.attr",
-    "transformers",
 )
 
 Result = dict[str, Any]  # section -> {"lines": [...]}, {"table": {...}} or {"tree": ...}
@@ -215,11 +221,12 @@ def side(source: Path, studies: Path, into: Path, names: Sequence[str], jobs: in
     if found is None or not Path(found.origin or "").resolve().is_relative_to(source.resolve()):
         raise SystemExit(f"error: {source} is not what would be run, but {found and found.origin}")
     fork = "fork" in multiprocessing.get_all_start_methods()
-    for name in HEAVY if fork else ():
-        with contextlib.suppress(ImportError):  # another side may do without it
-            importlib.import_module(name)
-    context = multiprocessing.get_context("fork" if fork else "spawn")
     waiting = [recipe for recipe in RECIPES if recipe.name in names]
+    if fork:
+        heavy = sorted({h for recipe in waiting for h in recipe.heavy})  # MONAI before transformers, see there
+        for name in [*HEAVY, *heavy]:
+            preload(name)
+    context = multiprocessing.get_context("fork" if fork else "spawn")
     running: dict[Any, Any] = {}
     failed = 0
     while waiting or running:
@@ -232,6 +239,16 @@ def side(source: Path, studies: Path, into: Path, names: Sequence[str], jobs: in
             process.join()
             failed += process.exitcode != 0
     return failed
+
+
+def preload(name: str) -> None:
+    """Import a third-party module; one that is not there is left to the commands, which may do without it."""
+    hidden = {"transformers": None} if name.startswith("monai") and "transformers" not in sys.modules else {}
+    sys.modules.update(hidden)  # type: ignore[arg-type]  # MONAI would import it for one network, seconds for nothing
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+    for module in hidden:
+        del sys.modules[module]
 
 
 def _recipe(recipe: Recipe, studies: Path, into: Path, label: str) -> None:
@@ -695,7 +712,6 @@ def environment(source: Path) -> dict[str, str]:
         "PYTHONPATH": str(source),
         "PYTHONHASHSEED": "0",
         "PYTHONUTF8": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

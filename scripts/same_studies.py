@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 MODIFIED = 1_600_000_000  # time of change of every raw file, in seconds since 1970
-LITE, RESNET, SLICES = "efficientnet_lite0", "torchvision:resnet18", "resnet3d_10"
+LITE, TINY, CUBIC = "efficientnet_lite0", "timm:test_resnet", "resnet3d_10"
 COLUMNS = ("file", "patient", "finding", "kind", "size", "a", "b", "site", "probe", "part", "mask")
 
 
@@ -33,6 +33,7 @@ class Recipe:
     scan: Sequence[str]
     run: dict[str, Any]
     predict: Sequence[Sequence[str]] = (("studies/new",),)
+    heavy: Sequence[str] = ()  # third-party modules that its networks bring
 
     def whole(self) -> dict[str, Any]:
         """The recipe that ``medgraft run`` reads: two folds, one seed, two steps, one thread, then its own fields."""
@@ -288,6 +289,7 @@ def arm(model: str, start: str, strategy: str = "finetune", **more: Any) -> dict
 
 CODED = ("labels=labels.csv", "patient=patient")
 OPEN = (*CODED, "identity=keep")
+MONAI, BERT = ("monai.networks.nets",), ("transformers.models.bert.modeling_bert",)
 SMALL = {"size": 32}
 CLIP = {"kind": "uniform", "length": 4, "size": 32}
 BLOCK = {"kind": "whole", "length": 16, "size": 16}
@@ -316,7 +318,7 @@ RECIPES: tuple[Recipe, ...] = (
             "window": SMALL,
             "keep_windows": True,
             "split": {"kind": "nested", "inner": 2},
-            "models": [arm(LITE, "imagenet", "frozen"), arm(RESNET, "random", train={"dropout": 0.2, "logits": 2})],
+            "models": [arm(LITE, "imagenet", "frozen"), arm(TINY, "random", train={"dropout": 0.2, "logits": 2})],
             "claims": [
                 {
                     "text": "ImageNet does better.",
@@ -342,7 +344,7 @@ RECIPES: tuple[Recipe, ...] = (
             "split": {"kind": "holdout", "test_share": 0.3},
             "seeds": [0, 1],
             "train": {"balanced": True},
-            "models": [arm(LITE, "imagenet", "frozen_logistic"), arm(RESNET, "random")],
+            "models": [arm(LITE, "imagenet", "frozen_logistic"), arm(TINY, "random")],
         },
     ),
     Recipe(
@@ -353,26 +355,27 @@ RECIPES: tuple[Recipe, ...] = (
             "target": ["a", "b"],
             "window": SMALL,
             "train": {"positive_weight": "balanced"},
-            "models": [arm(LITE, "imagenet", "frozen"), arm(RESNET, "random", "gradual")],
+            "models": [arm(LITE, "imagenet", "frozen"), arm(TINY, "random", "gradual")],
         },
     ),
     Recipe(
         "image_regress",
         partial(pictures, twin=True),
         (*OPEN, "target=size", "target_unit=px"),
-        {"window": SMALL, "models": [arm(LITE, "imagenet", "frozen"), arm(RESNET, "random", train={"tta": 1})]},
+        {"window": SMALL, "models": [arm(LITE, "imagenet", "frozen"), arm(TINY, "random", train={"tta": 1})]},
     ),
     Recipe(
         "image_boxes",
         radiographs,
         ("layout=rsna",),
-        {"target": "pneumonia", "window": SMALL, "explain": 2, "report": False, "models": [arm(RESNET, "random")]},
+        {"target": "pneumonia", "window": SMALL, "explain": 2, "report": False, "models": [arm(TINY, "random")]},
     ),
     Recipe(
         "image_segment",
         partial(pictures, masks=True),
         (*OPEN, "target=finding", "masks=mask", "structures={1: ball, 2: core}"),
         {"task": "segment", "window": SMALL, "models": [arm("unet2d", "random", options={"width": 4})]},
+        heavy=MONAI,
     ),
     Recipe(
         "clip_classify",
@@ -380,8 +383,9 @@ RECIPES: tuple[Recipe, ...] = (
         (*OPEN, "target=finding", "positive=ill"),
         {
             "window": {**CLIP, "views": 2, "join": "vote"},
-            "models": [arm(LITE, "imagenet", "frozen"), arm(SLICES, "random", window={"length": 8})],
+            "models": [arm(LITE, "imagenet", "frozen"), arm(CUBIC, "random", window={"length": 8})],
         },
+        heavy=MONAI,
     ),
     Recipe(
         "clip_regress",
@@ -389,14 +393,16 @@ RECIPES: tuple[Recipe, ...] = (
         (*CODED, "target=size", "target_unit=px"),
         {
             "window": CLIP,
-            "models": [arm(LITE, "imagenet", "frozen", join="bert", hidden=10), arm(f"i3d:{RESNET}", "random")],
+            "models": [arm(LITE, "imagenet", "frozen", join="bert", hidden=10), arm(f"i3d:{TINY}", "random")],
         },
+        heavy=BERT,
     ),
     Recipe(
         "clip_segment",
         frame_folders,
         (*OPEN, "target=finding", "masks=mask", "frames=folder", "structures={1: ball, 2: core}"),
         {"task": "segment", "window": SMALL, "models": [arm("unet2d", "random", options={"width": 4})]},
+        heavy=MONAI,
     ),
     Recipe(
         "volume_classify",
@@ -404,16 +410,18 @@ RECIPES: tuple[Recipe, ...] = (
         (*CODED, "target=finding", "positive=ill", "unit=HU"),
         {
             "models": [
-                arm(SLICES, "random", window=BLOCK),
+                arm(CUBIC, "random", window=BLOCK),
                 arm(LITE, "imagenet", "frozen_logistic", window={"kind": "uniform", "length": 4, "size": 32}),
             ]
         },
+        heavy=MONAI,
     ),
     Recipe(
         "volume_regress",
         volumes,
         (*OPEN, "target=size", "target_unit=px"),
-        {"models": [arm(SLICES, "random", window=BLOCK)], "train": {"label_scale": 1.0}},
+        {"models": [arm(CUBIC, "random", window=BLOCK)], "train": {"label_scale": 1.0}},
+        heavy=MONAI,
     ),
     Recipe(
         "volume_segment",
@@ -424,5 +432,6 @@ RECIPES: tuple[Recipe, ...] = (
             "window": {"kind": "cubes", "length": 16, "size": 16},
             "models": [arm("unet3d", "random", options={"width": 4})],
         },
+        heavy=MONAI,
     ),
 )

@@ -103,7 +103,9 @@ def test_a_table_tells_columns_types_rows_and_order(same: ModuleType) -> None:
         return {"cells": {"table": same.table("cells", columns, types, rows)}}
 
     a = table(["hash", "seed"], ["String", "Int64"], [["x", 1], ["y", 2], ["y", 3]])
-    assert [d.path for d in same.compare("r", a, table(["hash"], ["String"], [["x"], ["y"], ["y"]]))] == ["r/cells/column seed"]
+    assert [d.path for d in same.compare("r", a, table(["hash"], ["String"], [["x"], ["y"], ["y"]]))] == [
+        "r/cells/column seed"
+    ]
     retyped = table(["hash", "seed"], ["String", "Float64"], [["x", 1], ["y", 2], ["y", 3]])
     assert [d.text() for d in same.compare("r", a, retyped)] == ["r/cells/column seed: Int64 | Float64"]
     moved = table(["hash", "seed"], ["String", "Int64"], [["y", 2], ["x", 1], ["y", 3]])
@@ -123,7 +125,10 @@ def test_lines_are_compared_one_by_one(same: ModuleType) -> None:
 
 
 def test_announced_differences_do_not_count(same: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    found = {"r": [same.Difference(f"r/summary/{k}", k, k + 1) for k in range(30)] + [same.Difference("r/terminal/run/line 1", "a", "b")]}
+    found = {
+        "r": [same.Difference(f"r/summary/{k}", k, k + 1) for k in range(30)]
+        + [same.Difference("r/terminal/run/line 1", "a", "b")]
+    }
     assert same.tell(found, []) == 31
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == same.SHOWN + 1 and printed[-1] == "r: 11 more of 31"
@@ -146,13 +151,16 @@ def test_a_cell_keeps_its_name_when_its_hash_changes(same: ModuleType, tmp_path:
     before, after = cells("a", "b", {}), cells("b", "c", {"another": True})
     assert set(before) & set(after) == set() and sorted(before.values()) == sorted(after.values())
     assert before["b1b1b1b1b1b1"] == "m · s · t learning_rate=0.2 fold 0 inner -1 seed 0"
-    assert same.normal(["2024-01-02 03:04 b1b1b1b1b1b1 is done; 1.2 s"], before, tmp_path) == [f"<time> {before['b1' * 6]} is done; <seconds>"]
+    assert same.normal(["2024-01-02 03:04 b1b1b1b1b1b1 is done; 1.2 s"], before, tmp_path) == [
+        f"<time> {before['b1' * 6]} is done; <seconds>"
+    ]
     records = {"looks": [{"cell": "x", "time": "now", "seed": 1}, {"cell": "w", "time": "then", "seed": 2}]}
     assert same.pruned(records) == {"looks": {"x": {"cell": "x", "seed": 1}, "w": {"cell": "w", "seed": 2}}}
 
 
 def test_words_of_a_page(same: ModuleType) -> None:
-    page = "<style>p {}</style><h1>Mean &amp;\n  sum</h1><script>x < 1</script><img alt='a curve' src='data:image/png;base64,AA'><p>.5</p>"
+    picture = "<img alt='a curve' src='data:image/png;base64,AA'>"
+    page = f"<style>p {{}}</style><h1>Mean &amp;\n  sum</h1><script>x < 1</script>{picture}<p>.5</p>"
     assert same.words_of(page) == ["Mean & sum", "a curve", f"picture {same.digest(b'data:image/png;base64,AA')}", ".5"]
 
 
