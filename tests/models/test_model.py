@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,7 +162,8 @@ def test_a_random_start_holds_no_published_weights_and_the_same_head() -> None:
 def test_absent_weights_never_become_a_random_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = weights.find_card("efficientnet_lite0", "imagenet")
     assert card is not None
-    monkeypatch.setattr(weights, "_own_cards", lambda: (replace(card, package="no-such-package-of-weights"),))
+    changed = replace(card, package="no-such-package-of-weights")
+    monkeypatch.setattr(sys.modules["medgraft.models.weights.cards"], "built_in", lambda: (changed,))
     with pytest.raises(WeightsAbsent, match=card.file_name):
         make_model("efficientnet_lite0", start="imagenet", outputs=2, cache=tmp_path)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medgraft.errors import UserError
 from medgraft.models import registry, surgery, weights
 from medgraft.models.model import make_model
+from medgraft.models.records import BackboneInfo
 
 LIBRARY_NETS = [
     "torchvision:resnet18",
@@ -67,7 +68,7 @@ TWO_CHANNELS = [
 ]
 
 
-def small_size(facts: registry.BackboneInfo) -> tuple[int, ...]:
+def small_size(facts: BackboneInfo) -> tuple[int, ...]:
     """A small input that the network takes."""
     if facts.fixed_size and facts.name in registry.names() and facts.min_size != facts.default_size:
         return (4, 32, 32)  # built for any size
@@ -78,7 +79,7 @@ def small_size(facts: registry.BackboneInfo) -> tuple[int, ...]:
     )  # 33: not a multiple of any divisor
 
 
-def small_batch(facts: registry.BackboneInfo, channels: int) -> dict[str, Tensor]:
+def small_batch(facts: BackboneInfo, channels: int) -> dict[str, Tensor]:
     size = small_size(facts)
     if facts.dims == 3 and not facts.dense and not facts.fixed_size:
         size = (max(4, facts.min_size[0]), *size[1:])

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from medgraft.errors import UserError, WeightsAbsent
-from medgraft.models import convert, registry, weights
-from medgraft.models.weights import WeightCard
+from medgraft.models import registry, weights
+from medgraft.models.records import WeightCard
+from medgraft.models.weights import convert
 
 
 def text(query: str = "") -> str:

@@ -19,8 +19,7 @@ from medgraft.errors import UserError
 from medgraft.models import registry, sequence, surgery, weights
 from medgraft.models.heads import AuxiliaryHead, DenseHead, HiddenHead, LinearHead
 from medgraft.models.lift import Lift
-from medgraft.models.registry import BackboneInfo
-from medgraft.models.weights import LoadReport, WeightCard
+from medgraft.models.records import BackboneInfo, LoadReport, WeightCard, info_of
 
 LONGEST = 64  # frames a BERT takes where no window is named
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image libraries use it
@@ -112,7 +111,7 @@ class Model(nn.Module):
 
     @property
     def info(self) -> BackboneInfo:
-        return registry.info_of(self.body)
+        return info_of(self.body)
 
     def prepare(self, x: Tensor, value_range: Tensor) -> Tensor:
         """Stored values (B, C, D, H, W) of any dtype to float32 inputs (B, C', D, H, W).
@@ -283,9 +282,9 @@ def make_model(
             options=options,
         )
         length = size[0] if size is not None and len(size) == 3 else LONGEST
-        head = _head(registry.info_of(body), outputs, hidden, dropout, length if reads else 0)
+        head = _head(info_of(body), outputs, hidden, dropout, length if reads else 0)
         if auxiliary:  # the tower's last convolution needs all of the map that the network's own size gives
-            setattr(body, "info", replace(registry.info_of(body), min_size=facts.default_size))  # noqa: B010
+            setattr(body, "info", replace(info_of(body), min_size=facts.default_size))  # noqa: B010
         side = AuxiliaryHead(facts.auxiliary, outputs, body.get_submodule(str(body.tower))) if auxiliary else None
     report = weights.load(body, card, path) if card is not None and path is not None else None
     whole = Lift(body, "none" if reads else "mean") if facts.dims == 2 else body

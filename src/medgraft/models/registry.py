@@ -15,66 +15,19 @@ import ast
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from medgraft.errors import UserError
+from medgraft.models import libraries
+from medgraft.models.records import INFLATIONS, LIBRARIES, BackboneInfo
 
 if TYPE_CHECKING:
     from torch import nn
 
-LIBRARIES = ("torchvision", "timm", "monai", "smp")
-INFLATIONS = ("i3d", "r2plus1d")
 _ZOO = Path(__file__).parent / "zoo"
-
-
-@dataclass(frozen=True)
-class BackboneInfo:
-    """What a body takes and gives.
-
-    ``features`` bodies map (B, C, H, W) or (B, C, D, H, W) to (B, ``features``), their classifier removed.
-    ``dense`` bodies map the same inputs to (B, K, H, W) or (B, K, D, H, W) logits of K structures;
-    ``features`` is then the number of channels that enter the last layer.
-    Sizes are (H, W) for ``dims`` 2 and (D, H, W) for ``dims`` 3, in pixels, frames or slices.
-    """
-
-    name: str
-    family: str
-    dims: int
-    output: Literal["features", "dense"]
-    features: int
-    default_size: tuple[int, ...]
-    min_size: tuple[int, ...]
-    # built for one input size, which must then be met (in the zoo, default_size alone where min_size equals it)
-    fixed_size: bool = False
-    divisor: int = 1  # a dense input is padded to multiples of it; an int for all sides
-    paper: str = ""
-    notes: str = ""
-    auxiliary: int = 0  # features of an auxiliary head's input, for bodies built with option auxiliary=True
-    weights_of: str = ""  # library network whose published weights fit this body name by name
-
-    @property
-    def dense(self) -> bool:
-        return self.output == "dense"
-
-
-Builder = TypeVar("Builder", bound=Callable[..., Any])
-
-
-def backbone(**facts: Any) -> Callable[[Builder], Builder]:
-    """Register the decorated builder; ``facts`` are the literal fields of its ``BackboneInfo`` save the name.
-
-    The builder takes ``channels``, ``size`` (None = the default) and, for dense bodies, ``structures``;
-    further keyword arguments are options of that network. It returns a body with random weights.
-    """
-
-    def mark(build: Builder) -> Builder:
-        build.info = BackboneInfo(name=build.__name__, **facts)  # type: ignore[attr-defined]
-        return build
-
-    return mark
 
 
 @lru_cache(maxsize=1)
@@ -101,7 +54,7 @@ def names(kind: str | None = None) -> list[str]:
     prefix; this imports the library.
     """
     if kind in LIBRARIES:
-        return importlib.import_module("medgraft.models.libraries").library_names(kind)
+        return libraries.library_names(kind)
     tests: dict[str | None, Callable[[BackboneInfo], bool]] = {
         None: lambda i: True,
         "features": lambda i: not i.dense,
@@ -131,11 +84,9 @@ def resolve(name: str) -> str:
             )
         if library == "torchvision" and bare in _zoo() and _zoo()[bare][1].weights_of == name:
             return bare  # the zoo's builder of that very network
-        libraries = importlib.import_module("medgraft.models.libraries")
         if libraries.has(library, bare):
             return name
         raise _unknown(name, libraries.library_names(library) + names())
-    libraries = importlib.import_module("medgraft.models.libraries")
     for library in ("torchvision", "timm"):
         if libraries.has(library, name):
             return f"{library}:{name}"
@@ -172,12 +123,7 @@ def info(name: str) -> BackboneInfo:
         return replace(facts, name=name)
     if name in _zoo():
         return _zoo()[name][1]
-    return importlib.import_module("medgraft.models.libraries").library_info(name)
-
-
-def info_of(body: nn.Module) -> BackboneInfo:
-    """The facts of a built body."""
-    return cast(BackboneInfo, body.info)
+    return libraries.library_info(name)
 
 
 def build_body(
@@ -197,7 +143,7 @@ def build_body(
     inflated network ``frames`` is the odd reach of its kernels in time (3).
     Draws from torch's global generator; ``model.make_model`` seeds it.
     """
-    from medgraft.models import surgery
+    from medgraft.models import inflate, surgery  # they need torch, which names and facts do not
 
     name = resolve(name)
     facts = info(name)
@@ -226,11 +172,10 @@ def build_body(
         )
     kind, image = inflation(name)
     if kind:
-        inflate = importlib.import_module("medgraft.models.inflate")
         given = dict(options or {})
         frames = int(given.pop("frames", 3))
         made = build_body(image, channels=channels, structures=structures, size=size, classes=classes, options=given)
-        body = inflate.convert(made, kind, frames)
+        body: Any = inflate.convert(made, kind, frames)
         body.info = replace(body.info, name=name)
         return body
     arguments: dict[str, Any] = {"channels": channels, "size": size, **(options or {})}
@@ -239,7 +184,7 @@ def build_body(
     if name in _zoo():
         build = getattr(importlib.import_module(_zoo()[name][0]), name)
     else:
-        build = importlib.import_module("medgraft.models.libraries").builder(name)
+        build = libraries.builder(name)
         if classes is not None:
             arguments["classes"] = classes
     try:

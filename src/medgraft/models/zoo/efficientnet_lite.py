@@ -15,7 +15,7 @@ import timm
 from torch import nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 def _build(name: str, channels: int) -> nn.Module:

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from medgraft.errors import UserError
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 class BatchStatistics(nn.BatchNorm3d):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import nn
 
 from medgraft.models import surgery
-from medgraft.models.libraries import monai_networks
-from medgraft.models.registry import backbone
+from medgraft.models.libraries.monai import monai_networks
+from medgraft.models.records import backbone
 
 
 def _build(name: str, channels: int) -> nn.Module:

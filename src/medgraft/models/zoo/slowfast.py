@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medgraft.models import inflate, surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 from medgraft.models.zoo.nonlocal_block import NonLocal
 
 BLOCKS = (3, 4, 6, 3)  # bottlenecks of res2 to res5

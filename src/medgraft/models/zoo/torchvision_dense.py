@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 _LEFT_OUT = ("aux_classifier", "backbone.fc", "backbone.classifier")
 

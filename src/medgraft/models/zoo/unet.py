@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from medgraft.models import surgery
-from medgraft.models.libraries import monai_networks
-from medgraft.models.registry import backbone
+from medgraft.models.libraries.monai import monai_networks
+from medgraft.models.records import backbone
 
 
 def _build(dims: int, channels: int, structures: int, width: int) -> nn.Module:

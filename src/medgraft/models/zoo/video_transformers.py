@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from medgraft.errors import UserError
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 PATCH, TUBELET = 16, 2
 
