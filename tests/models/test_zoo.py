@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,17 @@ def small_batch(facts: BackboneInfo, channels: int) -> dict[str, Tensor]:
     shape = (2, channels, *(size if facts.dims == 3 else (1, *size)))
     generator = torch.Generator().manual_seed(5)
     return {"x": torch.rand(shape, generator=generator), "value_range": torch.tensor([[0.0, 1.0]] * 2)}
+
+
+def test_facts_are_those_that_were_published() -> None:
+    """Every fact of every network, as dumped before sisters came to share theirs; a new network is added to the file.
+
+    The decorator's own reading, at import, gives the same as the registry's reading of the source.
+    """
+    published = json.loads((Path(__file__).parent / "zoo_facts.json").read_text(encoding="utf-8"))
+    assert {name: json.loads(json.dumps(asdict(registry.info(name)))) for name in registry.names()} == published
+    for name, (module, facts) in registry._zoo().items():
+        assert getattr(importlib.import_module(module), name).info == facts
 
 
 @pytest.mark.parametrize(("name", "channels"), [*ZOO, *((n, 1) for n in LIBRARY_NETS), *((n, 2) for n in TWO_CHANNELS)])

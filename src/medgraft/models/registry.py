@@ -6,7 +6,8 @@ Names are resolved so: a zoo name (``efficientnet_lite0``), or ``torchvision:NAM
 
 A zoo backbone is a function decorated with ``@backbone(...)`` in ``models/zoo/*.py``; the function's
 name is the model's name and the decorator's arguments are literals, so that the registry reads them
-from the source with ``ast`` and imports the one file it needs only when a body is built.
+from the source with ``ast`` and imports the one file it needs only when a body is built. What sisters share may
+stand above them in one literal dict, ``@backbone(**FAMILY, features=512)``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,15 +36,34 @@ def _zoo() -> dict[str, tuple[str, BackboneInfo]]:
     """Zoo name -> (module, facts), read from the source."""
     found: dict[str, tuple[str, BackboneInfo]] = {}
     for path in sorted(_ZOO.glob("*.py")):
+        shared: dict[str, ast.Dict] = {}
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+                shared[ast.unparse(node.targets[0])] = node.value
             if not isinstance(node, ast.FunctionDef):
                 continue
             for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "backbone":
-                    facts = {str(k.arg): ast.literal_eval(k.value) for k in mark.keywords}
+                    facts = _facts([(k.arg, k.value) for k in mark.keywords], shared)
                     if node.name in found:
                         raise RuntimeError(f"backbone {node.name} stands in {found[node.name][0]} and in {path.stem}")
                     found[node.name] = (f"medgraft.models.zoo.{path.stem}", BackboneInfo(name=node.name, **facts))
+    return found
+
+
+def _facts(pairs: Iterable[tuple[str | None, ast.expr]], shared: Mapping[str, ast.Dict]) -> dict[str, Any]:
+    """The literals of a decorator's arguments; one without a name is ``**FAMILY``, a dict of the same file."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name is not None:
+            given = {name: ast.literal_eval(value)}
+        else:
+            family = shared[ast.unparse(value)]
+            keys = [None if key is None else str(ast.literal_eval(key)) for key in family.keys]
+            given = _facts(zip(keys, family.values), shared)
+        if twice := found.keys() & given.keys():
+            raise RuntimeError(f"a backbone is given its {', '.join(sorted(twice))} twice")
+        found |= given
     return found
 
 
