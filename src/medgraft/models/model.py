@@ -113,6 +113,11 @@ class Model(nn.Module):
     def info(self) -> BackboneInfo:
         return info_of(self.body)
 
+    @property
+    def network(self) -> nn.Module:
+        """The body as the registry built it, whether or not it was lifted."""
+        return self.body.body if isinstance(self.body, Lift) else self.body
+
     def prepare(self, x: Tensor, value_range: Tensor) -> Tensor:
         """Stored values (B, C, D, H, W) of any dtype to float32 inputs (B, C', D, H, W).
 
@@ -191,7 +196,7 @@ class Model(nn.Module):
 
         Every parameter stands in exactly one.
         """
-        body = self.body.body if isinstance(self.body, Lift) else self.body
+        body = self.network
         last: tuple[str, ...] = tuple(getattr(body, "last", ()))
         head = {id(p) for name, p in body.named_parameters() if any(name.startswith(prefix + ".") for prefix in last)}
         side = self.auxiliary.parameters() if self.auxiliary is not None else ()
@@ -245,7 +250,7 @@ def make_model(
             case=name,
             fix=f"choose among {fit}",
         )
-    card = weights.find_card(name, start)
+    card = weights.find_card(name, start, folders)
     if body_channels is None:
         body_channels = (
             channels

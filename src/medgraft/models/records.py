@@ -70,6 +70,14 @@ def info_of(body: nn.Module) -> BackboneInfo:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What a weight file was made from: a card, a data set, a run; ``hash`` is that of its bytes, or empty."""
+
+    name: str
+    hash: str = ""
+
+
+@dataclass(frozen=True)
 class WeightCard:
     """What is known of one published weight file.
 
@@ -79,7 +87,8 @@ class WeightCard:
     empty where none is published. ``scope`` names the part of the body that the file fills: empty for
     all of it, ``encoder`` or ``backbone`` for segmentation networks. ``fresh`` names parts that the file
     of a plainer network does not have and whose start leaves its function as it was (zero gates): they
-    keep it, and the load report lists them as missing.
+    keep it, and the load report lists them as missing. ``sources`` are what the file was made from. ``folder`` is where
+    a card that is not medgraft's own was found: its file lies beside it, and no card file states it.
     """
 
     name: str
@@ -109,6 +118,8 @@ class WeightCard:
     fresh: tuple[str, ...] = ()
     format: str = "torch"  # torch, safetensors, torchscript: told by content; caffe2: converted before it is read
     notes: str = ""
+    sources: tuple[Source, ...] = ()
+    folder: str = field(default="", compare=False, repr=False)
 
     @property
     def tag(self) -> str:

@@ -90,27 +90,36 @@ def names(kind: str | None = None) -> list[str]:
     return sorted(name for name, (_, facts) in _zoo().items() if tests[kind](facts))
 
 
-def resolve(name: str) -> str:
-    """The full name of a network: a zoo name or ``library:name``; an unknown one fails with the nearest matches."""
+def find(name: str) -> str | None:
+    """The full name of a network, a zoo name or ``library:name``, or None where there is no such network.
+
+    Raises ``UserError`` for an unknown library.
+    """
     if name in _zoo():
         return name
     library, colon, bare = name.partition(":")
-    if colon:
-        if library in INFLATIONS:
-            return f"{library}:{resolve(bare)}"
-        if library not in LIBRARIES:
-            raise UserError(
-                f"unknown library '{library}'", case=name, fix=f"choose one of {', '.join((*LIBRARIES, *INFLATIONS))}"
-            )
-        if library == "torchvision" and bare in _zoo() and _zoo()[bare][1].weights_of == name:
-            return bare  # the zoo's builder of that very network
-        if libraries.has(library, bare):
-            return name
-        raise _unknown(name, libraries.library_names(library) + names())
-    for library in ("torchvision", "timm"):
-        if libraries.has(library, name):
-            return f"{library}:{name}"
-    raise _unknown(name, names() + [n for library in LIBRARIES for n in libraries.library_names(library)])
+    if not colon:
+        return next((f"{lib}:{name}" for lib in ("torchvision", "timm") if libraries.has(lib, name)), None)
+    if library in INFLATIONS:
+        image = find(bare)
+        return image and f"{library}:{image}"
+    if library not in LIBRARIES:
+        raise UserError(
+            f"unknown library '{library}'", case=name, fix=f"choose one of {', '.join((*LIBRARIES, *INFLATIONS))}"
+        )
+    if library == "torchvision" and bare in _zoo() and _zoo()[bare][1].weights_of == name:
+        return bare  # the zoo's builder of that very network
+    return name if libraries.has(library, bare) else None
+
+
+def resolve(name: str) -> str:
+    """``find``, where an unknown network fails with the nearest matches."""
+    if (found := find(name)) is not None:
+        return found
+    library, colon, _ = (plain := inflation(name)[1]).partition(":")
+    if colon and library in LIBRARIES:
+        raise _unknown(plain, libraries.library_names(library) + names())
+    raise _unknown(plain, names() + [n for each in LIBRARIES for n in libraries.library_names(each)])
 
 
 def _unknown(name: str, known: list[str]) -> UserError:

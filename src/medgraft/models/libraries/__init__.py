@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from medgraft.errors import UserError
 from medgraft.models.records import BackboneInfo, WeightCard
 
 if TYPE_CHECKING:
@@ -68,12 +69,20 @@ def library_names(name: str) -> list[str]:
 
 @lru_cache(maxsize=256)
 def library_info(name: str) -> BackboneInfo:
-    """Facts of ``library:name``, found on the meta device."""
+    """Facts of ``library:name``, found on the meta device. Raises ``UserError`` where the library cannot build it: not
+    every name that it lists goes with every other.
+    """
     from medgraft.models import surgery  # it needs torch, which names do not
 
     family, _, bare = name.partition(":")
     facts = library(family).facts(bare)
-    features = surgery.features_given(builder(name), facts["output"] == "dense", facts["default_size"])
+    try:
+        features = surgery.features_given(builder(name), facts["output"] == "dense", facts["default_size"])
+    except UserError:
+        raise
+    except Exception as error:  # libraries refuse in many ways
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(f"{family} cannot build this network ({reason})", case=name, fix="choose another") from error
     return BackboneInfo(name=name, family=family, features=features, **facts)
 
 

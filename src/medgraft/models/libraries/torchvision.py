@@ -66,8 +66,8 @@ def build(
 
     if bare in _HALVES:
         options = {"aux_logits": auxiliary, "transform_input": False, "init_weights": True, **options}
-    if size is not None and bare.startswith("vit_"):
-        options = {"image_size": size[0], **options}
+    if bare.startswith("vit_"):
+        options = {"image_size": (size or facts(bare)["default_size"])[0], **options}
     if size is not None and bare.startswith("maxvit"):
         options = {"input_size": size, **options}
     body = models.get_model(bare, weights=None, **({"num_classes": classes} if classes else {}), **options)

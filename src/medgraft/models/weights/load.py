@@ -6,6 +6,7 @@ Nothing is half loaded in silence.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,11 +248,9 @@ def name_map(name: str) -> NameMap:
     if name in NAME_MAPS:
         return NAME_MAPS[name]
     family, _, function = name.partition(".")
-    found: NameMap | None = (
-        getattr(importlib.import_module(f"medgraft.models.zoo.{family}"), function, None)
-        if function.isidentifier()
-        else None
-    )
+    place = f"medgraft.models.zoo.{family}"
+    there = family.isidentifier() and function.isidentifier() and importlib.util.find_spec(place) is not None
+    found: NameMap | None = getattr(importlib.import_module(place), function, None) if there else None
     if found is None:
         raise UserError(
             f"no name map '{name}'", fix=f"choose one of {', '.join(NAME_MAPS)}, or family.function of the zoo"

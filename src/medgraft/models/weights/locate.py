@@ -30,10 +30,10 @@ def locate(
 ) -> Path:
     """The verified weight file on this machine.
 
-    Looks in the package that ships it, in ``folders``, in ``cache`` (default: ``~/.cache/medgraft/weights``),
-    joins its shards into ``cache`` where their packages are installed, then, if ``download``, asks the card's
-    addresses. A file whose hash is wrong is an error, never skipped. Of a file that medgraft converted
-    (``weights/convert``) the result alone does, with the note of its hashes.
+    Looks in the package that ships it, beside its card, in ``folders``, in ``cache`` (default:
+    ``~/.cache/medgraft/weights``), joins its shards into ``cache`` where their packages are installed, then, if
+    ``download``, asks the card's addresses. A file whose hash is wrong is an error, never skipped. Of a file that
+    medgraft converted (``weights/convert``) the result alone does, with the note of its hashes.
     Raises ``WeightsAbsent`` naming the file, its hash and the folder to put it in.
     """
     cache = Path(cache) if cache is not None else default_cache()
@@ -41,7 +41,7 @@ def locate(
         packaged = _in_package(card.package, card.package_file)
         if packaged is not None:
             return verify(packaged, card)
-    for folder in (*folders, cache):
+    for folder in (*([Path(card.folder)] if card.folder else []), *folders, cache):
         path = Path(folder) / card.file_name
         if path.is_file():
             return verify(path, card)
@@ -52,7 +52,7 @@ def locate(
         return _joined(card, parts, cache)
     if download and card.addresses:
         return _download(card, cache)
-    ways = [f"put it into {next(iter(folders), cache)}"]
+    ways = [f"put it into {card.folder or next(iter(folders), cache)}"]
     if card.package:
         ways.append(f"or pip install {card.package}")
     if card.addresses:
