@@ -19,7 +19,6 @@ from torch import nn
 from medgraft.errors import UserError, WeightsAbsent
 from medgraft.models import registry, weights
 from medgraft.models.weights import WeightCard
-from medgraft.models.weights.cards import built_in
 
 PAYLOAD = bytes(range(256)) * 9000
 DIGEST = hashlib.sha256(PAYLOAD).hexdigest()
@@ -61,7 +60,7 @@ def test_a_start_that_does_not_exist_lists_those_that_do() -> None:
 
 
 def test_built_in_cards_are_whole() -> None:
-    own = built_in()
+    own = weights.built_in()
     assert len({c.name for c in own}) == len(own) >= 4
     for card in own:
         assert card.name.startswith(card.backbone + ".") and card.backbone in registry.names()

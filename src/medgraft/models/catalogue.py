@@ -27,18 +27,7 @@ def text(query: str = "") -> str:
     if query in registry.LIBRARIES or len(found) > 60:
         return "\n".join(found)
     for name in found:
-        try:
-            facts = registry.info(name)
-        except UserError as error:
-            rows.append((name, "", "", error.cause))
-            continue
-        kind = "image" if facts.dims == 2 else "clip or volume"
-        gives = "a map" if facts.dense else f"{facts.features} features"
-        starts = [
-            "random*",
-            *(card.name.split(".", 1)[-1] + ("*" if here(card) else "") for card in weights.cards(name)),
-        ]
-        rows.append((name, kind, gives, ", ".join(starts)))
+        rows.append(_row(name))
     if not query:
         rows.append(
             (
@@ -49,6 +38,26 @@ def text(query: str = "") -> str:
             )
         )
     return _table(rows)
+
+
+def _row(name: str) -> tuple[str, str, str, str]:
+    """A network in the table, or in one line why it cannot be built."""
+    try:
+        facts = registry.info(name)
+    except UserError as error:
+        return name, "", "", error.cause
+    kind = "image" if facts.dims == 2 else "clip or volume"
+    gives = "a map" if facts.dense else f"{facts.features} features"
+    starts = [card.name.split(".", 1)[-1] + ("*" if _whole(card) else "") for card in weights.cards(name)]
+    return name, kind, gives, ", ".join(["random*", *starts])
+
+
+def _whole(card: WeightCard) -> bool:
+    """Is the file here and the card's? ``medgraft weights verify`` tells of one that is not."""
+    try:
+        return here(card) is not None
+    except UserError:
+        return False
 
 
 def here(card: WeightCard, folders: Sequence[Path] = ()) -> Path | None:

@@ -8,7 +8,7 @@ into a body with weights and a report of what was loaded, changed and left out. 
 """
 
 from medgraft.models.records import LoadReport, Source, WeightCard, source_accuracy
-from medgraft.models.weights.cards import card_from, cards, find_card, folder_cards
+from medgraft.models.weights.cards import built_in, card_from, cards, find_card, folder_cards
 from medgraft.models.weights.load import load, load_state, name_map, read_state
 from medgraft.models.weights.locate import default_cache, locate, sha256, shards, verify
 
@@ -16,6 +16,7 @@ __all__ = [
     "LoadReport",
     "Source",
     "WeightCard",
+    "built_in",
     "card_from",
     "cards",
     "default_cache",
