@@ -6,6 +6,7 @@ stored values and ``value_range (B, 2)``, and brings it to what its weights were
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,6 +206,19 @@ class Model(nn.Module):
             if kept := [p for p in members if id(p) not in head]:
                 stages.append((name, kept))
         return [*stages, ("head", [*(p for p in body.parameters() if id(p) in head), *self.head.parameters(), *side])]
+
+
+def fingerprint(body: nn.Module) -> str:
+    """SHA-256 of a network's state dict: name, type, shape and bytes of every tensor, in order.
+
+    Equal for equal numbers on any device and in any memory layout; another for any changed bit. It names what a still
+    body gives, for caches of features.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in body.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def make_model(
