@@ -268,7 +268,7 @@ def weights_pack(
     ] = None,
 ) -> None:
     """Collect the weight files that are here, for a machine without a network, with a list of hashes and licences."""
-    from medgraft.models import pack
+    from medgraft.models.weights import pack
 
     names = [word for word in words or [] if "=" not in word]
     folders = _folders(_checked(_values([word for word in words or [] if "=" in word]), weights=[]))
@@ -280,7 +280,7 @@ def weights_unpack(
     source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="a pack")], words: Words = None
 ) -> None:
     """Check every file of a pack and put it where weights are looked for, or into a folder (into=DIR)."""
-    from medgraft.models import pack
+    from medgraft.models.weights import pack
 
     values = _checked(_values(words), into=None)
     typer.echo(pack.unpack(source, into=Path(values["into"]) if values["into"] else None).text())
@@ -300,7 +300,7 @@ def weights_convert(
 
     Not converted: what asks for more.
     """
-    from medgraft.models import convert
+    from medgraft.models.weights import convert
 
     values = _checked(_values(words), out=None)
     made = convert.convert(file, Path(values["out"]) if values["out"] else None)

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from medgraft import cli
 from medgraft.errors import UserError
-from medgraft.models import convert, weights
-from medgraft.models.weights import WeightCard
+from medgraft.models import weights
+from medgraft.models.weights import WeightCard, convert, unpickle
 
 ARRAYS = {
     "conv1_w": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -96,7 +96,7 @@ def test_pickles_of_every_protocol_are_read(protocol: int) -> None:
         "scalar": np.float32(3.5),
     }
     made = {"blobs": {**ARRAYS, **big, "words": "no array", "number": 3}}
-    found = convert.read(io.BytesIO(pickle.dumps(made, protocol=protocol)))
+    found = unpickle.read(io.BytesIO(pickle.dumps(made, protocol=protocol)))
     assert found.keys() == {*ARRAYS, *big}
     assert all(np.array_equal(found[k], made["blobs"][k]) for k in found)
 
@@ -220,9 +220,9 @@ def test_nothing_but_numbers_is_read(tmp_path: Path) -> None:
     broken = {"short", "cut", "noise", "text", "empty", "none", "deep", "objects", "array"}
     for name, raw in files.items():
         with pytest.raises(Exception) as caught:
-            convert.read(io.BytesIO(raw))
+            unpickle.read(io.BytesIO(raw))
         if name not in broken:
-            assert isinstance(caught.value, convert.Refused) and "asks for" in str(caught.value), (name, caught.value)
+            assert isinstance(caught.value, unpickle.Refused) and "asks for" in str(caught.value), (name, caught.value)
         assert not harm.exists(), name
     for name in ("system", "eval_zip", "cut", "text"):
         path = tmp_path / f"{name}.pkl"
@@ -250,10 +250,10 @@ def test_tensors_cannot_reach_beyond_their_numbers() -> None:
         (0, (2, 2), (1,)),
     ):
         raw = zipped({"a": Call(rebuild, typed, offset, size, stride, False, OrderedDict())})
-        with pytest.raises(convert.Refused, match="tensor"):
-            convert.read(io.BytesIO(raw))
+        with pytest.raises(unpickle.Refused, match="tensor"):
+            unpickle.read(io.BytesIO(raw))
     assert np.array_equal(
-        convert.read(io.BytesIO(zipped({"a": Call(rebuild, typed, 1, (2,), (2,), False, OrderedDict())})))["a"], [1, 3]
+        unpickle.read(io.BytesIO(zipped({"a": Call(rebuild, typed, 1, (2,), (2,), False, OrderedDict())})))["a"], [1, 3]
     )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from medgraft.errors import UserError
-from medgraft.models import pack, weights
-from medgraft.models.weights import WeightCard
+from medgraft.models import weights
+from medgraft.models.weights import WeightCard, pack
 
 DATA = {"one.pth": bytes(range(256)) * 5000, "two.safetensors": b"2" * 1537, "empty.bin": b""}
 
@@ -97,7 +97,7 @@ def test_a_converted_file_travels_with_its_note(tmp_path: Path) -> None:
     """
     import pickle
 
-    from medgraft.models import convert
+    from medgraft.models.weights import convert
 
     source = tmp_path / "store" / "net.pkl"
     source.parent.mkdir()

@@ -10,6 +10,7 @@ import pytest
 
 from medgraft.errors import UserError
 from medgraft.models import registry
+from medgraft.models.records import BackboneInfo
 
 
 def modules_after(statement: str) -> set[str]:
@@ -46,6 +47,28 @@ def test_a_new_file_in_the_zoo_is_found_without_importing_it(tmp_path: Path, mon
         (tmp_path / "twice.py").write_text(f"@backbone({fact})\ndef tiny(channels, size): ...\n")
         registry._zoo.cache_clear()
         with pytest.raises(RuntimeError, match="tiny stands in"):
+            registry.names()
+    finally:
+        monkeypatch.undo()
+        registry._zoo.cache_clear()
+
+
+def test_sisters_share_facts_by_a_literal_dict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "family.py").write_text(
+        "raise RuntimeError\nOTHER = {1: undefined}\nSIDES = {'default_size': (8, 8), 'min_size': (1, 1)}\n"
+        "FAMILY = {**SIDES, 'family': 'F', 'dims': 2, 'output': 'features'}\n"
+        "@backbone(**FAMILY, features=7)\ndef small(channels, size): ...\n"
+        "@backbone(features=9, **FAMILY, notes='n')\ndef large(channels, size): ...\n"
+    )
+    monkeypatch.setattr(registry, "_ZOO", tmp_path)
+    registry._zoo.cache_clear()
+    try:
+        small, large = registry.info("small"), registry.info("large")
+        assert small == BackboneInfo("small", "F", 2, "features", 7, (8, 8), (1, 1))
+        assert large == BackboneInfo("large", "F", 2, "features", 9, (8, 8), (1, 1), notes="n")
+        (tmp_path / "twice.py").write_text("A = {'dims': 2}\n@backbone(**A, dims=3)\ndef worse(channels, size): ...\n")
+        registry._zoo.cache_clear()
+        with pytest.raises(RuntimeError, match="its dims twice"):
             registry.names()
     finally:
         monkeypatch.undo()

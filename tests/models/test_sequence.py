@@ -13,6 +13,7 @@ from torch.nn import functional
 from medgraft.errors import UserError
 from medgraft.models import parity, registry, weights
 from medgraft.models.model import make_model
+from medgraft.models.records import info_of
 from medgraft.models.sequence import Bert
 
 LITE = "efficientnet_lite0"
@@ -193,7 +194,7 @@ def test_kept_logits_are_those_of_torchvisions_network(name: str, official: str)
     with torch.no_grad():
         expected = theirs(x)
         assert (body(x) - expected).abs().max() <= 1e-6 * expected.abs().max()
-    assert registry.info_of(body).features == 1000
+    assert info_of(body).features == 1000
 
 
 def test_kept_logits_come_from_the_same_file_as_the_body() -> None:

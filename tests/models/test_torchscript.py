@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from medgraft.errors import UserError
-from medgraft.models import torchscript, weights
+from medgraft.models import weights
+from medgraft.models.weights import torchscript
 
 
 class Program(nn.Module):

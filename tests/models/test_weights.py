@@ -60,7 +60,7 @@ def test_a_start_that_does_not_exist_lists_those_that_do() -> None:
 
 
 def test_built_in_cards_are_whole() -> None:
-    own = weights._own_cards()
+    own = weights.built_in()
     assert len({c.name for c in own}) == len(own) >= 4
     for card in own:
         assert card.name.startswith(card.backbone + ".") and card.backbone in registry.names()

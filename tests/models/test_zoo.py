@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from medgraft.errors import UserError
 from medgraft.models import registry, surgery, weights
 from medgraft.models.model import make_model
+from medgraft.models.records import BackboneInfo
 
 LIBRARY_NETS = [
     "torchvision:resnet18",
@@ -67,7 +71,7 @@ TWO_CHANNELS = [
 ]
 
 
-def small_size(facts: registry.BackboneInfo) -> tuple[int, ...]:
+def small_size(facts: BackboneInfo) -> tuple[int, ...]:
     """A small input that the network takes."""
     if facts.fixed_size and facts.name in registry.names() and facts.min_size != facts.default_size:
         return (4, 32, 32)  # built for any size
@@ -78,13 +82,24 @@ def small_size(facts: registry.BackboneInfo) -> tuple[int, ...]:
     )  # 33: not a multiple of any divisor
 
 
-def small_batch(facts: registry.BackboneInfo, channels: int) -> dict[str, Tensor]:
+def small_batch(facts: BackboneInfo, channels: int) -> dict[str, Tensor]:
     size = small_size(facts)
     if facts.dims == 3 and not facts.dense and not facts.fixed_size:
         size = (max(4, facts.min_size[0]), *size[1:])
     shape = (2, channels, *(size if facts.dims == 3 else (1, *size)))
     generator = torch.Generator().manual_seed(5)
     return {"x": torch.rand(shape, generator=generator), "value_range": torch.tensor([[0.0, 1.0]] * 2)}
+
+
+def test_facts_are_those_that_were_published() -> None:
+    """Every fact of every network, as dumped before sisters came to share theirs; a new network is added to the file.
+
+    The decorator's own reading, at import, gives the same as the registry's reading of the source.
+    """
+    published = json.loads((Path(__file__).parent / "zoo_facts.json").read_text(encoding="utf-8"))
+    assert {name: json.loads(json.dumps(asdict(registry.info(name)))) for name in registry.names()} == published
+    for name, (module, facts) in registry._zoo().items():
+        assert getattr(importlib.import_module(module), name).info == facts
 
 
 @pytest.mark.parametrize(("name", "channels"), [*ZOO, *((n, 1) for n in LIBRARY_NETS), *((n, 2) for n in TWO_CHANNELS)])

@@ -6,6 +6,7 @@ stored values and ``value_range (B, 2)``, and brings it to what its weights were
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,7 @@ from medgraft.errors import UserError
 from medgraft.models import registry, sequence, surgery, weights
 from medgraft.models.heads import AuxiliaryHead, DenseHead, HiddenHead, LinearHead
 from medgraft.models.lift import Lift
-from medgraft.models.registry import BackboneInfo
-from medgraft.models.weights import LoadReport, WeightCard
+from medgraft.models.records import BackboneInfo, LoadReport, WeightCard, info_of
 
 LONGEST = 64  # frames a BERT takes where no window is named
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image libraries use it
@@ -112,7 +112,12 @@ class Model(nn.Module):
 
     @property
     def info(self) -> BackboneInfo:
-        return registry.info_of(self.body)
+        return info_of(self.body)
+
+    @property
+    def network(self) -> nn.Module:
+        """The body as the registry built it, whether or not it was lifted."""
+        return self.body.body if isinstance(self.body, Lift) else self.body
 
     def normalise(self, mean: Tensor, std: Tensor) -> None:
         """Put mean and deviation (C',) fitted on data in the place of the card's."""
@@ -200,7 +205,7 @@ class Model(nn.Module):
 
         Every parameter stands in exactly one.
         """
-        body = self.body.body if isinstance(self.body, Lift) else self.body
+        body = self.network
         last: tuple[str, ...] = tuple(getattr(body, "last", ()))
         head = {id(p) for name, p in body.named_parameters() if any(name.startswith(prefix + ".") for prefix in last)}
         side = self.auxiliary.parameters() if self.auxiliary is not None else ()
@@ -209,6 +214,19 @@ class Model(nn.Module):
             if kept := [p for p in members if id(p) not in head]:
                 stages.append((name, kept))
         return [*stages, ("head", [*(p for p in body.parameters() if id(p) in head), *self.head.parameters(), *side])]
+
+
+def fingerprint(body: nn.Module) -> str:
+    """SHA-256 of a network's state dict: name, type, shape and bytes of every tensor, in order.
+
+    Equal for equal numbers on any device and in any memory layout; another for any changed bit. It names what a still
+    body gives, for caches of features.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in body.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def make_model(
@@ -254,7 +272,7 @@ def make_model(
             case=name,
             fix=f"choose among {fit}",
         )
-    card = weights.find_card(name, start)
+    card = weights.find_card(name, start, folders)
     if body_channels is None:
         body_channels = (
             channels
@@ -291,9 +309,9 @@ def make_model(
             options=options,
         )
         length = size[0] if size is not None and len(size) == 3 else LONGEST
-        head = _head(registry.info_of(body), outputs, hidden, dropout, length if reads else 0)
+        head = _head(info_of(body), outputs, hidden, dropout, length if reads else 0)
         if auxiliary:  # the tower's last convolution needs all of the map that the network's own size gives
-            setattr(body, "info", replace(registry.info_of(body), min_size=facts.default_size))  # noqa: B010
+            setattr(body, "info", replace(info_of(body), min_size=facts.default_size))  # noqa: B010
         side = AuxiliaryHead(facts.auxiliary, outputs, body.get_submodule(str(body.tower))) if auxiliary else None
     report = weights.load(body, card, path) if card is not None and path is not None else None
     whole = Lift(body, "none" if reads else "mean") if facts.dims == 2 else body

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.models import registry, weights
-from medgraft.models.weights import WeightCard
+from medgraft.models.records import LoadReport, WeightCard
 
 TOLERANCE = 1e-4
 SAMPLE = 512  # numbers of an output that a golden keeps at most
@@ -90,7 +90,7 @@ def sample(output: Tensor) -> Tensor:
     return flat if flat.numel() <= SAMPLE else flat[torch.linspace(0, flat.numel() - 1, SAMPLE).round().long()]
 
 
-def loaded_body(golden: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Tensor], weights.LoadReport]:
+def loaded_body(golden: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Tensor], LoadReport]:
     """Our body of a golden in evaluation mode with the filled official tensors, those tensors, and the report of
     loading.
     """

@@ -8,8 +8,8 @@ convolutions that see the input, where there are several.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -231,3 +231,24 @@ def output_shape(module: nn.Module, shape: tuple[int, ...]) -> torch.Size:
         out = module.eval()(torch.empty(shape, device=device))
     module.train(training)
     return out.shape
+
+
+def features_given(build: Callable[..., nn.Module], dense: bool, size: tuple[int, ...]) -> int:
+    """Features of the body that ``build`` makes, for an input of ``size``; of a dense one, what enters its last layer.
+
+    Found on the meta device.
+    """
+
+    def count() -> int:
+        body = build(channels=3, size=None, **({"structures": 2} if dense else {}))
+        if dense:
+            last = body.get_submodule(cast(tuple[str, ...], body.last)[-1])
+            return int(first_convolution(last)[1].in_channels)
+        return int(output_shape(body, (1, 3, *size))[-1])
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return count()
+        except (NotImplementedError, RuntimeError):  # a few builders compute with tensors (RegNet)
+            return count()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 #: Block -> widths: 1x1 (0 = none, and the block halves the sides), 3x3 after its reduction, double 3x3
 #: after its, projection of the pool branch (0 = none), and what that branch takes.

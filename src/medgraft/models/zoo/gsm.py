@@ -15,7 +15,7 @@ import re
 from torch import Tensor, nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 from medgraft.models.zoo.bninception import BNInception
 from medgraft.models.zoo.bninception import published as image_names
 from medgraft.models.zoo.tsm import folded, temporal_shift

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 class Padded(nn.Module):
@@ -108,99 +108,53 @@ def _build(channels: int, blocks: tuple[int, ...], *, deep: bool, padded: bool =
     return surgery.annotate(MedicalNet(channels, blocks, deep=deep, padded=padded), removed=("conv_seg",))
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=512,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+FAMILY = {
+    "family": "MedicalNet",
+    "dims": 3,
+    "output": "features",
+    "default_size": (64, 64, 64),
+    "min_size": (8, 8, 8),
+    "paper": "arXiv:1904.00625",
+}
+
+
+@backbone(**FAMILY, features=512)
 def medicalnet_10(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 10 layers."""
     return _build(channels, (1, 1, 1, 1), deep=False)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=512,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=512)
 def medicalnet_18(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 18 layers."""
     return _build(channels, (2, 2, 2, 2), deep=False, padded=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=512,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=512)
 def medicalnet_34(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 34 layers."""
     return _build(channels, (3, 4, 6, 3), deep=False, padded=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=2048)
 def medicalnet_50(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 50 layers."""
     return _build(channels, (3, 4, 6, 3), deep=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=2048)
 def medicalnet_101(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 101 layers."""
     return _build(channels, (3, 4, 23, 3), deep=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=2048)
 def medicalnet_152(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 152 layers."""
     return _build(channels, (3, 8, 36, 3), deep=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=2048)
 def medicalnet_200(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 200 layers."""
     return _build(channels, (3, 24, 36, 3), deep=True)

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 @backbone(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medgraft.models import inflate, surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 from medgraft.models.zoo.nonlocal_block import NonLocal
 
 BLOCKS = (3, 4, 6, 3)  # bottlenecks of res2 to res5
@@ -301,14 +301,23 @@ def _double(channels: int, *, alpha: int, kernel: int, affinity: Affinity = "") 
     )
 
 
+R50 = {"dims": 3, "output": "features", "features": 2048}
+C2D = {**R50, "family": "C2D", "default_size": (8, 224, 224), "paper": "arXiv:1711.07971"}
+I3D = {**R50, "family": "I3D", "default_size": (8, 224, 224)}
+SLOW = {**R50, "family": "Slow", "paper": "arXiv:1812.03982"}
+SLOWFAST = {
+    "family": "SlowFast",
+    "dims": 3,
+    "output": "features",
+    "features": 2304,
+    "default_size": (32, 224, 224),
+    "paper": "arXiv:1812.03982",
+}
+
+
 @backbone(
-    family="C2D",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
+    **C2D,
     min_size=(1, 16, 16),
-    paper="arXiv:1711.07971",
     notes="frames meet only in the mean at the end; pool=True adds the 2x1x1 maximum after res2 (no weights published)",
 )
 def c2d_r50(channels: int, size: tuple[int, ...] | None = None, pool: bool = False) -> nn.Module:
@@ -317,13 +326,8 @@ def c2d_r50(channels: int, size: tuple[int, ...] | None = None, pool: bool = Fal
 
 
 @backbone(
-    family="C2D",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
+    **C2D,
     min_size=(2, 17, 17),
-    paper="arXiv:1711.07971",
     notes="non-local blocks after res3 1, 3 and res4 1, 3, 5; 2x1x1 pool after res2; no weights published",
 )
 def c2d_r50_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -332,11 +336,7 @@ def c2d_r50_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
 
 
 @backbone(
-    family="I3D",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
+    **I3D,
     min_size=(2, 16, 16),
     paper="arXiv:1705.07750",
     notes="27.2 M parameters with two classes; frames are halved after res2",
@@ -347,11 +347,7 @@ def i3d_r50(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
 
 
 @backbone(
-    family="I3D",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
+    **I3D,
     min_size=(2, 17, 17),
     paper="arXiv:1711.07971",
     notes="34.6 M parameters with two classes; non-local blocks after res3 1, 3 and res4 1, 3, 5",
@@ -361,29 +357,16 @@ def i3d_r50_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     return _single(channels, "i3d", pool=True, affinity="scaled_softmax")
 
 
-@backbone(
-    family="Slow",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
-    min_size=(1, 16, 16),
-    paper="arXiv:1812.03982",
-    notes="31.6 M parameters with two classes",
-)
+@backbone(**SLOW, default_size=(8, 224, 224), min_size=(1, 16, 16), notes="31.6 M parameters with two classes")
 def slow_r50_8x8(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """Slow-R50, 8 frames."""
     return _single(channels, "slow")
 
 
 @backbone(
-    family="Slow",
-    dims=3,
-    output="features",
-    features=2048,
+    **SLOW,
     default_size=(4, 224, 224),
     min_size=(1, 16, 16),
-    paper="arXiv:1812.03982",
     notes="31.6 M parameters with two classes; the network of slow_r50_8x8 with weights for 4 frames",
 )
 def slow_r50_4x16(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -392,13 +375,9 @@ def slow_r50_4x16(channels: int, size: tuple[int, ...] | None = None) -> nn.Modu
 
 
 @backbone(
-    family="Slow",
-    dims=3,
-    output="features",
-    features=2048,
+    **SLOW,
     default_size=(8, 224, 224),
     min_size=(1, 17, 17),
-    paper="arXiv:1812.03982",
     notes="non-local blocks with the mean of dot products, after res3 1, 3 and res4 1, 3, 5; no weights published",
 )
 def slow_r50_8x8_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -407,13 +386,9 @@ def slow_r50_8x8_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Mo
 
 
 @backbone(
-    family="Slow",
-    dims=3,
-    output="features",
-    features=2048,
+    **SLOW,
     default_size=(4, 224, 224),
     min_size=(1, 17, 17),
-    paper="arXiv:1812.03982",
     notes="the network of slow_r50_8x8_nl for 4 frames; no weights published",
 )
 def slow_r50_4x16_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -422,13 +397,8 @@ def slow_r50_4x16_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.M
 
 
 @backbone(
-    family="SlowFast",
-    dims=3,
-    output="features",
-    features=2304,
-    default_size=(32, 224, 224),
+    **SLOWFAST,
     min_size=(1, 16, 16),
-    paper="arXiv:1812.03982",
     notes="33.6 M parameters with two classes; a clip is the Fast path, 8 of 32 frames are the Slow path",
 )
 def slowfast_r50_8x8(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -437,13 +407,8 @@ def slowfast_r50_8x8(channels: int, size: tuple[int, ...] | None = None) -> nn.M
 
 
 @backbone(
-    family="SlowFast",
-    dims=3,
-    output="features",
-    features=2304,
-    default_size=(32, 224, 224),
+    **SLOWFAST,
     min_size=(1, 16, 16),
-    paper="arXiv:1812.03982",
     notes="33.6 M parameters with two classes; a clip is the Fast path, 4 of 32 frames are the Slow path",
 )
 def slowfast_r50_4x16(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -452,13 +417,8 @@ def slowfast_r50_4x16(channels: int, size: tuple[int, ...] | None = None) -> nn.
 
 
 @backbone(
-    family="SlowFast",
-    dims=3,
-    output="features",
-    features=2304,
-    default_size=(32, 224, 224),
+    **SLOWFAST,
     min_size=(1, 17, 17),
-    paper="arXiv:1812.03982",
     notes="non-local blocks (dot product) on the Slow path; lateral kernels of 5, as its configuration has them; no "
     "weights published",
 )
@@ -468,14 +428,7 @@ def slowfast_r50_8x8_nl(channels: int, size: tuple[int, ...] | None = None) -> n
 
 
 @backbone(
-    family="SlowFast",
-    dims=3,
-    output="features",
-    features=2304,
-    default_size=(32, 224, 224),
-    min_size=(1, 17, 17),
-    paper="arXiv:1812.03982",
-    notes="non-local blocks (dot product) on the Slow path; no weights published",
+    **SLOWFAST, min_size=(1, 17, 17), notes="non-local blocks (dot product) on the Slow path; no weights published"
 )
 def slowfast_r50_4x16_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """SlowFast-R50 4x16 with non-local blocks."""

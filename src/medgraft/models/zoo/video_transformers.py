@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from medgraft.errors import UserError
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 PATCH, TUBELET = 16, 2
 
@@ -164,17 +164,18 @@ def timesformer(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     return mapped
 
 
-@backbone(
-    family="VideoMAE",
-    dims=3,
-    output="features",
-    features=384,
-    default_size=(16, 224, 224),
-    min_size=(2, 16, 16),
-    fixed_size=True,
-    paper="arXiv:2203.12602",
-    notes="21.9 M parameters",
-)
+VIDEOMAE = {
+    "family": "VideoMAE",
+    "dims": 3,
+    "output": "features",
+    "default_size": (16, 224, 224),
+    "min_size": (2, 16, 16),
+    "fixed_size": True,
+    "paper": "arXiv:2203.12602",
+}
+
+
+@backbone(**VIDEOMAE, features=384, notes="21.9 M parameters")
 def videomae_small(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """VideoMAE, small."""
     return make_videomae(
@@ -182,17 +183,7 @@ def videomae_small(channels: int, size: tuple[int, ...] | None = None) -> nn.Mod
     )
 
 
-@backbone(
-    family="VideoMAE",
-    dims=3,
-    output="features",
-    features=768,
-    default_size=(16, 224, 224),
-    min_size=(2, 16, 16),
-    fixed_size=True,
-    paper="arXiv:2203.12602",
-    notes="86.2 M parameters",
-)
+@backbone(**VIDEOMAE, features=768, notes="86.2 M parameters")
 def videomae_base(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """VideoMAE, base."""
     return make_videomae(channels, size or (16, 224, 224))

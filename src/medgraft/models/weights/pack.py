@@ -26,8 +26,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from medgraft.errors import UserError, WeightsAbsent
-from medgraft.models import convert, registry, weights
-from medgraft.models.weights import WeightCard
+from medgraft.models import registry
+from medgraft.models.records import WeightCard
+from medgraft.models.weights import convert
+from medgraft.models.weights.cards import cards as cards_by_name
+from medgraft.models.weights.cards import find_card
+from medgraft.models.weights.locate import default_cache, locate, sha256, verify
 
 MANIFEST = "manifest.json"
 FOLDER = "weights"
@@ -99,18 +103,18 @@ def cards_of(names: Sequence[str]) -> list[WeightCard]:
     none is named.
     """
     if not names:
-        return [card for name in registry.names() for card in weights.cards(name)]
+        return [card for name in registry.names() for card in cards_by_name(name)]
     found = []
     for name in names:
         card = card_named(name)
-        found += [card] if card is not None else weights.cards(name)
+        found += [card] if card is not None else cards_by_name(name)
     return found
 
 
 def card_named(name: str) -> WeightCard | None:
     """The card of that full name, or None."""
     try:
-        card = weights.find_card(name.partition(".")[0], name)
+        card = find_card(name.partition(".")[0], name)
     except UserError:
         return None
     return card if card is not None and card.name.lower() == name.lower() else None
@@ -132,7 +136,7 @@ def pack(out: Path, cards: Sequence[WeightCard], *, folders: Sequence[Path] = ()
     with _bar("checking", len(cards)) as step:
         for card in cards:
             try:
-                path = weights.locate(card, folders=folders, cache=cache)
+                path = locate(card, folders=folders, cache=cache)
             except WeightsAbsent:
                 absent.append(card.name)
                 continue
@@ -175,7 +179,7 @@ def _add(entries: dict[str, Entry], sources: dict[str, Path], file: str, source:
     if not _plain(file):
         raise UserError("the file's name cannot be packed", case=f"{card.name}: {file}", fix="rename it")
     old = entries.get(file)
-    digest = old.sha256 if old is not None and sources[file] == source else weights.sha256(source)
+    digest = old.sha256 if old is not None and sources[file] == source else sha256(source)
     if old is not None and old.sha256 != digest:
         raise UserError(f"two different files are called {file}", case=card.name, fix="pack them apart")
     sources[file] = source
@@ -240,7 +244,7 @@ def unpack(source: Path, *, into: Path | None = None) -> Unpacked:
     name. A file of the same name with other bytes stays, and the pack is refused. Raises ``UserError``.
     """
     source = Path(source)
-    into = Path(into) if into is not None else weights.default_cache()
+    into = Path(into) if into is not None else default_cache()
     if not source.exists():
         raise UserError("no such pack", case=str(source))
     try:
@@ -262,7 +266,7 @@ def unpack(source: Path, *, into: Path | None = None) -> Unpacked:
         unknown = [row.file for row in rows if not _known(row, stage, source)]
         there = [row for row in rows if (into / row.file).exists()]
         for row in there:
-            if not (into / row.file).is_file() or weights.sha256(into / row.file) != row.sha256:
+            if not (into / row.file).is_file() or sha256(into / row.file) != row.sha256:
                 raise UserError(
                     f"another {row.file} is there already",
                     case=str(into),
@@ -327,7 +331,7 @@ def _known(row: Entry, stage: Path, source: Path) -> bool:
         converted = convert.twin(Path(card.file_name)).name
         try:
             if row.file == card.file_name:
-                weights.verify(stage / row.file, card)
+                verify(stage / row.file, card)
             elif row.file == converted:
                 convert.checked(stage / row.file, source=card.sha256)
             elif row.file != converted + ".sha256":
