@@ -9,7 +9,7 @@ import ast
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "medgraft"
-GROUND = {"errors", "files", "config", "tables", "store", "datasets", "splits", "runs"}
+GROUND = {"errors", "progress", "files", "config", "tables", "store", "datasets", "splits", "runs"}
 ACTS = {"simulate", "intake", "data", "models", "tasks", "engine", "stats", "report"}
 
 #: layer -> the parts of medgraft (dotted prefixes) it may import, besides itself
@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulate": GROUND,
     "intake": GROUND,
     "data": GROUND,
-    "models": {"errors", "files"},
+    "models": {"errors", "files", "progress"},
     "tasks": GROUND | {"models.heads", "data", "stats.metrics"},
     "engine": GROUND | {"intake", "data", "models", "tasks", "stats.metrics"},
     "stats": GROUND,

@@ -6,11 +6,8 @@ No torch.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from medgraft import __version__
+from medgraft import __version__, progress
 from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
 from medgraft.files import write_json
@@ -99,7 +96,9 @@ def audit(root: Path, options: AuditOptions) -> AuditReport:
     parts = leaks.roles(cases, options.split, options.run)
     cases = leaks.Cases(cases.sets, cases.frame, parts)
     findings = leaks.patients_in_two_roles(cases) + leaks.people_and_labels(cases)
-    with _progress(cases.frame.height if options.near else 0, options.progress) as advance:
+    with progress.bar(
+        cases.frame.height if options.near else 0, "fingerprints", options.progress, then="comparing"
+    ) as advance:
         pairs, search = leaks.pairs(cases, advance, near=options.near, alike=options.alike)
     findings += leaks.picture_findings(cases, pairs, search)
     facts, more = acquisition(dataset, options)
@@ -130,26 +129,6 @@ def audit(root: Path, options: AuditOptions) -> AuditReport:
     write_json(root / "audit.json", content)
     path = page.build(root, lang=options.lang)
     return AuditReport(path, findings, page.lines(content), time.monotonic() - began)
-
-
-@contextmanager
-def _progress(total: int, wanted: bool | None) -> Iterator[Callable[[int], None]]:
-    if not total or not (sys.stderr.isatty() if wanted is None else wanted):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("fingerprints", total=total)
-
-        def advance(number: int) -> None:
-            bar.update(task, advance=number)
-            if bar.tasks[0].finished:
-                bar.update(task, description="comparing")
-
-        yield advance
 
 
 # ------------------------------------------------------------------------------------------ counts

@@ -18,10 +18,9 @@ import json
 import multiprocessing
 import os
 import re
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 import medgraft
-from medgraft import store, tables
+from medgraft import progress, store, tables
 from medgraft.errors import UserError
 from medgraft.files import cores, disk_error, no_formula, write_json, write_text
 from medgraft.intake import deidentify, export, labels, plan, text, work
@@ -623,7 +622,7 @@ def _read_all(todo: list[work.Task], journal: Journal, options: ScanOptions, com
 def _done(jobs: Sequence[work.Job], options: ScanOptions, *, small: bool, label: str = "scan") -> Iterator[Records]:
     """Records of jobs as they end, with progress shown."""
     workers = options.workers or (1 if small else cores())
-    with _progress(len(jobs), options.progress, label) as advance:
+    with progress.bar(len(jobs), label, options.progress, rate="studies/s") as advance:
         for records in _results(jobs, min(workers, max(1, len(jobs)))):
             yield records
             advance(len(records))
@@ -688,33 +687,6 @@ def _pooled(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-@contextlib.contextmanager
-def _progress(total: int, wanted: bool | None, label: str = "scan") -> Iterator[Callable[[int], None]]:
-    if not total or not (sys.stderr.isatty() if wanted is None else wanted):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(label),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    began, count = time.monotonic(), 0
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, rate="")
-
-        def advance(number: int) -> None:
-            nonlocal count
-            count += number
-            bar.update(task, advance=number, rate=f"{count / max(1e-9, time.monotonic() - began):.1f} studies/s")
-
-        yield advance
 
 
 # ------------------------------------------------------------------------------------------ text in pixels, copies
