@@ -35,8 +35,9 @@ from pydicom.uid import (
 from test_readers import LIMITS, load, refused, write_dicom, write_video
 
 from medgraft import datasets, store, tables
+from medgraft.intake.options import ScanOptions
 from medgraft.intake.read import Limits
-from medgraft.intake.scan import ScanOptions, scan
+from medgraft.intake.scan import scan
 
 COLOUR = Limits(colour=True)
 RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
@@ -427,7 +428,7 @@ def test_a_series_with_copies_and_in_colour(tmp_path: Path, rng: np.random.Gener
 
 
 def test_masks_as_bmp_and_tiff(tmp_path: Path) -> None:
-    from medgraft.intake.work import read_mask
+    from medgraft.intake.masks import read_mask
 
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for suffix in ("bmp", "tif"):

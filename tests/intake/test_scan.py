@@ -26,7 +26,9 @@ from PIL import Image
 from medgraft import store, tables
 from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
-from medgraft.intake.scan import JOURNAL, ScanOptions, ScanReport, scan
+from medgraft.intake.journal import JOURNAL
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.scan import ScanReport, scan
 
 
 def picture(path: Path, seed: int = 0, shape: tuple[int, int] = (12, 16)) -> np.ndarray:
@@ -427,7 +429,8 @@ def content(out: Path) -> dict[str, Any]:
 SCRIPT = """
 import sys
 from pathlib import Path
-from medgraft.intake.scan import ScanOptions, scan
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.scan import scan
 if __name__ == "__main__":
     scan(Path(sys.argv[1]), ScanOptions(out=Path(sys.argv[2]), patient="none", name="x", workers=int(sys.argv[3])))
 """
@@ -514,7 +517,7 @@ def test_a_read_only_folder_is_named(study: Path, mounted: Path) -> None:
 
 
 def test_two_scans_at_once_are_refused(study: Path, tmp_path: Path) -> None:
-    from medgraft.intake.scan import Journal
+    from medgraft.intake.journal import Journal
 
     (tmp_path / "out").mkdir()
     with Journal(tmp_path / "out" / JOURNAL), pytest.raises(UserError, match="another scan"):
@@ -528,9 +531,9 @@ def test_a_study_that_kills_its_decoder_is_named_and_the_rest_goes_on(tmp_path: 
     from multiprocessing import connection
 
     from medgraft.intake import work
+    from medgraft.intake.jobs import results
     from medgraft.intake.plan import Item
     from medgraft.intake.read import Limits
-    from medgraft.intake.scan import _results
 
     os.mkfifo(tmp_path / "3.png")
     for n in (0, 1, 2, 4, 5, 6):
@@ -555,7 +558,7 @@ def test_a_study_that_kills_its_decoder_is_named_and_the_rest_goes_on(tmp_path: 
 
     killer = threading.Thread(target=kill_twice, daemon=True)
     killer.start()
-    records = {r["key"]: r for records in _results(tasks, 2) for r in records}
+    records = {r["key"]: r for records in results(tasks, 2) for r in records}
     killer.join(timeout=10)
     assert records.pop("3")["reject"]["reason"] == "its decoder crashed"
     assert sorted(records) == ["0", "1", "2", "4", "5", "6"] and all("study" in r for r in records.values())

@@ -17,7 +17,8 @@ from medgraft import store, tables
 from medgraft.datasets import load_dataset
 from medgraft.errors import UserError
 from medgraft.intake import text
-from medgraft.intake.scan import ScanOptions, scan
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.scan import scan
 
 
 def written(

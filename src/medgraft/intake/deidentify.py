@@ -30,9 +30,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medgraft import __version__
 from medgraft.files import write_bytes
+from medgraft.intake.jobs import Job
 from medgraft.intake.keys import Names
 from medgraft.intake.read import Unreadable
-from medgraft.intake.work import Job
 
 TABLE = "dicomfields_2026c"
 METHOD = f"medgraft {__version__}: PS3.15 Basic Profile, keyed pseudonyms and UIDs"

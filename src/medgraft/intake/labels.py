@@ -21,7 +21,7 @@ import polars as pl
 
 from medgraft.errors import UserError
 from medgraft.intake.keys import shape_of
-from medgraft.intake.read import stem_of
+from medgraft.intake.read import Reject, stem_of
 
 TARGET_NAMES = ("label", "target", "class", "diagnosis", "outcome", "y")
 PATIENT_NAMES = ("patient", "patient_id", "patientid", "subject", "subject_id", "pid", "person", "mrn")
@@ -50,15 +50,6 @@ _REPEATED = re.compile(
     rb'number-(?:columns|rows)-repeated="(\d{1,12})"(?=[^>]*value-type)'
 )  # a filled cell said many times (OpenDocument)
 MOST_CLASSES_OF_NUMBERS = 10  # more distinct integers than this are a quantity
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A line of ``rejects.csv``."""
-
-    source: str
-    reason: str
-    fix: str
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,15 @@ class Unreadable(UserError):
 
 
 @dataclass(frozen=True)
+class Reject:
+    """A line of ``rejects.csv``."""
+
+    source: str
+    reason: str
+    fix: str
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a reader may take from a stranger's file. Declared sizes are checked before allocation."""
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from medgraft import store
 from medgraft.errors import UserError
-from medgraft.intake.work import Job
+from medgraft.intake.jobs import Job
 
 VERSION = 1  # raise when the pass would find other boxes or kinds than before
 #: Kinds that name nobody. A date or an id may, and a name is any word that is not one of ``WORDS``.
