@@ -408,7 +408,7 @@ def test_overlays_look_up_tables_and_objects_that_are_no_studies(tmp_path: Path)
 
 def test_a_series_with_copies_and_in_colour(tmp_path: Path, rng: np.random.Generator) -> None:
     """A slice that is there twice counts once; colour slices keep their channels; grey ones are given three."""
-    from medgraft.intake import dicom
+    from medgraft.intake.dicom import study as dicom
     from medgraft.intake.read import guarded
 
     rgb = rng.integers(0, 256, (3, 6, 7, 3), dtype=np.uint8)

@@ -24,7 +24,8 @@ from medgraft.engine import predict as joined
 from medgraft.engine.context import Context, make_fabric
 from medgraft.errors import UserError
 from medgraft.files import no_formula, read_json, write_text
-from medgraft.intake import keys, scan
+from medgraft.intake import scan
+from medgraft.intake.private import keys
 
 
 @dataclass(frozen=True)

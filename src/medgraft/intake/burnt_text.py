@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 
 from medgraft import store, tables
-from medgraft.intake import jobs, text
+from medgraft.intake import jobs
 from medgraft.intake.journal import Journal
-from medgraft.intake.keys import append_private, code
 from medgraft.intake.options import ScanOptions
+from medgraft.intake.private import text
+from medgraft.intake.private.keys import append_private, code
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from medgraft.files import no_formula, write_json, write_text
 from medgraft.intake import labels
 from medgraft.intake.burnt_text import Pixels
 from medgraft.intake.journal import Journal
-from medgraft.intake.keys import Names, write_private
 from medgraft.intake.labels import Target
 from medgraft.intake.options import ScanOptions
 from medgraft.intake.plan import Item, Plan
+from medgraft.intake.private.keys import Names, write_private
 from medgraft.intake.read import Reject, stem_of
 from medgraft.intake.roles import Chosen, Wanted
 from medgraft.intake.work import Task, day_pad

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from medgraft.intake import deidentify, jobs, text
+from medgraft.intake import jobs
 from medgraft.intake.compose import Composer
-from medgraft.intake.keys import code
 from medgraft.intake.plan import Item
+from medgraft.intake.private import text
+from medgraft.intake.private.copy import METHOD, CopyJob
+from medgraft.intake.private.keys import code
 from medgraft.intake.read import Reject
 
 
@@ -17,7 +19,7 @@ def write_copies(compose: Composer) -> tuple[int, list[Reject]]:
     folder, studies = compose.options.deidentified, compose.studies
     assert folder is not None
     rejects: list[Reject] = []
-    copies: dict[str, tuple[Item, deidentify.CopyJob]] = {}
+    copies: dict[str, tuple[Item, CopyJob]] = {}
     for item, study in compose.cases([]):
         if item.reader not in ("dicom", "series"):
             continue
@@ -47,14 +49,12 @@ def write_copies(compose: Composer) -> tuple[int, list[Reject]]:
         key = code(
             studies.outside.key,
             "copy",
-            f"{deidentify.METHOD}|{studies.tasks[item.key].key}|{folder.resolve()}|{patient}|{studies.names[item.key]}|{days}|{boxes}",
+            f"{METHOD}|{studies.tasks[item.key].key}|{folder.resolve()}|{patient}|{studies.names[item.key]}|{days}|{boxes}",
             32,
         )
         copies[key] = (
             item,
-            deidentify.CopyJob(
-                key, item.files, folder, studies.outside.key, patient, studies.names[item.key], days, boxes
-            ),
+            CopyJob(key, item.files, folder, studies.outside.key, patient, studies.names[item.key], days, boxes),
         )
     records = compose.journal.records
     todo = [

@@ -11,10 +11,10 @@ from typing import Any
 
 from medgraft.errors import UserError
 from medgraft.files import disk_error
-from medgraft.intake.keys import code
 from medgraft.intake.masks import IGNORE, mask_values
 from medgraft.intake.options import ScanOptions
 from medgraft.intake.plan import Item
+from medgraft.intake.private.keys import code
 from medgraft.intake.read import Limits
 from medgraft.intake.work import Task
 

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from medgraft.errors import UserError
-from medgraft.intake.keys import shape_of
+from medgraft.intake.private.keys import shape_of
 from medgraft.intake.read import Reject, stem_of
 
 TARGET_NAMES = ("label", "target", "class", "diagnosis", "outcome", "y")

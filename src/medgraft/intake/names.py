@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from medgraft.intake.keys import Names
 from medgraft.intake.plan import Item
+from medgraft.intake.private.keys import Names
 from medgraft.intake.read import stem_of
 
 

@@ -109,7 +109,7 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
 
     ``frames`` as in ``ScanOptions``: whether the pictures of a folder are the frames of one video.
     """
-    from medgraft.intake.dicom import group_key
+    from medgraft.intake.dicom.header import group_key
     from medgraft.intake.volume import voxel_file
 
     items: list[Item] = []

@@ -10,10 +10,10 @@ import polars as pl
 
 from medgraft.errors import UserError
 from medgraft.intake import labels, plan
-from medgraft.intake.keys import shape_of
 from medgraft.intake.labels import Matched
 from medgraft.intake.options import ScanOptions
 from medgraft.intake.plan import Item, Plan
+from medgraft.intake.private.keys import shape_of
 from medgraft.intake.read import Reject
 
 

@@ -27,10 +27,10 @@ from medgraft.intake.burnt_text import Pixels
 from medgraft.intake.compose import Composer, Studies, write_sources
 from medgraft.intake.copies import write_copies
 from medgraft.intake.journal import JOURNAL, Journal, structures_of, task_of
-from medgraft.intake.keys import Names, load_key
 from medgraft.intake.layouts import find_layout
 from medgraft.intake.names import coded_names, unique_names, video_names
 from medgraft.intake.options import ScanOptions
+from medgraft.intake.private.keys import Names, load_key
 from medgraft.intake.read import Limits
 from medgraft.intake.roles import choose
 from medgraft.intake.work import Task

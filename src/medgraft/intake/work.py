@@ -13,10 +13,11 @@ import numpy as np
 from medgraft import store
 from medgraft.errors import UserError
 from medgraft.intake.jobs import Job
-from medgraft.intake.keys import code, coded
 from medgraft.intake.masks import IGNORE, read_mask
 from medgraft.intake.plan import Item
-from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_with, reader_named
+from medgraft.intake.private.keys import code, coded
+from medgraft.intake.read import Limits, Study, Unreadable, guarded
+from medgraft.intake.readers import open_as
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def open_item(item: Item, limits: Limits) -> Study:
         study.notes.extend(item.notes)
         return study
     if item.reader == "series":
-        from medgraft.intake import dicom
+        from medgraft.intake.dicom import study as dicom
 
         try:
             return dicom.read_series([Path(f) for f in item.files], limits)
@@ -85,7 +86,7 @@ def open_item(item: Item, limits: Limits) -> Study:
                 f"a slice of the series cannot be read ({type(error).__name__})",
                 fix="copy the series again from its source",
             ) from error
-    return open_with(reader_named(item.reader), path, limits)
+    return open_as(item.reader, path, limits)
 
 
 def _archive_row(item: Item, limits: Limits) -> Study:
