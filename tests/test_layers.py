@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": GROUND,
     "report": GROUND | {"stats"},
     "flow": GROUND | ACTS,  # the whole way, from a recipe to a report
-    "audit": GROUND | {"intake", "stats", "report"},  # from a data set to the page of its faults
+    "audit": GROUND | {"stats", "report"},  # from a data set to the page of its faults
     "cli": GROUND | ACTS | {"flow", "audit"},
     "__main__": GROUND | {"cli"},
     "__init__": set(),
