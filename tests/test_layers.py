@@ -10,13 +10,14 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "medgraft"
 GROUND = {"errors", "progress", "files", "config", "tables", "store", "datasets", "splits", "runs"}
-ACTS = {"simulate", "intake", "data", "models", "tasks", "engine", "stats", "report"}
+ACTS = {"simulate", "export", "intake", "data", "models", "tasks", "engine", "stats", "report"}
 
 #: layer -> the parts of medgraft (dotted prefixes) it may import, besides itself
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(GROUND, GROUND),
     "simulate": GROUND,
-    "intake": GROUND,
+    "intake": GROUND | {"export"},  # a scan hands its frames out where it is asked to
+    "export": GROUND,
     "data": GROUND,
     "models": {"errors", "files", "progress"},
     "tasks": GROUND | {"models.heads", "data", "stats.metrics"},
@@ -41,7 +42,17 @@ TORCH = {
     "transformers",
     "captum",
 }
-WITHOUT_TORCH = GROUND | {"simulate", "intake", "stats", "report", "audit", "data.random", "__init__", "__main__"}
+WITHOUT_TORCH = GROUND | {
+    "simulate",
+    "intake",
+    "export",
+    "stats",
+    "report",
+    "audit",
+    "data.random",
+    "__init__",
+    "__main__",
+}
 
 
 def imported(path: Path, package: str) -> set[str]:

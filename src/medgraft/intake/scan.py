@@ -21,8 +21,9 @@ import polars as pl
 
 from medgraft import store
 from medgraft.errors import UserError
+from medgraft.export.frames import write_frames
 from medgraft.files import disk_error
-from medgraft.intake import export, jobs
+from medgraft.intake import jobs
 from medgraft.intake.burnt_text import Pixels
 from medgraft.intake.compose import Composer, Studies, write_sources
 from medgraft.intake.copies import write_copies
@@ -192,4 +193,4 @@ def _export(manifest: pl.DataFrame, studies: Studies, out: Path, options: ScanOp
         return 0
     of_case = {studies.names[i.key]: i.key for i in studies.chosen.items}
     tumours = video_names({c: of_case[c] for c in manifest["case_id"]}, lambda name: studies.outside.of("case", name))
-    return export.write_frames(out, manifest, tumours, options.export, options.export_as)
+    return write_frames(out, manifest, tumours, options.export, options.export_as)
