@@ -29,6 +29,10 @@ class Box(NamedTuple):
         """From the left upper corner and the sides, as label tables and JSON have it."""
         return cls(y, x, y + height, x + width)
 
+    def xywh(self) -> tuple[float, float, float, float]:
+        """Back to the left upper corner and the sides, for the JSON of ``annotations``; to the 1e-9th of a pixel."""
+        return self.left, self.top, round(self.right - self.left, 9), round(self.bottom - self.top, 9)
+
     def grown(self, margin: float) -> Box:
         """The box with a margin on every side; it may reach beyond the picture."""
         return Box(self.top - margin, self.left - margin, self.bottom + margin, self.right + margin)

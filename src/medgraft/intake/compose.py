@@ -220,8 +220,8 @@ class Composer:
         rows = []
         if self.wanted.matched is not None:
             for item, _ in cases:
-                for x, y, width, height in self.wanted.matched.rows[item.key].boxes:
-                    box = json.dumps({"x": x, "y": y, "width": width, "height": height})
+                for drawn in self.wanted.matched.rows[item.key].boxes:
+                    box = json.dumps(dict(zip(("x", "y", "width", "height"), drawn.xywh())))
                     rows.append((self.studies.names[item.key], 0, "box", box, "labels"))
         for item, study in cases:  # regions that a header names hold for every frame
             rows += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medgraft.datasets import Box
 from medgraft.intake import jobs
 from medgraft.intake.compose import Composer
 from medgraft.intake.plan import Item
@@ -24,7 +25,7 @@ def write_copies(compose: Composer) -> tuple[int, list[Reject]]:
         if item.reader not in ("dicom", "series"):
             continue
         known = compose.pixels.of(study)
-        blacked = [tuple(row[1:5]) for row in known["text"] if row[-1]]
+        blacked = [Box(*row[1:5]) for row in known["text"] if row[-1]]
         reason = ""
         if known["pixel_text"] not in ("clear", "blacked"):
             reason = (
@@ -44,12 +45,13 @@ def write_copies(compose: Composer) -> tuple[int, list[Reject]]:
             continue
         patient = compose.patient(item, study)
         days = studies.outside.days(patient) if compose.options.dates == "shift" else None
-        clocks = [tuple(row[1:5]) for row in known["text"] if row[5] == "clock" and not row[-1]]
+        clocks = [Box(*row[1:5]) for row in known["text"] if row[5] == "clock" and not row[-1]]
         boxes = tuple(text.margin(box, tuple(study["shape"][2:]), clocks) for box in blacked)
+        plain = tuple(map(tuple, boxes))  # as the journal has always written them
         key = code(
             studies.outside.key,
             "copy",
-            f"{METHOD}|{studies.tasks[item.key].key}|{folder.resolve()}|{patient}|{studies.names[item.key]}|{days}|{boxes}",
+            f"{METHOD}|{studies.tasks[item.key].key}|{folder.resolve()}|{patient}|{studies.names[item.key]}|{days}|{plain}",
             32,
         )
         copies[key] = (

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 
+from medgraft.datasets import Box
 from medgraft.intake.dicom.header import functional, numbers
 from medgraft.intake.read import Study, Unreadable
 from medgraft.intake.volume import oriented
@@ -137,7 +138,7 @@ def region_around(header: Dataset) -> list[int] | None:
     """Top, left, bottom, right of the box around all ultrasound regions (PS3.3 C.8.5.5), or ``None``."""
     try:
         found = [
-            (
+            Box(
                 int(r.RegionLocationMinY0),
                 int(r.RegionLocationMinX0),
                 int(r.RegionLocationMaxY1) + 1,
@@ -148,9 +149,14 @@ def region_around(header: Dataset) -> list[int] | None:
         ]
     except (AttributeError, TypeError, ValueError):
         return None
-    box = [f(side) for f, side in zip((min, min, max, max), zip(*found))] if found else [0, 0, 0, 0]
-    inside = 0 <= box[0] < box[2] <= int(header.Rows) and 0 <= box[1] < box[3] <= int(header.Columns)
-    return box if inside else None
+    if not found:
+        return None
+    whole = found[0]
+    for region in found[1:]:
+        whole = whole.union(region)
+    top, left, bottom, right = map(int, whole)
+    inside = 0 <= top < bottom <= int(header.Rows) and 0 <= left < right <= int(header.Columns)
+    return [top, left, bottom, right] if inside else None
 
 
 def without_repeats(stack: list[np.ndarray], positions: list[tuple[np.ndarray, np.ndarray]]) -> list[int]:

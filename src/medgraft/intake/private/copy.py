@@ -16,6 +16,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medgraft import __version__
+from medgraft.datasets import Box
 from medgraft.files import write_bytes
 from medgraft.intake.jobs import Job
 from medgraft.intake.private.deidentify import clean
@@ -33,12 +34,12 @@ def copy(
     patient: str,
     name: str,
     days: int | None,
-    boxes: Sequence[tuple[int, int, int, int]],
+    boxes: Sequence[Box],
 ) -> str:
     """Write the de-identified copy of one DICOM file, ``<patient>/<study>/<name>.dcm`` below ``folder``; return that
     path.
 
-    ``boxes`` (top, left, bottom, right) are blacked out in every frame: all that the text pass found and that could
+    ``boxes`` are blacked out in every frame: all that the text pass found and that could
     name someone. Raises ``Unreadable`` where the file cannot be cleaned; then nothing is written.
     """
     try:
@@ -88,7 +89,7 @@ def _in_stream(dataset: Dataset, said: Sequence[str]) -> bool:
     )
 
 
-def black_out(dataset: Dataset, boxes: Sequence[tuple[int, int, int, int]]) -> None:
+def black_out(dataset: Dataset, boxes: Sequence[Box]) -> None:
     """Set boxes to black in every frame of uncompressed pixels; colours stored as YBR become RGB."""
     pixels = np.array(dataset.pixel_array)
     shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
@@ -141,7 +142,7 @@ class CopyJob(Job):
     patient: str
     case: str
     days: int | None
-    boxes: tuple[tuple[int, int, int, int], ...]
+    boxes: tuple[Box, ...]
 
     def record(self) -> dict[str, Any]:
         done: list[str] = []

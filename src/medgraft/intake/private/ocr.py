@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medgraft.datasets import Box
+
 SMALLEST = 80  # pixels of the shorter side below which no writing is legible
 CONFIDENT = 0.5  # readings below this, of fewer than three characters, are speckle
 
@@ -37,8 +39,6 @@ _CLOCK = re.compile(
 )
 _DATE = re.compile(r"(?<!\d)(\d{1,4}[-/.](?:\d{1,2}|[a-z]{3,9})[-/.]\d{2,4}|(?:19|20)\d{6})(?!\d)", re.I)
 _NUMBER = re.compile(r"[<>=~+-]?\d{1,4}(?:[.,]\d{1,3})?(?:[a-z%°]{0,4})?|[a-z]{1,2}\d{1,3}", re.I)
-
-Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right lie outside
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Found:
 
     @property
     def box(self) -> Box:
-        return self.top, self.left, self.bottom, self.right
+        return Box(self.top, self.left, self.bottom, self.right)
 
 
 @lru_cache(1)

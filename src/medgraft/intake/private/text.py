@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from medgraft import store
+from medgraft.datasets import Box
 from medgraft.errors import UserError
 from medgraft.intake.jobs import Job
-from medgraft.intake.private.ocr import Box, Found, read_frame
+from medgraft.intake.private.ocr import Found, read_frame
 
 VERSION = 1  # raise when the pass would find other boxes or kinds than before
 #: Kinds that name nobody. A date or an id may, and a name is any word that is not one of ``WORDS``.
@@ -189,9 +190,9 @@ def margin(box: Box, shape: tuple[int, ...], kept: Collection[Box] = ()) -> Box:
     more = 2 + round(0.15 * (bottom - top))
     wide = [max(0, top - more), max(0, left - more), min(shape[0], bottom + more), min(shape[1], right + more)]
     for k in kept:
-        if k[1] < wide[3] and wide[1] < k[3] and k[0] < wide[2] and wide[0] < k[2]:
-            if k[0] + k[2] > top + bottom:
-                wide[2] = max(bottom, min(wide[2], k[0]))
+        if k.left < wide[3] and wide[1] < k.right and k.top < wide[2] and wide[0] < k.bottom:
+            if k.top + k.bottom > top + bottom:
+                wide[2] = max(bottom, min(wide[2], k.top))
             else:
-                wide[0] = min(top, max(wide[0], k[2]))
-    return wide[0], wide[1], wide[2], wide[3]
+                wide[0] = min(top, max(wide[0], k.bottom))
+    return Box(*wide)
