@@ -83,14 +83,17 @@ def load_dataset(root: str | os.PathLike[str]) -> Dataset:
 
 
 def drawn_boxes(root: str | os.PathLike[str]) -> dict[str, list[Box]]:
-    """case_id -> boxes that people drew on its first frame (``annotations.parquet``); empty where the table is
-    absent.
+    """case_id -> boxes around findings on its first frame (``annotations.parquet``); empty where the table is absent.
+
+    Boxes around something else (a region of the screen, a clock, a structure) are left out. Older tables do not say
+    what a box is: there all are findings but those of a header.
     """
     path = Path(root) / "annotations.parquet"
     if not path.is_file():
         return {}
+    unsaid = pl.when(pl.col("author") == "header").then(pl.lit("region")).otherwise(pl.lit("finding"))
     rows = tables.read(path, "annotations").filter(
-        (pl.col("kind") == "box") & (pl.col("frame") == 0) & (pl.col("author") != "header")
+        (pl.col("kind") == "box") & (pl.col("frame") == 0) & (pl.col("what").fill_null(unsaid) == "finding")
     )
     found: dict[str, list[Box]] = {}
     for case, geometry in rows.select("case_id", "geometry").iter_rows():

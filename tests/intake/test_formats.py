@@ -349,7 +349,9 @@ def test_ultrasound_regions_become_boxes_of_the_header(tmp_path: Path) -> None:
     assert study.spacing[1:] == pytest.approx([0.4, 0.3])
     scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none", identity="keep"))
     rows = tables.read(tmp_path / "out" / "annotations.parquet", "annotations")
-    assert rows.select("case_id", "frame", "kind", "author").rows() == [("u", -1, "box", "header")] * 2
+    assert (
+        rows.select("case_id", "frame", "kind", "author", "what").rows() == [("u", -1, "box", "header", "region")] * 2
+    )
     import json
 
     first, second = map(json.loads, rows["geometry"])

@@ -309,6 +309,49 @@ def test_names_are_codes_unless_said_otherwise(study: Path, tmp_path: Path) -> N
     )
 
 
+# ------------------------------------------------------------------------------------------ annotations
+
+
+def test_a_scan_keeps_what_others_drew_and_renews_its_own(study: Path, tmp_path: Path) -> None:
+    boxes = [{"x": n, "y": 2, "width": 4, "height": 5.5} for n in range(6)]
+    rows = pl.read_csv(study / "labels.csv").to_dicts()
+    table(study / "labels.csv", [{**row, **box} for row, box in zip(rows, boxes)])
+    options = {"labels": "labels.csv", "patient": "patient"}
+    _, dataset, _ = run(study, tmp_path / "out", **options)
+    path = dataset.root / "annotations.parquet"
+    first = tables.read(path, "annotations")
+    assert first["author"].to_list() == ["labels"] * 6 and json.loads(first["geometry"][3]) == boxes[3]
+    case = dataset.manifest["case_id"][0]
+    point = json.dumps({"x": 3, "y": 4})
+    by_hand = pl.DataFrame(
+        [
+            (case, 0, "box", json.dumps(boxes[0]), "reader 2", "finding", None),
+            (case, 0, "point", point, "reader 2", "structure", None),
+            ("a case that is gone", -1, "time", "{}", None, "peak", 12.5),
+        ],
+        schema=tables.SCHEMAS["annotations"],
+        orient="row",
+    )
+    tables.write(pl.concat([by_hand, first]), path, "annotations")
+    boxes[0]["x"] = 7
+    table(study / "labels.csv", [{**row, **box} for row, box in zip(rows[:5], boxes)])
+    for _ in range(2):
+        run(study, tmp_path / "out", **options)
+        second = tables.read(path, "annotations")
+        assert second.filter(pl.col("author") == "labels").height == 5
+        assert json.loads(second["geometry"][0])["x"] == 7
+        assert second.tail(3).equals(by_hand)
+
+
+def test_a_scan_never_writes_over_annotations_that_it_cannot_read(study: Path, tmp_path: Path) -> None:
+    run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    path = tmp_path / "out" / "annotations.parquet"
+    path.write_bytes(b"drawn for hours, then half copied")
+    with pytest.raises(UserError, match="move it away") as caught:
+        run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    assert "\n" not in str(caught.value) and path.read_bytes().startswith(b"drawn")
+
+
 # ------------------------------------------------------------------------------------------ layouts
 
 
@@ -323,6 +366,7 @@ def test_rsna_rows_are_collapsed_to_images(tmp_path: Path) -> None:
     boxes = tables.read(dataset.root / "annotations.parquet", "annotations")
     truth = pl.read_csv(tmp_path / "rsna" / "stage_2_train_labels.csv").drop_nulls("x")
     assert boxes.height == made.boxes == truth.height
+    assert set(boxes["what"]) == {"finding"} and boxes["time_s"].null_count() == boxes.height
     found = {(c, *json.loads(g).values()) for c, g in boxes.select("case_id", "geometry").iter_rows()}
     assert found == set(truth.select("patientId", "x", "y", "width", "height").iter_rows())
     (tmp_path / "rsna" / "patient_mapping.csv").unlink()

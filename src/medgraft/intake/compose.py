@@ -17,6 +17,7 @@ import polars as pl
 
 import medgraft
 from medgraft import tables
+from medgraft.errors import UserError
 from medgraft.files import no_formula, write_json, write_text
 from medgraft.intake import labels
 from medgraft.intake.burnt_text import Pixels
@@ -217,21 +218,34 @@ class Composer:
         )
 
     def _annotations(self, cases: list[tuple[Item, dict[str, Any]]]) -> pl.DataFrame:
-        rows = []
+        """Boxes of labels and headers, then every row of the table that somebody else put there."""
+        rows: list[tuple[Any, ...]] = []
+        names = self.studies.names
         if self.wanted.matched is not None:
             for item, _ in cases:
                 for drawn in self.wanted.matched.rows[item.key].boxes:
                     box = json.dumps(dict(zip(("x", "y", "width", "height"), drawn.xywh())))
-                    rows.append((self.studies.names[item.key], 0, "box", box, "labels"))
+                    rows.append((names[item.key], 0, "box", box, "labels", "finding", None))
         for item, study in cases:  # regions that a header names hold for every frame
-            rows += [
-                (self.studies.names[item.key], -1, "box", json.dumps(box), "header") for box in study.get("boxes", [])
-            ]
-        return (
-            pl.DataFrame(rows, schema=tables.SCHEMAS["annotations"], orient="row")
-            if rows
-            else tables.empty("annotations")
-        )
+            for region in study.get("boxes", []):
+                rows.append((names[item.key], -1, "box", json.dumps(region), "header", "region", None))
+        made = pl.DataFrame(rows, schema=tables.SCHEMAS["annotations"], orient="row")
+        return pl.concat([made, self._kept_annotations()])
+
+    def _kept_annotations(self) -> pl.DataFrame:
+        """Rows of the table that is there, without those that a scan makes itself. Raises ``UserError`` where it cannot
+        be read: what people drew is never written over.
+        """
+        path = self.out / "annotations.parquet"
+        if not path.is_file():
+            return tables.empty("annotations")
+        try:
+            there = tables.read(path, "annotations")
+        except UserError as error:
+            raise UserError(
+                error.cause, case=str(path), fix="put the file right, or move it away if nobody drew in this data set"
+            ) from error
+        return there.filter(~pl.col("author").fill_null("").is_in(["labels", "header"]))
 
     def _info(
         self,
