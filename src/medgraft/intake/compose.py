@@ -23,7 +23,7 @@ from medgraft.intake import labels
 from medgraft.intake.burnt_text import Pixels
 from medgraft.intake.journal import Journal
 from medgraft.intake.labels import Target
-from medgraft.intake.options import ScanOptions
+from medgraft.intake.options import ScanOptions, changes_values
 from medgraft.intake.plan import Item, Plan
 from medgraft.intake.private.keys import Names, write_private
 from medgraft.intake.read import Reject, stem_of
@@ -277,6 +277,7 @@ class Composer:
             "rejected": len(rejects),
             "kinds": dict(sorted(Counter(manifest["kind"].to_list()).items())),
             "channels": 3 if self.options.colour else 1,
+            "stored_with": changes_values(self.options),
             "targets": described,
             "structures": [structures[v] for v in sorted(structures)],
             "label_level": self.options.label_level,

@@ -92,3 +92,14 @@ class ScanOptions(BaseModel):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return [] if value is None else [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+
+
+#: Options that change which values are stored or what they mean. Two studies are alike only where these agree.
+CHANGE_VALUES = ("unit", "frames", "colour", "text", "max_pixels", "max_mib")
+
+
+def changes_values(options: ScanOptions) -> dict[str, Any]:
+    """The options of ``CHANGE_VALUES`` and what they were: ``stored_with`` in ``dataset.json``. New studies that are
+    read with them give the arrays that they would have given in this scan.
+    """
+    return {name: getattr(options, name) for name in CHANGE_VALUES}
