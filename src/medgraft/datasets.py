@@ -15,6 +15,9 @@ from medgraft import store, tables
 from medgraft.errors import UserError
 from medgraft.files import disk_error, read_json, whole, write_json
 
+#: The number of the schema of a data set, ``format`` in its ``dataset.json``. Raise it when tables or fields are added.
+FORMAT = 2
+
 
 class Box(NamedTuple):
     """A box in pixels; bottom and right lie outside. What comes as x, y, width, height is turned into this here."""
@@ -68,7 +71,10 @@ class Dataset:
 
 
 def load_dataset(root: str | os.PathLike[str]) -> Dataset:
-    """Open a data set folder written by ``medgraft scan``."""
+    """Open a data set folder written by ``medgraft scan``.
+
+    Raises ``UserError`` where it is none, where a newer medgraft wrote it, or where a table lacks what is needed.
+    """
     root = Path(root)
     if not (root / "dataset.json").is_file():
         raise UserError(
@@ -77,9 +83,23 @@ def load_dataset(root: str | os.PathLike[str]) -> Dataset:
             fix="make one with `medgraft scan SOURCE out=DIR`",
         )
     info = read_json(root / "dataset.json")
+    _check_format(info, root)
     manifest = tables.read(root / "manifest.parquet", "manifest")
     frames = tables.read(root / "frames.parquet", "frames")
     return Dataset(root, info, manifest, frames, list(info.get("warnings", [])))
+
+
+def _check_format(info: Any, root: Path) -> None:
+    """Refuse what no version up to this one wrote; data sets without a number are older than it."""
+    if not isinstance(info, dict):
+        raise UserError("dataset.json is not that of a data set", case=str(root), fix="scan again")
+    number = info.get("format", 1)
+    if type(number) is not int or not 1 <= number <= FORMAT:
+        raise UserError(
+            f"its format is {number!r}, this version reads 1 to {FORMAT}",
+            case=str(root),
+            fix="update medgraft, or scan the studies with this version",
+        )
 
 
 def drawn_boxes(root: str | os.PathLike[str]) -> dict[str, list[Box]]:

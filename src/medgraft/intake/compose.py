@@ -17,6 +17,7 @@ import polars as pl
 
 import medgraft
 from medgraft import tables
+from medgraft.datasets import FORMAT
 from medgraft.errors import UserError
 from medgraft.files import no_formula, write_json, write_text
 from medgraft.intake import labels
@@ -268,7 +269,7 @@ class Composer:
             }
             described[target.name] |= {"missing": column.null_count(), "counts": counts}
         return {
-            "format": 1,
+            "format": FORMAT,
             "name": self.options.name or self.out.name,
             "medgraft": medgraft.__version__,
             "complete": complete,
