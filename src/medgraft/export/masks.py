@@ -30,6 +30,22 @@ def write_masks(
     labels = np.zeros(field.shape[1:], np.uint8)
     for k in range(len(structures)):
         labels[said[k]] = k + 1
+    path = write_labels(labels, line, folder)
+    spacing = line["spacing"]
+    voxel = float(np.prod(list(spacing))) if spacing is not None and all(s is not None for s in spacing) else None
+    row: dict[str, Any] = {"study": line["case_id"], "mask": path.name}
+    for k, name in enumerate(structures):
+        row[f"{name} voxels"] = int(said[k].sum())
+        if voxel and line["kind"] == "volume":
+            row[f"{name} ml"] = round(said[k].sum() * voxel / 1000, 4)
+    return path, row
+
+
+def write_labels(labels: np.ndarray, line: Mapping[str, Any], folder: Path) -> Path:
+    """Write a label map (D, H, W) uint8 as ``<case_id>_mask.nii.gz`` in ``folder``, in the place of its source.
+
+    ``line`` is the row of the manifest. Raises ``UserError`` where the disk refuses.
+    """
     image = SimpleITK.GetImageFromArray(labels)
     place(image, line)
     path = folder / f"{line['case_id']}_mask.nii.gz"
@@ -42,14 +58,7 @@ def write_masks(
         raise UserError(
             "the mask cannot be written", case=str(path), fix="free some space or choose another out="
         ) from error
-    spacing = line["spacing"]
-    voxel = float(np.prod(list(spacing))) if spacing is not None and all(s is not None for s in spacing) else None
-    row: dict[str, Any] = {"study": line["case_id"], "mask": path.name}
-    for k, name in enumerate(structures):
-        row[f"{name} voxels"] = int(said[k].sum())
-        if voxel and line["kind"] == "volume":
-            row[f"{name} ml"] = round(said[k].sum() * voxel / 1000, 4)
-    return path, row
+    return path
 
 
 def place(image: SimpleITK.Image, line: Mapping[str, Any]) -> None:
