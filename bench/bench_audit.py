@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from medgraft import store
-from medgraft.intake import fingerprint
+from medgraft.audit import fingerprint
 
 asked = dict(word.split("=") for word in sys.argv[1:])
 pictures, size = int(asked.get("pictures", 20000)), int(asked.get("size", 512))

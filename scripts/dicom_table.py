@@ -26,7 +26,8 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 
-from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_study, sniff
+from medgraft.intake.read import Limits, Study, Unreadable, guarded, sniff
+from medgraft.intake.readers import open_study
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "formats.md"

@@ -130,8 +130,8 @@ def test_a_crash_leaves_no_name_where_others_look(
 
 
 def test_copies_are_whole_and_name_nobody(tmp_path: Path) -> None:
-    from medgraft.intake import deidentify
-    from medgraft.intake.keys import Names
+    from medgraft.intake.private.copy import copy as write_copy
+    from medgraft.intake.private.keys import Names
 
     names, p = Names(b"k" * 32), kit.PLANTED
     pixels = kit.picture(1, 1, kit.BURNT)
@@ -139,7 +139,7 @@ def test_copies_are_whole_and_name_nobody(tmp_path: Path) -> None:
     second = kit.jpeg_dicom(tmp_path / "in" / "b.dcm", pixels, 1)
 
     def copy(file: Path) -> str:
-        return deidentify.copy(
+        return write_copy(
             file,
             tmp_path / "out",
             names,
@@ -171,7 +171,7 @@ def test_copies_are_whole_and_name_nobody(tmp_path: Path) -> None:
         one.pixel_array == expected
     ).all() and not two.file_meta.TransferSyntaxUID.is_compressed  # the JPEG's comment held a name
     dropped = pydicom.dcmread(
-        tmp_path / "out" / deidentify.copy(source, tmp_path / "out", names, "patient-0123", "case-c", None, [])
+        tmp_path / "out" / write_copy(source, tmp_path / "out", names, "patient-0123", "case-c", None, [])
     )
     assert (
         dropped.StudyDate == ""
@@ -187,14 +187,15 @@ def test_copies_are_whole_and_name_nobody(tmp_path: Path) -> None:
 def test_real_files_keep_their_pixels_and_lose_their_names(tmp_path: Path, name: str) -> None:
     from pydicom.data import get_testdata_file
 
-    from medgraft.intake import deidentify
-    from medgraft.intake.keys import Names
+    from medgraft.intake.private.copy import copy as write_copy
+    from medgraft.intake.private.keys import Names
+    from medgraft.intake.private.names import identity_words, words
 
     source = Path(str(get_testdata_file(name)))
     before = pydicom.dcmread(source)
-    said = set(deidentify.identity_words(before, nested=True))
+    said = set(identity_words(before, nested=True))
     boxes = [] if name == "CT_small.dcm" else [(0, 0, 10, 40)]
-    copy = tmp_path / deidentify.copy(source, tmp_path, Names(b"k" * 32), "patient-1", "case-1", 0, boxes)
+    copy = tmp_path / write_copy(source, tmp_path, Names(b"k" * 32), "patient-1", "case-1", 0, boxes)
     after = pydicom.dcmread(copy)
     old, new = before.pixel_array, after.pixel_array
     if boxes:
@@ -205,18 +206,15 @@ def test_real_files_keep_their_pixels_and_lose_their_names(tmp_path: Path, name:
     else:
         assert (old == new).all()
     left = {
-        w
-        for e in after.iterall()
-        if e.VR in ("PN", "LO", "SH", "CS", "AE", "IS", "DS")
-        for w in deidentify.words(str(e.value))
+        w for e in after.iterall() if e.VR in ("PN", "LO", "SH", "CS", "AE", "IS", "DS") for w in words(str(e.value))
     }
     assert not {w for w in said & left if len(w) > 5 or not w.isdigit()}
     assert not [e for e in after.iterall() if e.tag.is_private]
 
 
 def test_a_header_that_cannot_be_cleaned_is_refused(tmp_path: Path) -> None:
-    from medgraft.intake import deidentify
-    from medgraft.intake.keys import Names
+    from medgraft.intake.private.copy import copy as write_copy
+    from medgraft.intake.private.keys import Names
     from medgraft.intake.read import Unreadable
 
     source = kit.dicom(tmp_path / "a.dcm", kit.picture(1, 1), 0)
@@ -224,7 +222,7 @@ def test_a_header_that_cannot_be_cleaned_is_refused(tmp_path: Path) -> None:
     d.add_new(0x00281201, "OW", kit.PLANTED["family name"].encode())  # a name where a colour table belongs
     d.save_as(source)
     with pytest.raises(Unreadable, match="a name of its header remains in RedPaletteColorLookupTableData"):
-        deidentify.copy(source, tmp_path / "out", Names(b"k" * 32), "patient-1", "case-1", 0, [])
+        write_copy(source, tmp_path / "out", Names(b"k" * 32), "patient-1", "case-1", 0, [])
     assert not (tmp_path / "out").exists()
 
 
@@ -237,7 +235,7 @@ def test_the_whole_way_names_nobody(tmp_path: Path, medgraft: Command) -> None:
     """Scan with the text pass and copies, run, report in two languages, audit, predict: no planted string anywhere, nor
     a name in any picture.
     """
-    from medgraft.intake import text
+    from medgraft.intake.private import ocr, text
 
     pictures, _ = kit.plant(tmp_path, burnt=True)
     labels = pl.read_csv(pictures / "labels.csv").filter(
@@ -271,7 +269,7 @@ def test_the_whole_way_names_nobody(tmp_path: Path, medgraft: Command) -> None:
         ("clear", 12),
     ]
     for array in manifest["array_id"]:
-        found = text.read_frame(np.asarray(store.open_array(work / "data", array))[0, 0])
+        found = ocr.read_frame(np.asarray(store.open_array(work / "data", array))[0, 0])
         assert not [f for f in found if f.kind in text.NAMING]
     copies = sorted((work / "copies").rglob("*.dcm"))
     known = {
@@ -285,6 +283,6 @@ def test_the_whole_way_names_nobody(tmp_path: Path, medgraft: Command) -> None:
     }
     assert {(*p.relative_to(work / "copies").parts[:2], p.stem) for p in copies} == expected and len(copies) == 6
     for path in copies:
-        assert kit.BURNT not in " ".join(f.text.upper() for f in text.read_frame(pydicom.dcmread(path).pixel_array))
+        assert kit.BURNT not in " ".join(f.text.upper() for f in ocr.read_frame(pydicom.dcmread(path).pixel_array))
     others = pl.read_csv(work / "other" / "rejects.csv")
     assert others["reason"].str.contains("de-identified").any() or list((work / "othercopies").rglob("*.dcm"))

@@ -9,22 +9,23 @@ import ast
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "medgraft"
-GROUND = {"errors", "files", "config", "tables", "store", "datasets", "splits", "runs"}
-ACTS = {"simulate", "intake", "data", "models", "tasks", "engine", "stats", "report"}
+GROUND = {"errors", "progress", "files", "config", "tables", "store", "datasets", "splits", "runs"}
+ACTS = {"simulate", "export", "intake", "data", "models", "tasks", "engine", "stats", "report"}
 
 #: layer -> the parts of medgraft (dotted prefixes) it may import, besides itself
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(GROUND, GROUND),
     "simulate": GROUND,
-    "intake": GROUND,
+    "intake": GROUND | {"export"},  # a scan hands its frames out where it is asked to
+    "export": GROUND,
     "data": GROUND,
-    "models": {"errors", "files"},
+    "models": {"errors", "files", "progress"},
     "tasks": GROUND | {"models.heads", "data", "stats.metrics"},
     "engine": GROUND | {"intake", "data", "models", "tasks", "stats.metrics"},
     "stats": GROUND,
     "report": GROUND | {"stats"},
     "flow": GROUND | ACTS,  # the whole way, from a recipe to a report
-    "audit": GROUND | {"intake", "stats", "report"},  # from a data set to the page of its faults
+    "audit": GROUND | {"stats", "report"},  # from a data set to the page of its faults
     "cli": GROUND | ACTS | {"flow", "audit"},
     "__main__": GROUND | {"cli"},
     "__init__": set(),
@@ -41,7 +42,17 @@ TORCH = {
     "transformers",
     "captum",
 }
-WITHOUT_TORCH = GROUND | {"simulate", "intake", "stats", "report", "audit", "data.random", "__init__", "__main__"}
+WITHOUT_TORCH = GROUND | {
+    "simulate",
+    "intake",
+    "export",
+    "stats",
+    "report",
+    "audit",
+    "data.random",
+    "__init__",
+    "__main__",
+}
 
 
 def imported(path: Path, package: str) -> set[str]:

@@ -91,7 +91,7 @@ def _checked(values: dict[str, Any], **defaults: Any) -> dict[str, Any]:
 
 
 @app.command(
-    cls=_with_keys("medgraft.intake.scan:ScanOptions"),
+    cls=_with_keys("medgraft.intake.options:ScanOptions"),
     short_help="Raw studies and a label table become a data set.",
     epilog="Example: medgraft scan xrays labels=labels.csv patient=patient_number target=label out=datasets/xrays",
 )

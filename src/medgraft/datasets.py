@@ -15,6 +15,9 @@ from medgraft import store, tables
 from medgraft.errors import UserError
 from medgraft.files import disk_error, read_json, whole, write_json
 
+#: The number of the schema of a data set, ``format`` in its ``dataset.json``. Raise it when tables or fields are added.
+FORMAT = 2
+
 
 class Box(NamedTuple):
     """A box in pixels; bottom and right lie outside. What comes as x, y, width, height is turned into this here."""
@@ -28,6 +31,10 @@ class Box(NamedTuple):
     def from_xywh(cls, x: float, y: float, width: float, height: float) -> Box:
         """From the left upper corner and the sides, as label tables and JSON have it."""
         return cls(y, x, y + height, x + width)
+
+    def xywh(self) -> tuple[float, float, float, float]:
+        """Back to the left upper corner and the sides, for the JSON of ``annotations``; to the 1e-9th of a pixel."""
+        return self.left, self.top, round(self.right - self.left, 9), round(self.bottom - self.top, 9)
 
     def grown(self, margin: float) -> Box:
         """The box with a margin on every side; it may reach beyond the picture."""
@@ -64,7 +71,10 @@ class Dataset:
 
 
 def load_dataset(root: str | os.PathLike[str]) -> Dataset:
-    """Open a data set folder written by ``medgraft scan``."""
+    """Open a data set folder written by ``medgraft scan``.
+
+    Raises ``UserError`` where it is none, where a newer medgraft wrote it, or where a table lacks what is needed.
+    """
     root = Path(root)
     if not (root / "dataset.json").is_file():
         raise UserError(
@@ -73,20 +83,37 @@ def load_dataset(root: str | os.PathLike[str]) -> Dataset:
             fix="make one with `medgraft scan SOURCE out=DIR`",
         )
     info = read_json(root / "dataset.json")
+    _check_format(info, root)
     manifest = tables.read(root / "manifest.parquet", "manifest")
     frames = tables.read(root / "frames.parquet", "frames")
     return Dataset(root, info, manifest, frames, list(info.get("warnings", [])))
 
 
+def _check_format(info: Any, root: Path) -> None:
+    """Refuse what no version up to this one wrote; data sets without a number are older than it."""
+    if not isinstance(info, dict):
+        raise UserError("dataset.json is not that of a data set", case=str(root), fix="scan again")
+    number = info.get("format", 1)
+    if type(number) is not int or not 1 <= number <= FORMAT:
+        raise UserError(
+            f"its format is {number!r}, this version reads 1 to {FORMAT}",
+            case=str(root),
+            fix="update medgraft, or scan the studies with this version",
+        )
+
+
 def drawn_boxes(root: str | os.PathLike[str]) -> dict[str, list[Box]]:
-    """case_id -> boxes that people drew on its first frame (``annotations.parquet``); empty where the table is
-    absent.
+    """case_id -> boxes around findings on its first frame (``annotations.parquet``); empty where the table is absent.
+
+    Boxes around something else (a region of the screen, a clock, a structure) are left out. Older tables do not say
+    what a box is: there all are findings but those of a header.
     """
     path = Path(root) / "annotations.parquet"
     if not path.is_file():
         return {}
+    unsaid = pl.when(pl.col("author") == "header").then(pl.lit("region")).otherwise(pl.lit("finding"))
     rows = tables.read(path, "annotations").filter(
-        (pl.col("kind") == "box") & (pl.col("frame") == 0) & (pl.col("author") != "header")
+        (pl.col("kind") == "box") & (pl.col("frame") == 0) & (pl.col("what").fill_null(unsaid) == "finding")
     )
     found: dict[str, list[Box]] = {}
     for case, geometry in rows.select("case_id", "geometry").iter_rows():

@@ -6,10 +6,8 @@ arm; ``as=judged`` answers each study with the networks that had it in their tes
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import SimpleITK
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medgraft import config, runs, tables
 from medgraft.data.cases import Cases
 from medgraft.data.dataset import CaseDataset
-from medgraft.datasets import Dataset, load_dataset
+from medgraft.datasets import Dataset
 from medgraft.engine import features
 from medgraft.engine import plan as planning
 from medgraft.engine import predict as joined
@@ -33,8 +30,10 @@ from medgraft.engine.device import make_fabric
 from medgraft.engine.plan import Arm, Plan, Setting
 from medgraft.engine.session import Session
 from medgraft.errors import UserError
+from medgraft.export.masks import write_labels
 from medgraft.files import no_formula, read_json, write_text
-from medgraft.intake import keys, scan
+from medgraft.intake.private import keys
+from medgraft.intake.studies import read_like
 from medgraft.models.model import Model
 
 MOST = 1 << 30  # bytes of joined fields that are held at once, at most; one case is always held
@@ -133,7 +132,7 @@ def predict(root: Path, files: Sequence[Path], options: PredictOptions | None = 
     arm = choose(run, plan, options.model)
     members = members_of(run, plan, arm)
     with tempfile.TemporaryDirectory(prefix="medgraft-") as scratch:
-        dataset, rejected = read(files, Path(scratch), stored_with(run.info))
+        dataset, rejected = read_like(files, Path(scratch), stored_with(run.info))
         if options.identity == "code":
             table = options.out or Path("predictions.csv")
             dataset, rejected = _coded(dataset, rejected, Path(scratch), table)
@@ -190,51 +189,6 @@ def members_of(run: runs.Run, plan: Plan, arm: Arm) -> list[dict[str, Any]]:
             fix="finish it with `medgraft run`, or name another with model=",
         )
     return sorted(found, key=lambda r: (r["outer"], plan.seeds.index(r["seed"])))
-
-
-def read(files: Sequence[Path], scratch: Path, stored: Mapping[str, Any]) -> tuple[Dataset, list[dict[str, Any]]]:
-    """Scan files and folders, stored as the run's own data were, into a data set that lives as long as the
-    prediction.
-    """
-    source = scratch / "studies"
-    source.mkdir()
-    for index, file in enumerate(files):
-        target = source / (file.name if not (source / file.name).exists() else f"{index}_{file.name}")
-        try:
-            os.symlink(file.resolve(), target)
-        except OSError:  # no links on this system
-            import shutil
-
-            (shutil.copytree if file.is_dir() else shutil.copyfile)(file, target)
-    # The scratch folder lives as long as the prediction: names are put into codes where they leave it.
-    values = {
-        "out": scratch / "data",
-        "patient": "none",
-        "identity": "keep",
-        **stored,
-        "workers": 1,
-        "follow_links": True,
-    }
-    options = config.build(scan.ScanOptions, values)
-    try:
-        report = scan.scan(source, options)
-    except UserError as error:
-        if error.case != str(source):
-            raise
-        raise UserError(
-            error.cause, case=str(files[0]), fix=error.fix
-        ) from error  # the scratch folder means nothing to anybody
-    rejects: list[dict[str, Any]] = []
-    if (scratch / "data" / "rejects.csv").is_file():
-        with open(scratch / "data" / "rejects.csv", newline="", encoding="utf-8") as stream:
-            rejects = list(csv.DictReader(stream))
-    if not report.cases:
-        raise UserError(
-            rejects[0]["reason"] if rejects else "no study was found",
-            case=str(files[0]),
-            fix="see `medgraft scan --help` for the formats",
-        )
-    return load_dataset(scratch / "data"), rejects
 
 
 def _coded(
@@ -510,32 +464,9 @@ def _row(serve: Serving, row: int, said: Said, out: Path | None) -> dict[str, An
     answer = serve.task.answer(said.mean(), case, threshold=threshold)
     found: dict[str, Any] = {"study": line["case_id"]}
     if answer.labels is not None:
-        found["mask"] = _write_mask(answer.labels, line, (out or Path("predictions.csv")).with_suffix(""))
+        found["mask"] = write_labels(answer.labels, line, (out or Path("predictions.csv")).with_suffix("")).name
     flag = outside(line, serve.run.info["acquisition"])
     return {**found, **answer.columns, "flag": flag, "seen": serve.seen(row)}
-
-
-def _write_mask(labels: np.ndarray, line: dict[str, Any], folder: Path) -> str:
-    """A label map (value k for structure k) as NIfTI in the place of its source; returns its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    image = SimpleITK.GetImageFromArray(labels)
-    _place(image, line)
-    path = folder / f"{line['case_id']}_mask.nii.gz"
-    SimpleITK.WriteImage(image, str(path))
-    return path.name
-
-
-def _place(image: SimpleITK.Image, line: dict[str, Any]) -> None:
-    """Give a label map the place of its source: ``to_source`` maps (d, h, w) to the source's coordinates (LPS)."""
-    if line["to_source"] is None or line["kind"] != "volume":
-        return
-    affine = np.reshape(line["to_source"], (4, 4))
-    axes = affine[:3, [2, 1, 0]]  # SimpleITK counts w, h, d
-    spacing = np.linalg.norm(axes, axis=0)
-    with contextlib.suppress(RuntimeError):  # a source without an invertible geometry keeps voxel coordinates
-        image.SetDirection((axes / spacing).reshape(-1).tolist())
-        image.SetSpacing(spacing.tolist())
-        image.SetOrigin(affine[:3, 3].tolist())
 
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:

@@ -65,7 +65,9 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
         "frame": INT,  # -1 = every frame
         "kind": TEXT,  # box, line, point, polygon, time
         "geometry": TEXT,  # JSON, source pixels
-        "author": TEXT,
+        "author": TEXT,  # labels, header: a scan makes these rows anew; all others are kept
+        "what": TEXT,  # finding, region, clock, key, enhancement_start, wash_out, peak, structure; null = finding
+        "time_s": REAL,  # seconds from the first frame, where a time is meant; null = none
     },
     "predictions": {
         "cell": TEXT,
@@ -105,7 +107,7 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
 
 
 #: Columns that older tables lack; they are read as null.
-LATER = {"manifest": ("day", "region", "pixel_text")}
+LATER = {"manifest": ("day", "region", "pixel_text"), "annotations": ("what", "time_s")}
 
 
 def empty(name: str) -> pl.DataFrame:

@@ -11,10 +11,9 @@ import pytest
 from planted import ALTERED, Planted, body, brighter, jpeg, mirrored, resized
 
 from medgraft import audit, store
+from medgraft.audit import fingerprint, leaks
 from medgraft.errors import UserError
 from medgraft.files import read_json, write_json
-from medgraft.intake import audit as leaks
-from medgraft.intake import fingerprint
 
 
 def run(root: Path, **options: Any) -> dict[str, Any]:

@@ -35,8 +35,9 @@ from pydicom.uid import (
 from test_readers import LIMITS, load, refused, write_dicom, write_video
 
 from medgraft import datasets, store, tables
+from medgraft.intake.options import ScanOptions
 from medgraft.intake.read import Limits
-from medgraft.intake.scan import ScanOptions, scan
+from medgraft.intake.scan import scan
 
 COLOUR = Limits(colour=True)
 RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
@@ -348,7 +349,9 @@ def test_ultrasound_regions_become_boxes_of_the_header(tmp_path: Path) -> None:
     assert study.spacing[1:] == pytest.approx([0.4, 0.3])
     scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none", identity="keep"))
     rows = tables.read(tmp_path / "out" / "annotations.parquet", "annotations")
-    assert rows.select("case_id", "frame", "kind", "author").rows() == [("u", -1, "box", "header")] * 2
+    assert (
+        rows.select("case_id", "frame", "kind", "author", "what").rows() == [("u", -1, "box", "header", "region")] * 2
+    )
     import json
 
     first, second = map(json.loads, rows["geometry"])
@@ -407,7 +410,7 @@ def test_overlays_look_up_tables_and_objects_that_are_no_studies(tmp_path: Path)
 
 def test_a_series_with_copies_and_in_colour(tmp_path: Path, rng: np.random.Generator) -> None:
     """A slice that is there twice counts once; colour slices keep their channels; grey ones are given three."""
-    from medgraft.intake import dicom
+    from medgraft.intake.dicom import study as dicom
     from medgraft.intake.read import guarded
 
     rgb = rng.integers(0, 256, (3, 6, 7, 3), dtype=np.uint8)
@@ -427,7 +430,7 @@ def test_a_series_with_copies_and_in_colour(tmp_path: Path, rng: np.random.Gener
 
 
 def test_masks_as_bmp_and_tiff(tmp_path: Path) -> None:
-    from medgraft.intake.work import read_mask
+    from medgraft.intake.masks import read_mask
 
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for suffix in ("bmp", "tif"):

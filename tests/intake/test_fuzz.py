@@ -25,7 +25,8 @@ import numpy as np
 import pytest
 from fuzz import mutate, seeds
 
-from medgraft.intake.scan import ScanOptions, scan
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.scan import scan
 
 SCRIPT = Path(__file__).with_name("fuzz.py")
 FRAGILE = ("dicom jpeg lossless",)  # seeds whose decoder is isolated; the others must not crash

@@ -30,8 +30,10 @@ from test_readers import load, refused, write_dicom
 from medgraft.errors import UserError
 from medgraft.files import write_csv
 from medgraft.intake import labels, npz, plan
-from medgraft.intake.read import Limits, Unreadable
-from medgraft.intake.scan import ScanOptions, scan, write_rejects
+from medgraft.intake.compose import write_rejects
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.read import Limits, Reject, Unreadable
+from medgraft.intake.scan import scan
 
 SMALL = Limits(bytes=16 << 20)
 LINKS = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and sockets in the file system")
@@ -320,7 +322,7 @@ FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_spreadsheets_run_nothing(tmp_path: Path, formula: str) -> None:
-    write_rejects([labels.Reject(formula, formula, formula)], tmp_path / "rejects.csv")
+    write_rejects([Reject(formula, formula, formula)], tmp_path / "rejects.csv")
     frame = pl.DataFrame({"id": [formula, "plain"], formula: [1.5, -2.0]})
     write_csv(frame, tmp_path / "leaderboard.csv")
     for name in ("rejects.csv", "leaderboard.csv"):

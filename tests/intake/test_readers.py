@@ -17,8 +17,10 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from medgraft.intake import dicom, npz
-from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_study
+from medgraft.intake import npz
+from medgraft.intake.dicom import study as dicom
+from medgraft.intake.read import FORMATS, Limits, Study, Unreadable, guarded
+from medgraft.intake.readers import READERS, open_study, reader_of
 
 LIMITS = Limits()
 
@@ -409,3 +411,8 @@ def test_a_localiser_in_the_series_is_a_study_of_its_own(tmp_path: Path, rng: np
         )
     items, rejects, _ = discover(tmp_path, [f"{z}.dcm" for z in range(4)])
     assert [(i.reader, len(i.files)) for i in items] == [("dicom", 1), ("series", 3)] and not rejects
+
+
+def test_every_format_has_one_reader() -> None:
+    assert sorted(READERS) == sorted(form.name for form in FORMATS)
+    assert all(callable(reader_of(name)) for name in READERS)

@@ -26,7 +26,9 @@ from PIL import Image
 from medgraft import store, tables
 from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
-from medgraft.intake.scan import JOURNAL, ScanOptions, ScanReport, scan
+from medgraft.intake.journal import JOURNAL
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.scan import ScanReport, scan
 
 
 def picture(path: Path, seed: int = 0, shape: tuple[int, int] = (12, 16)) -> np.ndarray:
@@ -307,6 +309,49 @@ def test_names_are_codes_unless_said_otherwise(study: Path, tmp_path: Path) -> N
     )
 
 
+# ------------------------------------------------------------------------------------------ annotations
+
+
+def test_a_scan_keeps_what_others_drew_and_renews_its_own(study: Path, tmp_path: Path) -> None:
+    boxes = [{"x": n, "y": 2, "width": 4, "height": 5.5} for n in range(6)]
+    rows = pl.read_csv(study / "labels.csv").to_dicts()
+    table(study / "labels.csv", [{**row, **box} for row, box in zip(rows, boxes)])
+    options = {"labels": "labels.csv", "patient": "patient"}
+    _, dataset, _ = run(study, tmp_path / "out", **options)
+    path = dataset.root / "annotations.parquet"
+    first = tables.read(path, "annotations")
+    assert first["author"].to_list() == ["labels"] * 6 and json.loads(first["geometry"][3]) == boxes[3]
+    case = dataset.manifest["case_id"][0]
+    point = json.dumps({"x": 3, "y": 4})
+    by_hand = pl.DataFrame(
+        [
+            (case, 0, "box", json.dumps(boxes[0]), "reader 2", "finding", None),
+            (case, 0, "point", point, "reader 2", "structure", None),
+            ("a case that is gone", -1, "time", "{}", None, "peak", 12.5),
+        ],
+        schema=tables.SCHEMAS["annotations"],
+        orient="row",
+    )
+    tables.write(pl.concat([by_hand, first]), path, "annotations")
+    boxes[0]["x"] = 7
+    table(study / "labels.csv", [{**row, **box} for row, box in zip(rows[:5], boxes)])
+    for _ in range(2):
+        run(study, tmp_path / "out", **options)
+        second = tables.read(path, "annotations")
+        assert second.filter(pl.col("author") == "labels").height == 5
+        assert json.loads(second["geometry"][0])["x"] == 7
+        assert second.tail(3).equals(by_hand)
+
+
+def test_a_scan_never_writes_over_annotations_that_it_cannot_read(study: Path, tmp_path: Path) -> None:
+    run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    path = tmp_path / "out" / "annotations.parquet"
+    path.write_bytes(b"drawn for hours, then half copied")
+    with pytest.raises(UserError, match="move it away") as caught:
+        run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    assert "\n" not in str(caught.value) and path.read_bytes().startswith(b"drawn")
+
+
 # ------------------------------------------------------------------------------------------ layouts
 
 
@@ -321,6 +366,7 @@ def test_rsna_rows_are_collapsed_to_images(tmp_path: Path) -> None:
     boxes = tables.read(dataset.root / "annotations.parquet", "annotations")
     truth = pl.read_csv(tmp_path / "rsna" / "stage_2_train_labels.csv").drop_nulls("x")
     assert boxes.height == made.boxes == truth.height
+    assert set(boxes["what"]) == {"finding"} and boxes["time_s"].null_count() == boxes.height
     found = {(c, *json.loads(g).values()) for c, g in boxes.select("case_id", "geometry").iter_rows()}
     assert found == set(truth.select("patientId", "x", "y", "width", "height").iter_rows())
     (tmp_path / "rsna" / "patient_mapping.csv").unlink()
@@ -427,7 +473,8 @@ def content(out: Path) -> dict[str, Any]:
 SCRIPT = """
 import sys
 from pathlib import Path
-from medgraft.intake.scan import ScanOptions, scan
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.scan import scan
 if __name__ == "__main__":
     scan(Path(sys.argv[1]), ScanOptions(out=Path(sys.argv[2]), patient="none", name="x", workers=int(sys.argv[3])))
 """
@@ -514,7 +561,7 @@ def test_a_read_only_folder_is_named(study: Path, mounted: Path) -> None:
 
 
 def test_two_scans_at_once_are_refused(study: Path, tmp_path: Path) -> None:
-    from medgraft.intake.scan import Journal
+    from medgraft.intake.journal import Journal
 
     (tmp_path / "out").mkdir()
     with Journal(tmp_path / "out" / JOURNAL), pytest.raises(UserError, match="another scan"):
@@ -528,9 +575,9 @@ def test_a_study_that_kills_its_decoder_is_named_and_the_rest_goes_on(tmp_path: 
     from multiprocessing import connection
 
     from medgraft.intake import work
+    from medgraft.intake.jobs import results
     from medgraft.intake.plan import Item
     from medgraft.intake.read import Limits
-    from medgraft.intake.scan import _results
 
     os.mkfifo(tmp_path / "3.png")
     for n in (0, 1, 2, 4, 5, 6):
@@ -555,7 +602,7 @@ def test_a_study_that_kills_its_decoder_is_named_and_the_rest_goes_on(tmp_path: 
 
     killer = threading.Thread(target=kill_twice, daemon=True)
     killer.start()
-    records = {r["key"]: r for records in _results(tasks, 2) for r in records}
+    records = {r["key"]: r for records in results(tasks, 2) for r in records}
     killer.join(timeout=10)
     assert records.pop("3")["reject"]["reason"] == "its decoder crashed"
     assert sorted(records) == ["0", "1", "2", "4", "5", "6"] and all("study" in r for r in records.values())

@@ -19,9 +19,10 @@ from typing import Any
 
 import polars as pl
 
+from medgraft.datasets import Box
 from medgraft.errors import UserError
-from medgraft.intake.keys import shape_of
-from medgraft.intake.read import stem_of
+from medgraft.intake.private.keys import shape_of
+from medgraft.intake.read import Reject, stem_of
 
 TARGET_NAMES = ("label", "target", "class", "diagnosis", "outcome", "y")
 PATIENT_NAMES = ("patient", "patient_id", "patientid", "subject", "subject_id", "pid", "person", "mrn")
@@ -53,15 +54,6 @@ MOST_CLASSES_OF_NUMBERS = 10  # more distinct integers than this are a quantity
 
 
 @dataclass(frozen=True)
-class Reject:
-    """A line of ``rejects.csv``."""
-
-    source: str
-    reason: str
-    fix: str
-
-
-@dataclass(frozen=True)
 class Target:
     """What one label column holds. ``classes`` are sorted; ``positive`` is the class that scores speak of."""
 
@@ -74,11 +66,11 @@ class Target:
 
 @dataclass(frozen=True)
 class CaseLabels:
-    """What the labels say of one case, as text; ``boxes`` are (x, y, width, height) in source pixels."""
+    """What the labels say of one case, as text, and the boxes drawn on it, in source pixels."""
 
     values: dict[str, str]
     row: int = 0  # of the table, as a spreadsheet counts
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -317,12 +309,13 @@ def match(
     return Matched(rows, rejects, mapping, notes)
 
 
-def _box(row: dict[str, Any]) -> tuple[float, float, float, float] | None:
+def _box(row: dict[str, Any]) -> Box | None:
+    """The box of a label row (x, y, width, height); ``None`` where it has none."""
     try:
         x, y, width, height = (float(row[c]) for c in BOX_COLUMNS)
     except (TypeError, ValueError):
         return None
-    return (x, y, width, height)
+    return Box.from_xywh(x, y, width, height)
 
 
 def _key_column(table: pl.DataFrame, index: Index, given: str | None, reserved: list[str]) -> tuple[str, str]:

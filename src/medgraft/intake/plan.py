@@ -12,9 +12,7 @@ from typing import Any
 import polars as pl
 
 from medgraft.errors import UserError
-from medgraft.intake.keys import Names
-from medgraft.intake.labels import Reject
-from medgraft.intake.read import SUFFIXES, Unreadable, sniff, stem_of, suffix_of
+from medgraft.intake.read import SUFFIXES, Reject, Unreadable, sniff, stem_of, suffix_of
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
 
     ``frames`` as in ``ScanOptions``: whether the pictures of a folder are the frames of one video.
     """
-    from medgraft.intake.dicom import group_key
+    from medgraft.intake.dicom.header import group_key
     from medgraft.intake.volume import voxel_file
 
     items: list[Item] = []
@@ -262,32 +260,6 @@ def _videos_of(pictures: list[Item], asked: bool, source: Path) -> list[Item]:
 
 def _folders(series: dict[str, list[str]]) -> dict[str, set[str]]:
     return {part: {Path(m).parent.as_posix() for m in members} for part, members in series.items()}
-
-
-def unique_names(items: list[Item]) -> dict[str, str]:
-    """Item key -> case id: the stem where it is unique, else the path with its folders joined by ``_``."""
-    stems: dict[str, int] = defaultdict(int)
-    for item in items:
-        stems[item.stem] += 1
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for item in items:
-        base = item.stem if stems[item.stem] == 1 else stem_of(item.key).replace("/", "_")
-        name, number = base, 1
-        while name in taken:
-            number += 1
-            name = f"{base}-{number}"
-        taken.add(name)
-        names[item.key] = name
-    return names
-
-
-def coded_names(items: list[Item], outside: Names, dataset: str) -> dict[str, str]:
-    """Item key -> case id: a keyed code of the data set's name and the item's path.
-
-    Cases that share a stem or a folder look unrelated.
-    """
-    return {item.key: outside.of("case", f"{dataset}/{item.key}") for item in items}
 
 
 def mask_files(source: Path, masks: str, items: list[Item]) -> tuple[dict[str, str], list[Reject]]:

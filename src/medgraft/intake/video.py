@@ -17,7 +17,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from medgraft.intake.picture import channels_first
-from medgraft.intake.read import HEAD_BYTES, READERS, VIDEO, Limits, Study, Unreadable, sniff
+from medgraft.intake.read import FORMATS, HEAD_BYTES, VIDEOS, Limits, Study, Unreadable, sniff
 
 # Limited ("TV") range: 16 is black and 235 white. Expanded, so that stored values mean what a screen shows.
 _EXPAND = np.clip(np.round((np.arange(256) - 16) * 255.0 / 219.0), 0, 255).astype(np.uint8)
@@ -44,7 +44,7 @@ def decode_stream(data: bytes, codec: str, limits: Limits, study: Study) -> Iter
 
     Notes, times and the spacing in time go to ``study``. Raises ``Unreadable`` where the content is none of them.
     """
-    line = next((reader for reader in READERS if reader.function == VIDEO and reader.sniff(data[:HEAD_BYTES])), None)
+    line = next((form for form in FORMATS if form.name in VIDEOS and form.sniff(data[:HEAD_BYTES])), None)
     name = line.name if line is not None and line.name in ("mov", "mpeg", "mpegvideo", "mpegts") else codec
     if line is None and not data.startswith((b"\0\0\1", b"\0\0\0\1")):
         raise Unreadable("its coded video is neither bare nor in MP4 or MPEG", fix="export the video as MP4")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +12,12 @@ import numpy as np
 
 from medgraft import store
 from medgraft.errors import UserError
-from medgraft.intake.keys import code, coded
+from medgraft.intake.jobs import Job
+from medgraft.intake.masks import IGNORE, read_mask
 from medgraft.intake.plan import Item
-from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_with, reader_named, sniff
-
-IGNORE = 255  # mask value of pixels that nobody judged
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker does on its own. ``key`` names it in the journal, ``record`` does it and returns its line."""
-
-    key: str
-
-    @property
-    def fragile(self) -> bool:
-        """Whether it may bring its process down: then it is never done in the scan's own."""
-        return False
-
-    def record(self) -> dict[str, Any]:
-        raise NotImplementedError
+from medgraft.intake.private.keys import code, coded
+from medgraft.intake.read import Limits, Study, Unreadable, guarded
+from medgraft.intake.readers import open_as
 
 
 @dataclass(frozen=True)
@@ -54,20 +37,6 @@ class Task(Job):
 
     def record(self) -> dict[str, Any]:
         return read_item(self)
-
-
-def start_worker() -> None:
-    """End this worker with its parent, also when the parent is killed: an orphan would keep pipes open for ever."""
-    from multiprocessing import connection, parent_process
-
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-
-
-def read_items(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Records of several jobs; one message between processes."""
-    return [job.record() for job in jobs]
 
 
 def read_item(task: Task) -> dict[str, Any]:
@@ -106,7 +75,7 @@ def open_item(item: Item, limits: Limits) -> Study:
         study.notes.extend(item.notes)
         return study
     if item.reader == "series":
-        from medgraft.intake import dicom
+        from medgraft.intake.dicom import study as dicom
 
         try:
             return dicom.read_series([Path(f) for f in item.files], limits)
@@ -117,7 +86,7 @@ def open_item(item: Item, limits: Limits) -> Study:
                 f"a slice of the series cannot be read ({type(error).__name__})",
                 fix="copy the series again from its source",
             ) from error
-    return open_with(reader_named(item.reader), path, limits)
+    return open_as(item.reader, path, limits)
 
 
 def _archive_row(item: Item, limits: Limits) -> Study:
@@ -229,60 +198,3 @@ def _channels(task: Task, shape: tuple[int, ...], study: Study) -> np.ndarray:
 
 def _size(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def read_mask(path: Path, limits: Limits) -> tuple[np.ndarray, tuple[float, ...] | None]:
-    """A label map (D, H, W) of whole numbers, and for volumes its affine to patient coordinates."""
-    try:
-        reader = sniff(path)
-    except Unreadable as error:
-        raise Unreadable(f"mask: {error.cause}", fix=error.fix) from error
-    name = reader.name if reader else "unknown"
-    try:
-        if name in ("nifti", "metaimage", "nrrd"):
-            from medgraft.intake.volume import load_image, oriented
-
-            image, _, _ = load_image(path, limits)
-            array, _, affine = oriented(image)
-            return _whole(array), affine
-        if name in ("png", "bmp", "tiff"):
-            return _whole(_picture_labels(path, limits))[None], None
-    except Unreadable as error:
-        raise Unreadable(f"mask: {error.cause}", fix=error.fix) from error
-    except Exception as error:
-        raise Unreadable(
-            f"the mask cannot be decoded ({type(error).__name__}): damaged or truncated",
-            fix="copy it again from its source",
-        ) from error
-    raise Unreadable(f"a mask cannot be a {name} file", fix="store masks as PNG, BMP, TIFF, NIfTI, MHA or NRRD")
-
-
-def _picture_labels(path: Path, limits: Limits) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path, formats=("PNG", "BMP", "TIFF")) as picture:
-        if picture.width * picture.height > limits.pixels:
-            raise Unreadable(f"larger than {limits.pixels} pixels", fix="allow more with max_pixels=N")
-        pixels = np.asarray(picture)  # a palette picture gives its indices: those are the labels
-    if pixels.ndim == 3:
-        if not (pixels[..., :1] == pixels[..., :3]).all():
-            raise Unreadable("a colour picture", fix="store label numbers in one channel")
-        pixels = pixels[..., 0]
-    return pixels
-
-
-def _whole(array: np.ndarray) -> np.ndarray:
-    if array.dtype == bool:
-        return array.astype(np.uint8)
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.round(array)).all()):
-        raise Unreadable("values are not whole numbers", fix="store label numbers")
-    return array.astype(np.int64)
-
-
-def mask_values(path: str, limits: Limits) -> list[int]:
-    """The label values of one mask other than 0; empty when it cannot be read (the case is rejected later)."""
-    try:
-        labels, _ = read_mask(Path(path), limits)
-    except Unreadable:
-        return []
-    return [int(v) for v in np.unique(labels) if v != 0]

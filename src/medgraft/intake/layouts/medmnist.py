@@ -7,18 +7,14 @@ Images are (N, H, W), (N, H, W, 3) or, for volumes, (N, D, H, W). Labels are (N,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from medgraft.errors import UserError
 from medgraft.intake import npz
-from medgraft.intake.labels import Reject
+from medgraft.intake.options import ScanOptions
 from medgraft.intake.plan import Item, Plan
-from medgraft.intake.read import SUFFIXES, Unreadable, suffix_of
-
-if TYPE_CHECKING:
-    from medgraft.intake.scan import ScanOptions
+from medgraft.intake.read import SUFFIXES, Reject, Unreadable, suffix_of
 
 PARTS = ("train", "val", "test")
 SPLIT = "official_split"

@@ -9,16 +9,13 @@ an image, not a person; a file ``patient_mapping.csv`` (patientId, patient) tell
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from medgraft.errors import UserError
 from medgraft.intake import labels
+from medgraft.intake.options import ScanOptions
 from medgraft.intake.plan import Item, Plan, walk
-
-if TYPE_CHECKING:
-    from medgraft.intake.scan import ScanOptions
 
 IMAGES, LABELS, CLASSES = "stage_2_train_images", "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 MAPPING = "patient_mapping.csv"

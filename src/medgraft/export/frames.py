@@ -8,9 +8,7 @@ identity.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,20 +17,6 @@ from PIL import Image
 from medgraft import store
 from medgraft.errors import UserError
 from medgraft.files import disk_error
-from medgraft.intake.read import stem_of
-
-
-def video_names(keys: dict[str, str], coded: Callable[[str], str]) -> dict[str, tuple[str, int]]:
-    """Case id -> (tumour, number of the video), from the paths of the studies within the source (case id -> path)."""
-    cases: dict[str, list[str]] = defaultdict(list)
-    for case, key in sorted(keys.items(), key=lambda pair: pair[1]):
-        path = PurePosixPath(key)
-        stem = stem_of(path.name)
-        first, mark, last = stem.rpartition("_")
-        cases[path.parent.name or (first if mark and last.isdigit() else stem)].append(case)
-    return {
-        case: (coded(name), number) for name, members in cases.items() for number, case in enumerate(members, start=1)
-    }
 
 
 def write_frames(

@@ -1,6 +1,6 @@
 """What must not be in a data set: one picture under two names, one person in two roles, one case with two labels.
 
-``find`` looks at one data set, or two (an external test set), and gives findings, each with its severity:
+One data set is looked at, or two (an external test set); each finding has its severity:
 
     leak    a result on this data would be too good: mend it first
     check   a person should look
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from medgraft.audit import fingerprint
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
 from medgraft.files import read_json
-from medgraft.intake import fingerprint
 from medgraft.splits import ROLES
 
 Finding = dict[str, Any]
@@ -407,48 +407,3 @@ def _finding(kind: str, severity: str, n: int, **more: Any) -> Finding:
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Leaks first, then what to check, then notes."""
     return sorted(findings, key=lambda f: (SEVERITIES.index(f["severity"]), KINDS.index(f["kind"])))
-
-
-# ------------------------------------------------------------------------------------------ acquisition facts
-
-
-def acquisition(dataset: Dataset) -> dict[str, list[Any]]:
-    """Facts of how each case came to be, one list a fact: what the manifest knows and what ``facts=`` kept.
-
-    Text is a category. Numbers stay numbers; kept columns whose values are all numbers, more than ten of them, too.
-    """
-    frame = dataset.manifest
-    shapes, spacings, kinds = frame["shape"].to_list(), frame["spacing"].to_list(), frame["kind"].to_list()
-    spacings = [s or [None] * 3 for s in spacings]
-    days = frame["day"].to_list()
-    first = min((d for d in days if d is not None), default=0)
-    facts: dict[str, list[Any]] = {
-        "site": frame["site"].to_list(),
-        "device": frame["device"].to_list(),
-        "day": [None if d is None else d - first for d in days],
-        "kind": kinds,
-        "height": [s[2] for s in shapes],
-        "width": [s[3] for s in shapes],
-        "frames": [s[1] if k == "video" else None for s, k in zip(shapes, kinds)],
-        "slices": [s[1] if k == "volume" else None for s, k in zip(shapes, kinds)],
-        "pixel spacing": [s[1] for s in spacings],
-        "slice spacing": [s[0] if k == "volume" else None for s, k in zip(spacings, kinds)],
-        "frame time": [s[0] if k == "video" else None for s, k in zip(spacings, kinds)],
-        "darkest": frame["p005"].to_list(),
-        "brightest": frame["p995"].to_list(),
-    }
-    for column in (c for c in frame.columns if c.startswith("fact.")):
-        values = frame[column].to_list()
-        known = {v for v in values if v is not None}
-        numbers = {v: _number(v) for v in known}
-        numeric = len(known) > 10 and all(n is not None for n in numbers.values())
-        facts[column.removeprefix("fact.")] = [None if v is None else numbers[v] if numeric else v for v in values]
-    return {name: values for name, values in facts.items() if any(v is not None for v in values)}
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None
