@@ -436,6 +436,23 @@ def test_numbers_that_stand_together_share_their_decimals() -> None:
     ]
 
 
+def test_a_measure_that_only_a_task_brings_is_ranked_and_printed_rightly(tmp_path: Path) -> None:
+    summary = made()
+    told = {"direction": "lower", "decimals": 1, "unit": "px", "description": "how far off", "title": ["Gap", "间距"]}
+    summary["run"] |= {"primary_metric": "case.gap", "measures": {"gap": told}}
+    for k, model in enumerate(summary["models"]):
+        value = model["metrics"].pop("case.auc")
+        model["metrics"] = {"case.gap": value | {"value": 12.34 - k, "low": 8.0, "high": 20.0}}
+        model["rank"] = None
+    for pair in summary["pairs"]:
+        pair["metric"] = "case.gap"
+    view = View(summary, Text())
+    assert view.lower_is_better and [m["metrics"]["case.gap"]["value"] for m in view.judged] == [10.34, 11.34, 12.34]
+    said = _Page(written(tmp_path / "a", summary)).said
+    assert "ranks first: Gap 10.3 px (95 % interval 8.0 to 20.0 px;" in said and "how far off" in said
+    assert "间距 10.3 px（95% 置信区间" in _Page(written(tmp_path / "b", summary, lang="zh")).said
+
+
 def test_trivial_baseline_stands_on_the_first_screen_and_takes_no_rank(tmp_path: Path) -> None:
     summary = made()
     summary["run"] |= {"kind": "image", "baseline": {"facts": ["height"], "auc": 0.60, "low": 0.55, "high": 0.66}}

@@ -15,6 +15,8 @@ from typing import Any, TypeGuard
 
 from medgraft.errors import UserError
 from medgraft.report.audit_text import AUDIT
+from medgraft.stats import metrics
+from medgraft.stats.metrics import Scale
 
 LANGUAGES = ("en", "zh")
 
@@ -909,28 +911,6 @@ METRICS: dict[str, tuple[str, str, str, str]] = {
     ),
 }
 
-#: Measures of which a smaller value is better.
-LOWER_IS_BETTER = {"brier", "ece", "mae", "rmse", "hd95", "log_loss"}
-#: Measures that live between 0 and 1 (R2 below) and are written with two decimals.
-_TWO_DECIMALS = {
-    "squared_correlation",
-    "auc",
-    "auprc",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "precision",
-    "f1",
-    "r2",
-    "dice",
-    "iou",
-    "correlation",
-    "calibration_slope",
-    "calibration_intercept",
-}
-_THREE_DECIMALS = {"brier", "ece"}
-
 #: How names of networks are written in prose; anything else is written as the user named it.
 MODEL_NAMES = {
     "efficientnet_lite0": "EfficientNet-Lite0",
@@ -1007,6 +987,7 @@ class Text:
             )
         self.language = language
         self._index = LANGUAGES.index(language)
+        self._measures: dict[str, dict[str, Any]] = {}
 
     def __call__(self, key: str, **values: Any) -> str:
         text = STRINGS[key][self._index]
@@ -1014,6 +995,25 @@ class Text:
 
     def has(self, key: str) -> bool:
         return key in STRINGS
+
+    # --- measures ---
+
+    def learn(self, measures: Any) -> None:
+        """Take what a run says of its measures (``run.measures``), so that one which only its task knows is told too."""
+        if isinstance(measures, dict):
+            self._measures |= {str(k): v for k, v in measures.items() if isinstance(v, dict)}
+
+    def scale(self, name: str) -> Scale:
+        """Direction, decimals and unit of a measure by its printed name; by size and more is better where none says."""
+        base = split_metric(name)[1]
+        average, _, stem = base.partition("_")
+        for candidate in (base, stem if average in _AVERAGES else base):
+            if candidate in self._measures:
+                told = self._measures[candidate]
+                return Scale(told.get("direction"), told.get("decimals"), str(told.get("unit") or ""))
+            if (known := metrics.scale(candidate)) is not None:
+                return known
+        return Scale()
 
     # --- numbers ---
 
@@ -1025,17 +1025,8 @@ class Text:
 
     def decimals(self, values: Sequence[float], metric: str = "") -> int:
         """Decimals that numbers shown together share: by their measure, else by the largest; one more where a bound would print as zero."""
-        base = split_metric(metric)[1]
-
-        def among(names: set[str]) -> bool:
-            return any(base == n or base.endswith(f"_{n}") or base.startswith(f"{n}_") for n in names)
-
-        size = max(abs(v) for v in values)
-        if among(_THREE_DECIMALS):
-            found = 3
-        elif among(_TWO_DECIMALS):
-            found = 2
-        else:
+        found, size = self.scale(metric).decimals, max(abs(v) for v in values)
+        if found is None:
             found = (
                 0
                 if size >= 1000
@@ -1086,7 +1077,8 @@ class Text:
         if known is None and base.partition("_")[0] in _AVERAGES:
             word, _, stem = base.partition("_")
             known = METRICS.get(stem)
-        title = known[self._index] if known else clean(base, 40)
+        own = (self._measures.get(base) or {}).get("title") or (base, base)  # of a measure that only its task knows
+        title = known[self._index] if known else clean(own[self._index], 40)
         if known and word:
             title = f"{_AVERAGES[word][self._index]} {title}"
         return (
@@ -1107,7 +1099,7 @@ class Text:
         for candidate in (base, *(re.sub(f"^{word}_|_{word}$", "", base) for word in ("pooled", "macro", "micro"))):
             if candidate in METRICS:
                 return METRICS[candidate][2 + self._index]
-        found = registry.get(base) or registry.get(name)
+        found = registry.get(base) or registry.get(name) or (self._measures.get(base) or {}).get("description")
         return clean(found) if found and self.language == "en" else self("glossary_own")
 
     def model_name(self, model: Any) -> str:

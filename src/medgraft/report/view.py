@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.report.text import LOWER_IS_BETTER, Text, clean, finite, split_metric
+from medgraft.report.text import Text, clean, finite, split_metric
 from medgraft.stats.intervals import limits, patient_counts
 
 RESAMPLES = 2000
@@ -110,6 +110,7 @@ class View:
     def __init__(self, summary: dict[str, Any], text: Text) -> None:
         self.summary, self.text = summary, text
         self.run: dict[str, Any] = summary.get("run") or {}
+        text.learn(self.run.get("measures"))
         self.models: list[dict[str, Any]] = list(summary.get("models") or [])
         self.by_id = {m["id"]: m for m in self.models}
         self.level = str(self.run.get("level") or "case")
@@ -158,8 +159,7 @@ class View:
 
     @property
     def lower_is_better(self) -> bool:
-        base = split_metric(self.primary)[1]
-        return base in LOWER_IS_BETTER or base.rpartition("_")[2] in LOWER_IS_BETTER
+        return self.text.scale(self.primary).direction == "lower"
 
     def estimate(self, model: dict[str, Any], name: str) -> dict[str, Any]:
         return (model.get("metrics") or {}).get(name) or {}
@@ -236,9 +236,10 @@ class View:
 
     def measure_unit(self, name: str) -> str:
         """The unit that numbers of a measure are followed by."""
-        _, base, part = split_metric(name)
-        unit = self.unit_of(part) if part else self.value_unit
-        return f"\u00a0{unit}" if unit and base in ("mae", "rmse", "bias") else ""
+        part, unit = split_metric(name)[2], clean(self.text.scale(name).unit, 20)
+        if unit == "target":
+            unit = self.unit_of(part) if part else self.value_unit
+        return f"\u00a0{unit}" if unit else ""
 
     @property
     def error_unit(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from medgraft.stats.compare import difference, holm
 from medgraft.stats.intervals import bootstrap
 from medgraft.stats.judged import Judged, Question
-from medgraft.stats.metrics import METRICS, for_task
+from medgraft.stats.metrics import better, for_task
 
 Entry = dict[str, Any]
 
@@ -127,7 +127,7 @@ def _compared(
                 **options,
             )[name]
         )
-    higher = METRICS[name].higher_is_better is not False
+    higher = better(name) != "lower"
     found = difference(intervals[0], intervals[1], higher, options.get("confidence", 0.95))
     low, high = (found.low, found.high) if higher else (-found.high, -found.low)
     return {

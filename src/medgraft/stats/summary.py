@@ -22,7 +22,7 @@ from medgraft.stats.claims import verdicts
 from medgraft.stats.compare import Difference, delong_test, difference, holm
 from medgraft.stats.intervals import MINIMUM_PATIENTS, Interval, bootstrap, rank_intervals
 from medgraft.stats.judged import ID, Judged, Question, by_patient, collect, inner_parts, question
-from medgraft.stats.metrics import METRICS, for_task, overlap, point
+from medgraft.stats.metrics import METRICS, better, for_task, overlap, point, sign, told
 from medgraft.stats.roc import roc
 
 FEW_PATIENTS = 50  # below it intervals are rough
@@ -117,6 +117,7 @@ def summarise(
         "stats_seed": seed,
         "pooled": "pooled over the outer test folds",
         "primary_metric": primary,
+        "measures": told(name.split(".")[1] for model in models for name in model["metrics"]),
         "majority": _majority(asked, by_case),
         **({"negatives": {"column": run["negatives"]["column"]}} if run.get("negatives") else {}),
         "warnings": list(dict.fromkeys(warnings)),
@@ -312,7 +313,7 @@ def _beside(
         if kinds and asked.task == "binary":
             model["against"] = against_kinds(answers, kinds, threshold, options)
         if name in with_views and name in clean:
-            higher = METRICS[asked.primary].higher_is_better is not False
+            higher = better(asked.primary) != "lower"
             model["clean"] = clean_view(asked, answers, clean[name], threshold, for_task(asked.task), higher, options)
         if name in pointed:
             model["looks_at"] = pointed[name]
@@ -334,7 +335,7 @@ def _compare(
     warnings: list[str],
 ) -> tuple[list[Entry], dict[str, dict[str, int]]]:
     """All pairs on the primary metric with Holm over the family, and the rank of each model with its interval."""
-    higher = METRICS[asked.primary].higher_is_better is not False
+    higher = better(asked.primary) != "lower"
     ids = [name for name in judged if not np.isnan(intervals[name].value)]
     ids.sort(key=lambda name: intervals[name].value, reverse=higher)  # the better one of a pair comes first
     cases = {name: set(judged[name].cases.tolist()) for name in ids}
@@ -442,11 +443,10 @@ def _models(
                 "load": {k: load.get(k) for k in ("loaded", "share", "source", "accuracy")} if load else None,
             }
         )
-    sign = -1.0 if METRICS[asked.primary].higher_is_better is not False else 1.0
 
     def key(entry: Entry) -> tuple[bool, bool, float, str]:
-        value = entry["metrics"].get(primary, {}).get("value", float("nan"))
-        return not entry["metrics"], bool(np.isnan(value)), 0.0 if np.isnan(value) else sign * value, entry["id"]
+        value = sign(asked.primary) * entry["metrics"].get(primary, {}).get("value", float("nan"))
+        return not entry["metrics"], bool(np.isnan(value)), 0.0 if np.isnan(value) else -value, entry["id"]
 
     return sorted(entries, key=key)
 
