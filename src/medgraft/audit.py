@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from medgraft import __version__
+from medgraft import __version__, notices
 from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
 from medgraft.files import write_json
@@ -118,7 +118,7 @@ def audit(root: Path, options: AuditOptions) -> AuditReport:
         "patients": dataset.manifest["patient_id"].n_unique(),
         "patients_known": dataset.patients_known,
         "kinds": dict(sorted(Counter(dataset.manifest["kind"].to_list()).items())),
-        "warnings": dataset.warnings,
+        "warnings": notices.to_json(dataset.warnings),
         "parts": [{"name": p.name, "roles": dict(sorted(Counter(r for r in p.roles if r).items()))} for p in parts],
         "findings": findings,
         "targets": [{"name": t, **_classes(dataset, t, parts)} for t in dataset.targets],

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from medgraft import store, tables
+from medgraft import notices, store, tables
 from medgraft.errors import UserError
 from medgraft.files import disk_error, read_json, whole, write_json
+from medgraft.notices import Notice
 
 
 class Box(NamedTuple):
@@ -51,7 +52,7 @@ class Dataset:
     info: dict[str, Any]
     manifest: pl.DataFrame
     frames: pl.DataFrame
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
     @property
     def targets(self) -> list[str]:
@@ -75,7 +76,7 @@ def load_dataset(root: str | os.PathLike[str]) -> Dataset:
     info = read_json(root / "dataset.json")
     manifest = tables.read(root / "manifest.parquet", "manifest")
     frames = tables.read(root / "frames.parquet", "frames")
-    return Dataset(root, info, manifest, frames, list(info.get("warnings", [])))
+    return Dataset(root, info, manifest, frames, [notices.from_json(w) for w in info.get("warnings", [])])
 
 
 def drawn_boxes(root: str | os.PathLike[str]) -> dict[str, list[Box]]:
@@ -151,7 +152,7 @@ def joined(home: Dataset, other: Path | None, folder: Path) -> Dataset:
         }
         for name, facts in home.info.get("targets", {}).items()
     }
-    warnings = list(dict.fromkeys([*home.warnings, *away.warnings]))
+    warnings = notices.to_json([*home.warnings, *away.warnings])
     patient = "none" if "none" in (home.info.get("patient"), away.info.get("patient")) else home.info.get("patient")
     identity = {d.info.get("identity") for d in (home, away)}
     info = {

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from medgraft import config, runs, splits
+from medgraft import config, notices, runs, splits
 from medgraft.config import ArmConfig, Recipe
 from medgraft.datasets import EXTERNAL, Dataset, staged
 from medgraft.engine import fit
@@ -200,11 +200,13 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Context, runs.Run]:
             "device": str(fabric.device),
             "acquisition": acquisition(manifest),
             "unlabelled": len(dataset.manifest) - len(used),
-            "warnings": [
-                *(config.COMPAT[name] for name in recipe.compat),
-                *dataset.warnings,
-                *splits.same_pixels_in_two_roles(manifest, context.outer),
-            ],
+            "warnings": notices.to_json(
+                [
+                    *(config.COMPAT[name] for name in recipe.compat),
+                    *dataset.warnings,
+                    *splits.same_pixels_in_two_roles(manifest, context.outer),
+                ]
+            ),
             **({"negatives": kinds_of_negatives(context, manifest)} if recipe.negatives else {}),
         },
     )

@@ -23,6 +23,7 @@ from medgraft import __version__
 from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
 from medgraft.files import disk_error, read_json, write_text
+from medgraft.notices import from_json
 from medgraft.report import beside, figures
 from medgraft.report.gallery import Gallery
 from medgraft.report.text import Text, clean, finite, split_metric
@@ -58,9 +59,8 @@ def build(run_dir: Path | str, *, lang: str = "en") -> Path:
             fix="run `medgraft report` again after the statistics are made",
         )
     run = {**facts, **(summary.get("run") or {})}
-    run["warnings"] = list(
-        dict.fromkeys([*listed(facts.get("warnings")), *listed((summary.get("run") or {}).get("warnings"))])
-    )
+    said = [*listed(facts.get("warnings")), *listed((summary.get("run") or {}).get("warnings"))]
+    run["warnings"] = list(dict.fromkeys(map(from_json, said)))
     dataset = _dataset(run_dir, facts)
     if dataset is not None and not run.get("units"):
         described = dataset.info.get("targets") or {}

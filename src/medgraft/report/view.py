@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from medgraft.notices import from_json
 from medgraft.report.text import Text, clean, finite, split_metric
 from medgraft.stats.intervals import limits, patient_counts
 
@@ -215,7 +216,7 @@ class View:
     @cached_property
     def patients_unknown(self) -> bool:
         return self.run.get("patient") == "none" or any(
-            "patient=none" in str(w).replace(" ", "") for w in listed(self.run.get("warnings"))
+            from_json(w).kind in ("patient_none", "patients_unknown") for w in listed(self.run.get("warnings"))
         )
 
     @property
@@ -705,7 +706,7 @@ class View:
 
     def state(self, model: dict[str, Any]) -> str:
         """'not run: weights absent' and its kin."""
-        state, reason = str(model.get("state") or ""), str(model.get("reason") or "")
+        state, reason = str(model.get("state") or ""), model.get("reason")
         kind = (
             "state_failed"
             if state.startswith("failed")

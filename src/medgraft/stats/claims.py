@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from medgraft.notices import Notice, notice, to_json
 from medgraft.stats.compare import difference, holm
 from medgraft.stats.intervals import bootstrap
 from medgraft.stats.judged import Judged, Question
@@ -47,16 +48,15 @@ def _verdict(
     options: dict[str, Any],
 ) -> Entry:
     found: list[Entry] = []
-    absent: dict[str, str] = {}
+    absent: dict[str, Notice] = {}
     pairs = chosen_pairs(claim, models)
     unknown = [m for m in claim.get("metrics") or [] if m not in for_task(asked.task)]
     names = [m for m in claim.get("metrics") or [asked.primary] if m not in unknown]
     for a, b in pairs:
         gone = [m for m in (a, b) if m["id"] not in judged]
         for model in gone:
-            absent[model["id"]] = ": ".join(
-                filter(None, [str(model.get("state") or "not run"), str(model.get("reason") or "")])
-            )
+            state = [str(model.get("state") or "not run"), *([str(model["reason"])] if model.get("reason") else [])]
+            absent[model["id"]] = notice("arm_without_result", model=model["id"], state=": ".join(state))
         if not gone:
             found += [_compared(asked, judged[a["id"]], judged[b["id"]], thresholds, name, options) for name in names]
     for entry, adjusted in zip(found, holm([entry["p"] for entry in found])):
@@ -64,16 +64,12 @@ def _verdict(
     alpha = 1 - options.get("confidence", 0.95)
     shown = [e for e in found if e["p_holm"] < alpha]
     if not pairs:
-        verdict, reason = "not run", "the run holds no such arms"
+        verdict, reason = "not run", [notice("no_such_arms")]
     elif not found:
-        reason = (
-            f"the measure is not taken here: {', '.join(unknown)}"
-            if unknown and not names
-            else "; ".join(f"{k}: {v}" for k, v in absent.items())
-        )
+        reason = [notice("measures_not_taken", measures=unknown)] if unknown and not names else [*absent.values()]
         verdict = "not run"
     else:
-        reason = "; ".join([*(f"{k}: {v}" for k, v in absent.items()), *(f"no measure {m} here" for m in unknown)])
+        reason = [*absent.values(), *(notice("no_measure", measure=m) for m in unknown)]
         against = sum(e["difference"] < 0 for e in shown)
         if against:
             verdict = "contradicted" if against == len(shown) else "mixed"
@@ -86,7 +82,7 @@ def _verdict(
         "source": str(claim.get("source") or ""),
         "published": str(claim.get("published") or ""),
         "verdict": verdict,
-        "reason": reason,
+        "reason": to_json(reason),
         "comparisons": found,
     }
 

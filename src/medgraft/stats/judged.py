@@ -15,6 +15,7 @@ import polars as pl
 from scipy import sparse
 
 from medgraft.errors import UserError
+from medgraft.notices import Notice, notice
 from medgraft.stats.metrics import labelled_rows
 
 ID = pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id")
@@ -141,15 +142,12 @@ def collect(
     cells: pl.DataFrame,
     asked: Question,
     run: dict[str, Any],
-    warnings: list[str],
+    warnings: list[Notice],
 ) -> dict[str, Judged]:
     """Every model's answers on the test parts, by id. Appends to ``warnings`` what was left out and why."""
     refits = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).with_columns(ID)
     twice = refits.group_by("id", "outer", "seed").len().filter(pl.col("len") > 1).sort("id")
-    warnings += [
-        f"{i}: fold {o} was refitted {n} times with seed {s}; the refits are averaged like seeds"
-        for i, o, s, n in twice.rows()
-    ]
+    warnings += [notice("refitted_again", model=i, fold=int(o), n=int(n), seed=int(s)) for i, o, s, n in twice.rows()]
     rows = _rows(predictions.filter(pl.col("split") == "test"), measures, asked).join(
         refits.select("id", "outer", "seed", pl.col("hash").alias("cell")), on="cell"
     )
@@ -237,7 +235,9 @@ def _rows(predictions: pl.DataFrame, measures: pl.DataFrame, asked: Question) ->
     )
 
 
-def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any], warnings: list[str]) -> Judged | None:
+def _arrays(
+    name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any], warnings: list[Notice]
+) -> Judged | None:
     """Arrays of one model from its rows; None when no labelled case is left."""
     # A case that stands in the test part of several folds (repeated cross-validation) makes rows like further seeds.
     rows = rows.sort("seed", "outer", "cell", "case_id", "column", "part")
@@ -264,17 +264,17 @@ def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any],
     names = [f"{seed}" if again == 0 else f"{seed} (repeat {again + 1})" for seed, again in repeats]
     for i in np.flatnonzero(~kept):
         warnings.append(
-            f"{name}: seed {names[i]} judged {whole[i].sum()} of {whole.sum(axis=1).max()} cases and is left out"
+            notice("seed_left_out", model=name, seed=names[i], n=int(whole[i].sum()), all=int(whole.sum(axis=1).max()))
         )
     common = whole[kept].all(axis=0)
     if (lost := int(whole[kept].any(axis=0).sum() - common.sum())) > 0:
-        warnings.append(f"{name}: {lost} cases were not judged by every seed and are left out")
+        warnings.append(notice("cases_left_out", model=name, n=lost))
     patients = _patients(rows, cases, run)
     y_true, common = _truth(labels, common, asked, name, warnings)
     if y_true is not None:
         common = common & labelled_rows(y_true)
     if not common.any():
-        warnings.append(f"{name}: no labelled case was judged")
+        warnings.append(notice("no_labelled_case", model=name))
         return None
     pred = y_pred if asked.task == "segmentation" else y_pred[..., 0]
     if asked.task in ("binary", "regression"):
@@ -296,15 +296,19 @@ def _arrays(name: str, rows: pl.DataFrame, asked: Question, run: dict[str, Any],
     if holes.any():
         bad = rows.filter(pl.col("y_pred").is_nan() & pl.col("case_id").is_in(judged.cases[holes].tolist()))
         warnings.append(
-            f"{name}: the score of {int(holes.sum())} cases is not a number (cells "
-            f"{', '.join(sorted(bad['cell'].unique().to_list()))}; "
-            f"first case {judged.cases[holes][0]}), so no metric is given"
+            notice(
+                "not_a_number",
+                model=name,
+                n=int(holes.sum()),
+                cells=sorted(bad["cell"].unique().to_list()),
+                case=str(judged.cases[holes][0]),
+            )
         )
     return judged
 
 
 def _truth(
-    labels: np.ndarray, common: np.ndarray, asked: Question, name: str, warnings: list[str]
+    labels: np.ndarray, common: np.ndarray, asked: Question, name: str, warnings: list[Notice]
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Labels in the shape of the task; cases whose multi-class truth is no single class are left out."""
     if asked.task == "segmentation":
@@ -316,9 +320,7 @@ def _truth(
     known = ~np.isnan(labels).any(axis=1)
     single = known & ((labels == 1).sum(axis=1) == 1)
     if (odd := int((known & ~single & common).sum())) > 0:
-        warnings.append(
-            f"{name}: {odd} cases have no single true class among {', '.join(asked.classes)} and are left out"
-        )
+        warnings.append(notice("no_single_class", model=name, n=odd, classes=list(asked.classes)))
     return np.where(single, labels.argmax(axis=1), np.nan), common & single
 
 

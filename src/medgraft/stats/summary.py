@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from medgraft.files import write_csv, write_json
+from medgraft.notices import Notice, from_json, notice, of_state, to_json
 from medgraft.stats.beside import against_kinds, clean_view, majority_share, pointing_game
 from medgraft.stats.calibration import reliability, slope_and_intercept
 from medgraft.stats.claims import verdicts
@@ -67,7 +68,7 @@ def summarise(
 
     Raises ``UserError`` when the tables hold nothing that can be judged.
     """
-    warnings: list[str] = [str(w) for w in run.get("warnings") or []]
+    warnings = [from_json(w) for w in run.get("warnings") or []]
     options: dict[str, Any] = {
         "resamples": resamples,
         "confidence": confidence,
@@ -88,7 +89,7 @@ def summarise(
         intervals[name] = found[asked.primary]
     _warn_data(asked, judged, intervals, run, options["unit"], warnings)
     for name in judged:
-        _warn_model(name, asked, judged[name], intervals[name], metrics[name][primary], options["unit"], warnings)
+        _warn_model(name, asked, judged[name], intervals[name], warnings)
     pairs, ranks = _compare(asked, judged, intervals, level, options, warnings)
     models = _models(asked, cells, run, metrics, ranks, primary, warnings)
     inner = _inner_scores(asked, predictions, measures, cells, run)
@@ -120,7 +121,7 @@ def summarise(
         "measures": told(name.split(".")[1] for model in models for name in model["metrics"]),
         "majority": _majority(asked, by_case),
         **({"negatives": {"column": run["negatives"]["column"]}} if run.get("negatives") else {}),
-        "warnings": list(dict.fromkeys(warnings)),
+        "warnings": to_json(warnings),
     }
     return {
         "run": facts,
@@ -140,7 +141,7 @@ def summarise(
 
 
 def _level(
-    asked: Question, by_case: dict[str, Judged], run: dict[str, Any], warnings: list[str]
+    asked: Question, by_case: dict[str, Judged], run: dict[str, Any], warnings: list[Notice]
 ) -> tuple[str, dict[str, Judged]]:
     """The level at which the numbers stand, and the answers at it."""
     wanted = str(run.get("level") or "case")
@@ -149,12 +150,9 @@ def _level(
         whole = {name: answers for name, answers in patients.items() if answers is not None}
         if len(whole) == len(patients):
             return "patient", whole
-        warnings.append(
-            "labels are said to live on patients but differ within some patient, so the numbers stand at the level of "
-            "cases"
-        )
+        warnings.append(notice("labels_differ"))
     elif wanted == "study":
-        warnings.append("labels live on studies; every number stands at the level of cases")
+        warnings.append(notice("labels_on_studies"))
     return "case", by_case
 
 
@@ -294,7 +292,7 @@ def _beside(
     models: list[Entry],
     by_case: dict[str, Judged],
     options: dict[str, Any],
-    warnings: list[str],
+    warnings: list[Notice],
 ) -> None:
     """Add to each model what stands beside its numbers, at the level of cases: ``against``, ``clean``, ``looks_at``."""
     kinds = (run.get("negatives") or {}).get("kinds") or {}
@@ -332,7 +330,7 @@ def _compare(
     intervals: dict[str, Interval],
     level: str,
     options: dict[str, Any],
-    warnings: list[str],
+    warnings: list[Notice],
 ) -> tuple[list[Entry], dict[str, dict[str, int]]]:
     """All pairs on the primary metric with Holm over the family, and the rank of each model with its interval."""
     higher = better(asked.primary) != "lower"
@@ -378,7 +376,7 @@ def _compare(
         pair["p_holm"] = float(adjusted)
     everywhere = set.intersection(*cases.values()) if cases else set()
     if len(ids) > 1 and not everywhere:
-        warnings.append("no case was judged by every model, so there are no ranks")
+        warnings.append(notice("no_common_case"))
     if not everywhere:
         return pairs, {}
     same = [on(name, everywhere) for name in ids]
@@ -398,7 +396,7 @@ def _models(
     metrics: dict[str, dict[str, Entry]],
     ranks: dict[str, dict[str, int]],
     primary: str,
-    warnings: list[str],
+    warnings: list[Notice],
 ) -> list[Entry]:
     """One entry for each model id in ``cells``, best first, those without a result last."""
     facts: dict[str, Entry] = run.get("cell_facts") or {}
@@ -408,19 +406,18 @@ def _models(
     ):
         refits = part.filter(pl.col("inner") == -1)
         done = refits.filter(pl.col("state") == "done")
-        state, reason = "done", ""
+        state, reason = "done", None
         if name not in metrics:
             waiting = refits if len(refits) else part
             states = waiting["state"].to_list()
-            state, _, reason = next((s for s in states if s.startswith(("not run", "failed"))), states[0]).partition(
-                ":"
-            )
+            state, reason = of_state(next((s for s in states if s.startswith(("not run", "failed"))), states[0]))
             if state == "done":
-                state, reason = "failed", "no labelled case of its test parts was judged"
+                state, reason = "failed", notice("none_labelled")
         elif len(done) < len(refits):
             others = sorted(set(refits.filter(pl.col("state") != "done")["state"].to_list()))
-            reason = f"{len(done)} of {len(refits)} refits are done; the others: {', '.join(others)}"
-            warnings.append(f"{name}: {reason}")
+            counts = {"n": len(done), "all": len(refits), "states": others}
+            reason = notice("part_done", **counts)
+            warnings.append(notice("model_part_done", model=name, **counts))
         own = [facts[h] for h in part["hash"].to_list() if h in facts]
         refit_facts = [facts[h] for h in refits["hash"].to_list() if h in facts]
         details = next((f["reason"] for f in refit_facts if f.get("reason")), "")
@@ -432,8 +429,8 @@ def _models(
                 "model": part["model"][0],
                 "start": part["start"][0],
                 "strategy": part["strategy"][0],
-                "state": state.strip(),
-                "reason": reason.strip(),
+                "state": state,
+                "reason": to_json([reason])[0] if reason else None,
                 "details": str(details),
                 "parameters": next((f["parameters"] for f in refit_facts if f.get("parameters") is not None), None),
                 "metrics": metrics.get(str(name), {}),
@@ -474,47 +471,35 @@ def _warn_data(
     intervals: dict[str, Interval],
     run: dict[str, Any],
     unit: str,
-    warnings: list[str],
+    warnings: list[Notice],
 ) -> None:
     """What is wrong with the cases themselves, said once."""
-    if run.get("patient") == "none" and not any("patient=none" in w for w in warnings):
-        warnings.append(
-            "patient=none: patients are unknown, so cases are resampled and intervals are too narrow if patients have "
-            "several cases"
-        )
+    if run.get("patient") == "none" and not any(w.kind == "patient_none" for w in warnings):
+        warnings.append(notice("patients_unknown"))
     fewest = min((i.n_units for i in intervals.values()), default=0)
-    plural = f"{unit}s"
     if fewest < MINIMUM_PATIENTS:
-        warnings.append(f"only {fewest} {plural} were judged: too few for any interval or test")
+        warnings.append(notice("too_few", n=fewest, units=unit))
     elif fewest < FEW_PATIENTS:
-        warnings.append(f"only {fewest} {plural} were judged: intervals and p values are rough below {FEW_PATIENTS}")
-    absent: dict[str, None] = {}
-    folds: dict[str, None] = {}
+        warnings.append(notice("few", n=fewest, units=unit, few=FEW_PATIENTS))
+    absent: list[Notice] = []
+    folds: list[Notice] = []
     for answers in judged.values():
         for name, y, classes in _labels(asked, answers):
             present = set(np.unique(y[~np.isnan(y)]).astype(int))
             gone = [c for k, c in enumerate(classes) if k not in present]
             if len(present) < 2:
-                absent[
-                    f"{name}: all judged cases have one class ({', '.join(classes[k] for k in present)}), so nothing "
-                    f"can be told apart"
-                ] = None
+                absent.append(notice("one_class", target=name, classes=[classes[k] for k in present]))
             elif gone:
-                absent[f"{name}: no judged case has class {', '.join(gone)}; means over the classes leave it out"] = (
-                    None
-                )
+                absent.append(notice("class_absent", target=name, classes=gone))
             for fold in np.unique(answers.outer[0]):
                 here = y[answers.outer[0] == fold]
                 here = here[~np.isnan(here)]
                 if len(here) and len(np.unique(here)) < len(present):
-                    folds[
-                        f"{name}: fold {fold} lacks a class in its test part, so its own metrics and fold means leave "
-                        f"it out"
-                    ] = None
-    warnings += [*absent, *folds]
+                    folds.append(notice("fold_lacks_class", target=name, fold=int(fold)))
+    warnings += dict.fromkeys([*absent, *folds])
 
 
-def _warn_coverage(by_case: dict[str, Judged], cells: pl.DataFrame, warnings: list[str]) -> None:
+def _warn_coverage(by_case: dict[str, Judged], cells: pl.DataFrame, warnings: list[Notice]) -> None:
     """Which models were not judged on all the cases that some model was judged on."""
     union = set().union(*(set(a.cases.tolist()) for a in by_case.values()))
     folds = set(cells.filter(pl.col("inner") == -1)["outer"].to_list())
@@ -523,13 +508,12 @@ def _warn_coverage(by_case: dict[str, Judged], cells: pl.DataFrame, warnings: li
         if len(answers.cases) < len(union):
             partial = True
             missing = sorted(folds - set(np.unique(answers.outer).tolist()))
-            which = f" (no result for fold {', '.join(map(str, missing))})" if missing else ""
-            warnings.append(f"{name} was judged on {len(answers.cases)} of {len(union)} cases{which}")
+            counts = {"model": name, "n": len(answers.cases), "all": len(union)}
+            warnings.append(
+                notice("part_judged_folds", **counts, folds=missing) if missing else notice("part_judged", **counts)
+            )
     if partial:
-        warnings.append(
-            "models were judged on different cases, so their own numbers do not compare; pairs and ranks use the "
-            "cases in common"
-        )
+        warnings.append(notice("different_cases"))
 
 
 def _labels(asked: Question, answers: Judged) -> Iterable[tuple[str, np.ndarray, list[str]]]:
@@ -544,39 +528,26 @@ def _labels(asked: Question, answers: Judged) -> Iterable[tuple[str, np.ndarray,
         yield asked.targets[0], y, asked.classes
 
 
-def _warn_model(
-    name: str, asked: Question, answers: Judged, interval: Interval, entry: Entry, unit: str, warnings: list[str]
-) -> None:
+def _warn_model(name: str, asked: Question, answers: Judged, interval: Interval, warnings: list[Notice]) -> None:
     """What is odd about one model's answers."""
     if np.isnan(answers.y_pred).any():
         return  # said when the answers were read
     scores = answers.y_pred.reshape(len(answers.seeds), len(answers.cases), -1)
     constant = [s for s, p in zip(answers.seeds, scores) if len(p) > 1 and (np.ptp(p, axis=0) == 0).all()]
     if constant and asked.task != "segmentation":
-        warnings.append(
-            f"{name}: every case has the same score (seed {', '.join(constant)}), so it tells nothing apart"
-        )
+        warnings.append(notice("same_score", model=name, seeds=constant))
     elif asked.task == "binary" and len(answers.cases) >= 10:
         fewest = min(len(np.unique(p)) for p in scores)
         if fewest < len(answers.cases) / 2:
-            warnings.append(
-                f"{name}: only {fewest} different scores for {len(answers.cases)} cases; tied pairs count half in the "
-                f"AUC"
-            )
+            warnings.append(notice("tied_scores", model=name, n=fewest, all=len(answers.cases)))
     if np.isnan(interval.value):
         if asked.task in ("regression", "quantities", "segmentation"):
-            warnings.append(f"{name}: {asked.primary} is not defined on its cases")
+            warnings.append(notice("undefined", model=name, metric=asked.primary))
         return
     if interval.degenerate and not constant:
-        warnings.append(
-            f"{name}: {asked.primary} is {interval.value:.3g} in every resample, so resampling cannot tell how sure "
-            f"that is"
-        )
+        warnings.append(notice("never_varies", model=name, metric=asked.primary, value=interval.value))
     if interval.undefined > UNDEFINED_SHARE and interval.n_units >= MINIMUM_PATIENTS:
-        warnings.append(
-            f"{name}: {asked.primary} is not defined in {interval.undefined:.0%} of the resamples (a class with very "
-            f"few {unit}s)"
-        )
+        warnings.append(notice("often_undefined", model=name, metric=asked.primary, share=interval.undefined))
 
 
 # ---- figures ------------------------------------------------------------------------------------
@@ -794,6 +765,7 @@ def leaderboard(summary: dict[str, Any]) -> pl.DataFrame:
                 k: model[k]
                 for k in ("id", "model", "start", "strategy", "state", "reason", "parameters", "seconds", "inner_score")
             },
+            "reason": str(from_json(model["reason"])) if model["reason"] else "",
         }
         for name in names:
             entry = model["metrics"].get(name, {})
