@@ -19,9 +19,9 @@ from medgraft.datasets import joined, load_dataset
 from medgraft.engine import compare, fit
 from medgraft.engine.context import Context
 from medgraft.errors import UserError, WeightsAbsent
-from medgraft.stats import summary
+from medgraft.stats import summary, write
 from medgraft.stats.baseline import facts_alone, trivial_auc
-from medgraft.stats.thresholds import youden_threshold
+from medgraft.stats.thresholds import thresholds
 
 
 def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
@@ -83,11 +83,11 @@ def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> P
         confidence=stats.confidence,
         seed=stats.seed,
     )
-    summary.write_tables(found, the_run.root)
+    write.write_tables(found, the_run.root)
     for model in found["models"]:
         primary, confidence = found["run"]["primary_metric"], found["run"]["confidence"]
         metric = model.get("metrics", {}).get(primary)
-        say(f"{model['id']}: " + (model["state"] if not metric else summary.sentence(primary, metric, confidence)))
+        say(f"{model['id']}: " + (model["state"] if not metric else write.sentence(primary, metric, confidence)))
     if not context.recipe.report:
         return the_run.root
     from medgraft.report import html
@@ -95,36 +95,6 @@ def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> P
     path = html.build(the_run.root, lang=context.recipe.lang)
     say(f"report {path}")
     return the_run.root
-
-
-def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """Youden thresholds of arms with one yes/no target: {arm: {outer fold: threshold}}.
-
-    Each comes from the inner select predictions of the chosen setting within that outer fold alone, so
-    the patients it is applied to had no say in it.
-    """
-    key = ["model", "start", "strategy", "outer", "setting"]
-    chosen = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).select(key).unique()
-    inner = cells.filter(pl.col("inner") >= 0).join(chosen, on=key, how="semi")
-    arms = inner.select(
-        pl.col("hash").alias("cell"),
-        "outer",
-        pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id"),
-    )
-    whole = predictions.filter(
-        (pl.col("split") == "select") & pl.col("y_true").is_not_null() & (pl.col("window") == -1)
-    )
-    whole = whole.group_by("cell", "case_id", "target", "class", maintain_order=True).agg(
-        pl.col("y_true").first(), pl.col("y_pred").mean()
-    )  # over views
-    joined = whole.join(arms, on="cell")
-    found: dict[str, dict[str, float]] = {}
-    for (name, outer), part in joined.group_by(["id", "outer"], maintain_order=True):
-        if part.select("target", "class").n_unique() == 1 and part["y_true"].n_unique() == 2:
-            found.setdefault(str(name), {})[str(outer)] = youden_threshold(
-                part["y_true"].to_numpy(), part["y_pred"].to_numpy()
-            )
-    return found
 
 
 def baseline(context: Context) -> dict[str, Any] | None:

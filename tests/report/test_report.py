@@ -20,7 +20,8 @@ from medgraft.notices import notice, to_json
 from medgraft.report import figures
 from medgraft.report.html import build
 from medgraft.report.text import METRICS, STRINGS, Text
-from medgraft.report.view import View, agreement, patient_interval, weighted_mean, weighted_quantile
+from medgraft.report.view import View
+from medgraft.stats.agreement import agreement, patient_interval, weighted_mean, weighted_quantile
 
 UNKNOWN = to_json([notice("patients_unknown")])
 HOSTILE = "<script>alert(1)</script>"

@@ -16,7 +16,8 @@ from medgraft.errors import UserError
 from medgraft.notices import from_json
 from medgraft.stats.compare import delong_test
 from medgraft.stats.intervals import bootstrap
-from medgraft.stats.summary import leaderboard, sentence, summarise, write_tables
+from medgraft.stats.summary import summarise
+from medgraft.stats.write import leaderboard, sentence, write_tables
 
 OPTIONS = {"resamples": 300, "confidence": 0.95, "seed": 0}
 

@@ -27,7 +27,8 @@ from medgraft.notices import from_json
 from medgraft.report import beside, figures
 from medgraft.report.gallery import Gallery
 from medgraft.report.text import Text, clean, finite, split_metric
-from medgraft.report.view import View, agreement, listed, patient_interval, public
+from medgraft.report.view import View, listed, public
+from medgraft.stats.agreement import agreement, patient_interval
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: Panels of a figure and missed cases that the page itself shows.

@@ -587,16 +587,6 @@ def pooled_iou(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Valu
     return _pooled(y_pred, weights, "iou")
 
 
-DIMENSIONS = {
-    "binary": 1,
-    "multiclass": 2,
-    "multilabel": 2,
-    "regression": 1,
-    "quantities": 2,
-    "segmentation": 3,
-}  # of y_pred without the seeds
-
-
 def for_task(task: str) -> list[str]:
     """Names of the metrics of a task, in the order in which they are told."""
     return [m.name for m in METRICS.values() if task in m.tasks]
