@@ -65,7 +65,7 @@ def test_a_kind_stands_once_and_has_its_metric() -> None:
 
 def test_an_unknown_task_is_named() -> None:
     empty = Study().tables()
-    with pytest.raises(UserError, match="no statistics for the task 'clasify'.*did you mean 'classify'"):
+    with pytest.raises(UserError, match=r"no statistics for the task 'clasify'.*did you mean 'classify'"):
         ask(*empty[:2], {"task": "clasify"})
     with pytest.raises(UserError, match="no structure was measured"):
         ask(*empty[:2], {"task": "segment"})
@@ -154,7 +154,7 @@ def test_claims_range_over_relations_and_over_runs() -> None:
     made = Study(per_patient=1, seeds=1)
     made.add("good", 1.5), made.add("fair", 0.3)
     made.run["recipe"] = {"claims": [{"text": "t", "relation": "bettr", "better": {"model": "good"}}]}
-    with pytest.raises(UserError, match="t: no relation 'bettr' of claims.*did you mean 'better'"):
+    with pytest.raises(UserError, match=r"t: no relation 'bettr' of claims.*did you mean 'better'"):
         made.summary()
     plain = {"text": "t", "better": {"model": "good"}, "than": {"model": "fair"}}
     made.run["recipe"] = {"claims": [plain, plain | {"relation": "better"}]}
