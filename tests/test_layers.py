@@ -9,7 +9,7 @@ import ast
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "medgraft"
-GROUND = {"errors", "progress", "files", "config", "tables", "store", "datasets", "splits", "runs"}
+GROUND = {"errors", "notices", "progress", "files", "config", "tables", "store", "datasets", "splits", "runs"}
 ACTS = {"simulate", "export", "intake", "data", "models", "tasks", "engine", "stats", "report"}
 
 #: layer -> the parts of medgraft (dotted prefixes) it may import, besides itself

@@ -16,12 +16,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medgraft.errors import UserError, did_you_mean
+from medgraft.notices import Notice, notice
 
-#: Faults of the sources that can be brought back, and the sentence that the report then opens with.
-COMPAT: dict[str, str] = {
-    "split_80_20": "compat split_80_20: the part held out chose the settings and is reported too, so these numbers "
-    "are too good",
-}
+#: Faults of the sources that can be brought back, and what the report then opens with.
+COMPAT: dict[str, Notice] = {"split_80_20": notice("split_80_20")}
 
 Strategy = Literal["finetune", "frozen", "frozen_logistic", "gradual"]
 WindowKind = Literal["auto", "uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "marked"]

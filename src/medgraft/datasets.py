@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from medgraft import store, tables
+from medgraft import notices, store, tables
 from medgraft.errors import UserError
 from medgraft.files import disk_error, read_json, whole, write_json
+from medgraft.notices import Notice
 
 #: The number of the schema of a data set, ``format`` in its ``dataset.json``. Raise it when tables or fields are added.
 FORMAT = 2
@@ -58,7 +59,7 @@ class Dataset:
     info: dict[str, Any]
     manifest: pl.DataFrame
     frames: pl.DataFrame
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
     @property
     def targets(self) -> list[str]:
@@ -86,7 +87,7 @@ def load_dataset(root: str | os.PathLike[str]) -> Dataset:
     _check_format(info, root)
     manifest = tables.read(root / "manifest.parquet", "manifest")
     frames = tables.read(root / "frames.parquet", "frames")
-    return Dataset(root, info, manifest, frames, list(info.get("warnings", [])))
+    return Dataset(root, info, manifest, frames, [notices.from_json(w) for w in info.get("warnings", [])])
 
 
 def _check_format(info: Any, root: Path) -> None:
@@ -178,7 +179,7 @@ def joined(home: Dataset, other: Path | None, folder: Path) -> Dataset:
         }
         for name, facts in home.info.get("targets", {}).items()
     }
-    warnings = list(dict.fromkeys([*home.warnings, *away.warnings]))
+    warnings = notices.to_json([*home.warnings, *away.warnings])
     patient = "none" if "none" in (home.info.get("patient"), away.info.get("patient")) else home.info.get("patient")
     identity = {d.info.get("identity") for d in (home, away)}
     info = {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from medgraft import config, runs, store, tables
+from medgraft import config, notices, runs, store, tables
 from medgraft.config import Recipe
 from medgraft.datasets import joined, load_dataset
 from medgraft.engine import compare, fit
@@ -22,9 +22,9 @@ from medgraft.engine.plan import Plan
 from medgraft.engine.progress import Progress
 from medgraft.engine.session import Session
 from medgraft.errors import UserError, WeightsAbsent
-from medgraft.stats import summary
+from medgraft.stats import summary, write
 from medgraft.stats.baseline import facts_alone, trivial_auc
-from medgraft.stats.thresholds import youden_threshold
+from medgraft.stats.thresholds import thresholds
 
 
 def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
@@ -88,11 +88,11 @@ def gather(recipe: Recipe, session: Session, the_run: runs.Run, say: Callable[[s
         confidence=stats.confidence,
         seed=stats.seed,
     )
-    summary.write_tables(found, the_run.root)
+    write.write_tables(found, the_run.root)
     for model in found["models"]:
         primary, confidence = found["run"]["primary_metric"], found["run"]["confidence"]
         metric = model.get("metrics", {}).get(primary)
-        say(f"{model['id']}: " + (model["state"] if not metric else summary.sentence(primary, metric, confidence)))
+        say(f"{model['id']}: " + (model["state"] if not metric else write.sentence(primary, metric, confidence)))
     if not recipe.report:
         return the_run.root
     from medgraft.report import html
@@ -111,7 +111,7 @@ def judged_facts(the_run: runs.Run) -> dict[str, Any]:
     before = the_run.info["looks_before"]
     warnings = list(the_run.info["warnings"])
     if before["looks"]:
-        warnings.append(compare.seen_before(before))
+        warnings += notices.to_json([compare.seen_before(before)])
     return {**the_run.info, "looks": looks, "warnings": warnings}
 
 

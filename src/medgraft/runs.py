@@ -23,7 +23,7 @@ from typing import Any
 
 import polars as pl
 
-from medgraft import __version__, tables
+from medgraft import __version__, notices, tables
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
 from medgraft.files import disk_error, read_json, write_json, write_text
@@ -156,7 +156,7 @@ class Run:
             "versions": versions(),
             "recipe": recipe,
             "looks": run.info.get("looks", []),
-            "warnings": list(dataset.warnings),
+            "warnings": notices.to_json(dataset.warnings),
             **facts,
         }
         write_text(root / "recipe.yaml", recipe_text)

@@ -17,6 +17,7 @@ import polars as pl
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
 from medgraft.files import read_json, write_json
+from medgraft.notices import Notice, notice
 
 Row = dict[str, Any]
 ROLES = {
@@ -219,7 +220,7 @@ def read_splits(path: Path) -> list[Row]:
     return rows
 
 
-def same_pixels_in_two_roles(manifest: pl.DataFrame, parts: dict[int, dict[str, set[str]]]) -> list[str]:
+def same_pixels_in_two_roles(manifest: pl.DataFrame, parts: dict[int, dict[str, set[str]]]) -> list[Notice]:
     """The warning that a run must carry when an array stands under a patient that trains and another that is tested,
     else nothing.
 
@@ -236,4 +237,4 @@ def same_pixels_in_two_roles(manifest: pl.DataFrame, parts: dict[int, dict[str, 
         if any(g & p.get("train", set()) and g & p.get("test", set()) for p in parts.values())
     ]
     number = len(crossed)
-    return [f"{number} pictures stand in training and test under two patients: see medgraft audit"] if number else []
+    return [notice("two_roles", n=number)] if number else []

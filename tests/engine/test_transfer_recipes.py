@@ -406,8 +406,9 @@ def test_claims_get_a_verdict_and_absent_weights_are_not_a_result(recipe) -> Non
         found["idleness helps"]["verdict"] == "contradicted"
         and found["idleness helps"]["comparisons"][0]["difference"] < 0
     )
-    assert found["VGG helps"]["verdict"] == "not run" and "weights absent" in found["VGG helps"]["reason"]
-    assert len(found["same network"]["comparisons"]) == 1 and found["nobody"]["reason"] == "the run holds no such arms"
+    assert found["VGG helps"]["verdict"] == "not run"
+    assert "weights absent" in found["VGG helps"]["reason"][0]["values"]["state"]
+    assert len(found["same network"]["comparisons"]) == 1 and found["nobody"]["reason"][0]["kind"] == "no_such_arms"
     record = next(r for r in runs.Run.open(root).records() if "vgg19" in r["model"])
     assert record["state"] == "not run: weights absent"
     page = (root / "report.zh.html").read_text(encoding="utf-8")

@@ -152,8 +152,9 @@ def test_images_vote_and_their_mean_ranks(recipe, tmp_path) -> None:
 
 def test_the_majority_and_not_the_mean_decides() -> None:
     """Three windows of .6 and two of .01: the mean says no, the vote yes; 2 of 4 is no majority."""
-    from medgraft.stats import summary
+    from medgraft.stats.estimates import model_metrics
     from medgraft.stats.judged import Judged
+    from medgraft.stats.kinds import BINARY, Question
 
     votes = np.array([[0.6, 0.5, 0.2, 0.9]])
     answers = Judged(
@@ -168,12 +169,12 @@ def test_the_majority_and_not_the_mean_decides() -> None:
     )
     said, at = answers.decided(np.full(4, 0.37))
     assert said.tolist() == [[1.0, 0.0, 0.0, 1.0]] and at.tolist() == [0.5] * 4
-    asked = summary.Question("binary", ["t"], ["no", "yes"], [("t", "yes")])
-    entries, _ = summary._model_metrics(
+    asked = Question(BINARY, ["t"], ["no", "yes"], [("t", "yes")])
+    entries, _ = model_metrics(
         asked, answers, "case", np.full(4, 0.37), {"resamples": 100, "confidence": 0.95, "seed": 0, "unit": "patient"}
     )
     assert entries["case.accuracy"]["value"] == 1.0 and entries["case.auc"]["value"] == 0.5
-    assert not summary._wrong(asked, answers, np.full(4, 0.37)).any()
+    assert BINARY.wrong is not None and not BINARY.wrong(asked, answers, np.full(4, 0.37)).any()
 
 
 def test_a_served_case_is_called_by_the_vote(recipe, tmp_path) -> None:

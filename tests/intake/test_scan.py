@@ -29,6 +29,7 @@ from medgraft.errors import UserError
 from medgraft.intake.journal import JOURNAL
 from medgraft.intake.options import ScanOptions
 from medgraft.intake.scan import ScanReport, scan
+from medgraft.notices import Notice
 
 
 def picture(path: Path, seed: int = 0, shape: tuple[int, int] = (12, 16)) -> np.ndarray:
@@ -102,7 +103,7 @@ def test_real_volumes_with_an_official_split(shared_data: Path, tmp_path: Path) 
     assert set(map(tuple, dataset.manifest["shape"].to_list())) == {(1, 64, 64, 64)}
     assert set(map(tuple, dataset.manifest["spacing"].to_list())) == {(1.0, 1.0, 1.0)}
     assert dict(dataset.manifest["split.official_split"].value_counts().iter_rows()) == {"train": 300, "val": 40}
-    assert not dataset.patients_known and any("patient=none" in w for w in dataset.warnings)
+    assert not dataset.patients_known and any(w.kind == "patient_none" for w in dataset.warnings)
 
 
 def test_real_masks_lie_on_their_images(shared_data: Path, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_quantities_and_several_targets(study: Path, tmp_path: Path) -> None:
     assert dataset.manifest["label.ef"].to_list() == [50.5 + n for n in range(6)]
     assert dataset.manifest["label.b"].to_list() == [None, "0", "1", "0", "1", "0"]
     assert dataset.info["targets"]["ef"]["type"] == "regress" and any(
-        "1 cases have no value of b" in w for w in dataset.warnings
+        w == Notice("no_value", {"n": 1, "target": "b"}) for w in dataset.warnings
     )
     _, dataset, _ = run(study, tmp_path / "out", labels="labels.csv", patient="p", target="a", type="regress")
     assert dataset.manifest["label.a"].to_list() == [0.0, 1.0] * 3
@@ -373,7 +374,7 @@ def test_rsna_rows_are_collapsed_to_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="patient"):
         scan(tmp_path / "rsna", ScanOptions(out=tmp_path / "out2"))
     _, dataset, _ = run(tmp_path / "rsna", tmp_path / "out2", patient="none")
-    assert any("names an image" in w for w in dataset.warnings)
+    assert any(w.kind == "image_not_person" for w in dataset.warnings)
 
 
 def test_labels_given_by_hand_win_over_a_detected_layout(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import time
 from html.parser import HTMLParser
@@ -17,13 +16,14 @@ import pytest
 from medgraft import store, tables
 from medgraft.errors import UserError
 from medgraft.files import write_json
+from medgraft.notices import notice, to_json
 from medgraft.report import figures
-from medgraft.report import text as text_module
 from medgraft.report.html import build
 from medgraft.report.text import METRICS, STRINGS, Text
-from medgraft.report.view import View, agreement, patient_interval, weighted_mean, weighted_quantile
+from medgraft.report.view import View
+from medgraft.stats.agreement import agreement, patient_interval, weighted_mean, weighted_quantile
 
-SOURCE = Path(text_module.__file__).parents[1]
+UNKNOWN = to_json([notice("patients_unknown")])
 HOSTILE = "<script>alert(1)</script>"
 FORMULA = "=cmd()|\"$x^{' onerror=alert(1) http://evil.example/a"
 
@@ -386,7 +386,7 @@ def test_chinese_page_has_no_english_sentence(tmp_path: Path) -> None:
         assert fields[0] == fields[1], key
     for k, task in enumerate(("classify", "regress", "segment")):
         summary = made(task)
-        summary["run"]["warnings"] = ["patient=none: patients are unknown"] if task == "segment" else []
+        summary["run"]["warnings"] = UNKNOWN if task == "segment" else []
         html = written(tmp_path / str(k), summary, lang="zh")
         assert '<html lang="zh-Hans">' in html
         said = _Page(html).said + " ".join(
@@ -411,7 +411,7 @@ def test_chinese_page_has_no_english_sentence(tmp_path: Path) -> None:
 
 def test_warnings_stand_at_every_section(tmp_path: Path) -> None:
     summary = made()
-    summary["run"]["warnings"] = ["patient=none: patients are unknown", "few cases"]
+    summary["run"]["warnings"] = [*UNKNOWN, "few cases"]
     html = written(tmp_path, summary, run={"warnings": ["from the scan"]})
     for name in ("leaderboard", "pairs", "roc", "calibration", "heatmap", "missed", "learning", "made", "limits"):
         assert "With care: from the scan (and 2 more" in section(html, name), name
@@ -434,6 +434,23 @@ def test_numbers_that_stand_together_share_their_decimals() -> None:
         "0.35",
         "not defined",
     ]
+
+
+def test_a_measure_that_only_a_task_brings_is_ranked_and_printed_rightly(tmp_path: Path) -> None:
+    summary = made()
+    told = {"direction": "lower", "decimals": 1, "unit": "px", "description": "how far off", "title": ["Gap", "间距"]}
+    summary["run"] |= {"primary_metric": "case.gap", "measures": {"gap": told}}
+    for k, model in enumerate(summary["models"]):
+        value = model["metrics"].pop("case.auc")
+        model["metrics"] = {"case.gap": value | {"value": 12.34 - k, "low": 8.0, "high": 20.0}}
+        model["rank"] = None
+    for pair in summary["pairs"]:
+        pair["metric"] = "case.gap"
+    view = View(summary, Text())
+    assert view.lower_is_better and [m["metrics"]["case.gap"]["value"] for m in view.judged] == [10.34, 11.34, 12.34]
+    said = _Page(written(tmp_path / "a", summary)).said
+    assert "ranks first: Gap 10.3 px (95 % interval 8.0 to 20.0 px;" in said and "how far off" in said
+    assert "间距 10.3 px（95% 置信区间" in _Page(written(tmp_path / "b", summary, lang="zh")).said
 
 
 def test_trivial_baseline_stands_on_the_first_screen_and_takes_no_rank(tmp_path: Path) -> None:
@@ -474,58 +491,6 @@ def test_thresholds_are_told_with_their_rule(tmp_path: Path) -> None:
     for model in summary["models"]:
         model |= {"threshold": 0.5, "threshold_rule": "fixed at 0.5"}
     assert "With the threshold fixed at 0.50, it finds" in _Page(written(tmp_path / "b", summary)).said
-
-
-def _pipeline_warnings() -> list[str]:
-    """Every warning that the statistics and the layouts can write, with its holes filled."""
-    filled = {"which": "", "plural": "patients", "reason": "1 of 2 refits are done; the others: running"}
-    found = []
-    for path in [
-        *(SOURCE / "stats").glob("*.py"),
-        *(SOURCE / "intake" / "layouts").glob("*.py"),
-        SOURCE / "intake" / "scan.py",
-    ]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            values: list[ast.expr] = []
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
-                if isinstance(node.func.value, ast.Name) and node.func.value.id == "warnings":
-                    values = list(node.args)
-            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and node.target.id == "warnings":
-                values = [node.value.elt] if isinstance(node.value, ast.ListComp) else []
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-                where = node.targets[0]  # absent[...] and folds[...] keep warnings as keys, each once
-                values = [where.slice] if ast.unparse(where.value) in ("absent", "folds") else []
-            elif isinstance(node, ast.FunctionDef) and node.name == "_warnings":
-                values = [
-                    n
-                    for n in ast.walk(node)
-                    if isinstance(n, ast.JoinedStr) or (isinstance(n, ast.Constant) and "patient=" in str(n.value))
-                ]
-            for value in values:
-                if isinstance(value, ast.JoinedStr):
-                    holes = [
-                        p.value if isinstance(p, ast.Constant) else filled.get(ast.unparse(p.value), "7")
-                        for p in value.values
-                    ]  # type: ignore[attr-defined]
-                    found.append("".join(str(h) for h in holes))
-                elif isinstance(value, ast.Constant):
-                    found.append(str(value.value))
-    return found
-
-
-def test_every_warning_of_the_pipeline_is_said_in_chinese() -> None:
-    sayings = _pipeline_warnings()
-    assert len(sayings) >= 22
-    for saying in sayings:
-        said = Text("zh").say(saying)
-        assert "程序原文" not in said and re.search("[\u4e00-\u9fff]", said), saying
-        assert not re.search(r"[A-Za-z]{3,}(?: [A-Za-z]{2,}){2,}", said), said
-    names = {"net · random · finetune": "Net, random start"}
-    odd = "net · random · finetune: seed 1 judged 3 of 9 cases and is left out"
-    assert Text().say(odd, names) == "Net, random start: seed 1 judged 3 of 9 cases and is left out"
-    fold = "finding: fold 0 lacks a class in its test part, so its own metrics and fold means leave it out"
-    assert "outer fold 1 lacks" in Text().say(fold) and "外层折 1 " in Text("zh").say(fold)
-    assert Text("zh").say("disk on fire") == "程序原文：“disk on fire”"  # never lost
 
 
 def test_several_targets_and_structures_have_names_of_their_own(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from sklearn import metrics as oracle
 from stats_studies import TASKS, study
 
 from medgraft.stats import metrics
-from medgraft.stats.metrics import METRICS, Weights
+from medgraft.stats.compare import paired_bootstrap
+from medgraft.stats.metrics import METRICS, Weights, metric
 
 
 def dice_by_hand(counts: np.ndarray, double: int) -> float:
@@ -205,3 +206,39 @@ def test_registry_tells_what_a_reader_needs() -> None:
         assert m.name == name and low < high and m.description and m.tasks and m.function.__doc__
     with pytest.raises(KeyError, match="no metric 'acc'"):
         metrics.point("acc", np.zeros(2), np.zeros(2))
+
+
+def test_the_direction_of_a_measure_is_said_once_and_everything_follows_it() -> None:
+    lower = {name for name in METRICS if metrics.better(name) == "lower"}
+    assert lower == {"brier", "ece", "mae", "rmse"} and metrics.better("calibration_slope") is None
+    assert metrics.better("nobody") is None and metrics.sign("nobody") == metrics.sign("auc") == 1
+    nan = float("nan")
+    assert metrics.sign("mae") == -1 and metrics.best([nan, 3.0, 1.0, 1.0], "mae") == 2
+    assert metrics.best([0.2, 0.9, 0.9], "auc") == 1 and metrics.best([nan], "auc") is None
+    y, close, far = np.arange(9.0), np.arange(9.0) + 0.1, np.arange(9.0) + 2
+    found = paired_bootstrap(y, close, far, np.arange(9), "mae", task="regression", resamples=100)
+    assert found.difference < 0 and found.p_superior == 1  # less error is better
+    assert {n for n in METRICS if METRICS[n].unit == "target"} == {"mae", "rmse"}
+    assert {n for n in METRICS if METRICS[n].decimals == 3} == {"brier", "ece"}
+
+
+def test_a_task_registers_a_measure_of_its_own_in_its_own_file() -> None:
+    @metric(
+        "landmark", (0, np.inf), "distance in pixels", direction="lower", decimals=1, unit="px", title=("D", "距离")
+    )
+    def gap(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> np.ndarray:
+        total, n = weights.sums(np.abs(y_pred - y_true), np.ones(len(y_true)))
+        return total / n
+
+    try:
+        assert metrics.for_task("landmark") == ["gap"] and metrics.sign("gap") == -1
+        assert metrics.point("gap", np.zeros(2), np.array([1.0, 3.0])) == 2
+        told = {"direction": "lower", "decimals": 1, "unit": "px", "description": "distance in pixels"}
+        assert metrics.told(["gap", "nobody", "bias"]) == {
+            "gap": told | {"title": ["D", "距"]},
+            "bias": {"direction": None, "decimals": None, "unit": "target"},
+        }
+        with pytest.raises(ValueError, match="gap stands already"):
+            metric("landmark", (0, 1), "again")(gap)
+    finally:
+        del METRICS["gap"]

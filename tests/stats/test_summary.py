@@ -13,9 +13,11 @@ from sklearn import metrics as oracle
 
 from medgraft import tables
 from medgraft.errors import UserError
+from medgraft.notices import from_json
 from medgraft.stats.compare import delong_test
 from medgraft.stats.intervals import bootstrap
-from medgraft.stats.summary import leaderboard, sentence, summarise, write_tables
+from medgraft.stats.summary import summarise
+from medgraft.stats.write import leaderboard, sentence, write_tables
 
 OPTIONS = {"resamples": 300, "confidence": 0.95, "seed": 0}
 
@@ -116,7 +118,7 @@ def entry(summary: dict[str, Any], model: str, name: str) -> dict[str, Any]:
 
 
 def warned(summary: dict[str, Any], *words: str) -> bool:
-    return any(all(word in line for word in words) for line in summary["run"]["warnings"])
+    return any(all(word in str(from_json(line)) for word in words) for line in summary["run"]["warnings"])
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +241,7 @@ def test_schema_and_files(study: Study, tmp_path: Path) -> None:
     good, absent = read["models"]
     assert (
         absent["state"] == "not run"
-        and absent["reason"] == "weights absent"
+        and absent["reason"] == {"kind": "weights_absent", "values": {}}
         and absent["metrics"] == {}
         and absent["rank"] is None
     )
@@ -344,9 +346,9 @@ def test_models_judged_on_different_cases_are_compared_on_the_common_ones() -> N
     made.cell("part", 1, 0, state="failed: loss is not a number")
     s = made.summary()
     assert (
-        warned(s, part, "40 of 60 cases", "fold 1")
+        warned(s, part, "40 of 60 cases", "fold 2")
         and warned(s, "different cases", "cases in common")
-        and warned(s, "2 of 3 refits")
+        and warned(s, "2 of 3 trainings")
     )
     assert entry(s, full, "case.auc")["n"] == 60 and entry(s, part, "case.auc")["n"] == 40
     both = made.fold != 1
@@ -357,7 +359,7 @@ def test_models_judged_on_different_cases_are_compared_on_the_common_ones() -> N
     )
     assert pair["difference"] == pytest.approx(sign * wanted) and pair["n"] == 40 and pair["method"] == "DeLong"
     failed = next(m for m in s["models"] if m["id"] == part)
-    assert failed["state"] == "done" and "loss is not a number" in failed["reason"]
+    assert failed["state"] == "done" and failed["reason"]["values"]["states"] == ["failed: loss is not a number"]
 
 
 def test_a_seed_without_all_folds_is_left_out_not_mixed_in() -> None:
@@ -463,7 +465,7 @@ def test_a_fold_with_one_class_is_named() -> None:
     made.fold = np.where(made.y == 1, np.arange(60) // 2 % 2, np.arange(60) // 2 % 3)  # fold 2 has no ill case
     name = made.add("good", 1.0)
     s = made.summary()
-    assert warned(s, "finding: fold 2 lacks a class")
+    assert warned(s, "finding: outer fold 3 lacks a class")
     folds = [oracle.roc_auc_score(made.y[made.fold == f], made.scores["good", 0][made.fold == f]) for f in (0, 1)]
     assert entry(s, name, "case.auc")["fold_mean"] == pytest.approx(np.mean(folds))
 

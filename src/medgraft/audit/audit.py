@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medgraft import __version__, progress
+from medgraft import __version__, notices, progress
 from medgraft.audit import leaks
 from medgraft.audit.acquisition import acquisition
 from medgraft.audit.options import AuditOptions
@@ -89,7 +89,7 @@ def audit(root: Path, options: AuditOptions) -> AuditReport:
         "patients": dataset.manifest["patient_id"].n_unique(),
         "patients_known": dataset.patients_known,
         "kinds": dict(sorted(Counter(dataset.manifest["kind"].to_list()).items())),
-        "warnings": dataset.warnings,
+        "warnings": notices.to_json(dataset.warnings),
         "parts": [{"name": p.name, "roles": dict(sorted(Counter(r for r in p.roles if r).items()))} for p in parts],
         "findings": findings,
         "targets": [{"name": t, **_classes(dataset, t, parts)} for t in dataset.targets],

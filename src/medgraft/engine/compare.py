@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from medgraft import config, runs, splits, tables
+from medgraft import config, notices, runs, splits, tables
 from medgraft.config import Recipe
 from medgraft.datasets import Dataset
 from medgraft.engine import fit
@@ -19,6 +19,7 @@ from medgraft.engine.progress import Progress
 from medgraft.engine.search import refits, search
 from medgraft.engine.session import Session, Training
 from medgraft.errors import UserError, WeightsAbsent
+from medgraft.notices import Notice, notice
 
 
 def run_arm(session: Session, run: runs.Run, arm: Arm, report: Progress) -> None:
@@ -136,14 +137,11 @@ def _told(plan: Plan) -> dict[str, Any]:
     return {**folds, "precision": plan.precision, **arms}
 
 
-def seen_before(before: dict[str, Any]) -> str:
+def seen_before(before: dict[str, Any]) -> Notice:
     """The warning that a page carries when its test parts had been looked at."""
-    runs_ = f" and {len(before['runs'])} other runs on this data set" if before["runs"] else ""
-    return (
-        f"these test parts were looked at {before['looks']} times before, by earlier plans of this run{runs_}: what "
-        f"was "
-        "changed after seeing those results makes these too good"
-    )
+    if not before["runs"]:
+        return notice("looked_at_before", n=before["looks"])
+    return notice("looked_at_by_others", n=before["looks"], runs=len(before["runs"]))
 
 
 def facts_of(recipe: Recipe, plan: Plan, dataset: Dataset, manifest: pl.DataFrame) -> dict[str, Any]:
@@ -179,11 +177,13 @@ def facts_of(recipe: Recipe, plan: Plan, dataset: Dataset, manifest: pl.DataFram
         "unlabelled": len(dataset.manifest) - len(manifest),
         "planned": plan.size,
         "cells": {cell.hash: cell.arm for cell in plan.inner_cells},
-        "warnings": [
-            *(config.COMPAT[name] for name in recipe.compat),
-            *dataset.warnings,
-            *splits.same_pixels_in_two_roles(manifest, outer),
-        ],
+        "warnings": notices.to_json(
+            [
+                *(config.COMPAT[name] for name in recipe.compat),
+                *dataset.warnings,
+                *splits.same_pixels_in_two_roles(manifest, outer),
+            ]
+        ),
         "negatives": planning.kinds_of_negatives(recipe, dataset, task) if recipe.negatives else None,
     }
 

@@ -30,6 +30,7 @@ from medgraft.intake.private.keys import Names, write_private
 from medgraft.intake.read import Reject, stem_of
 from medgraft.intake.roles import Chosen, Wanted
 from medgraft.intake.work import Task, day_pad
+from medgraft.notices import Notice, notice, to_json
 
 
 @dataclass(frozen=True)
@@ -294,17 +295,17 @@ class Composer:
             "mapping": matched.mapping if matched is not None else [],
             "coordinates": "to_source: (d, h, w, 1) -> patient x, y, z in mm (LPS) for volumes; frame, row, column "
             "for images and videos",
-            "warnings": self._warnings(bool(cases), described),
+            "warnings": to_json(self._warnings(bool(cases), described)),
             "notes": self._notes(cases, described, manifest),
         }
 
-    def _warnings(self, any_case: bool, described: dict[str, Any]) -> list[str]:
+    def _warnings(self, any_case: bool, described: dict[str, Any]) -> list[Notice]:
         """What every page of a report must carry."""
         found = list(self.studies.found.warnings)
         if self.wanted.patient == "none" and any_case:
-            found.append("patient=none: one person may stand in training and test, and intervals are by case")
+            found.append(notice("patient_none"))
         return found + [
-            f"{facts['missing']} cases have no value of {name}" for name, facts in described.items() if facts["missing"]
+            notice("no_value", n=facts["missing"], target=name) for name, facts in described.items() if facts["missing"]
         ]
 
     def _notes(

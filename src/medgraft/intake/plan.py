@@ -13,6 +13,7 @@ import polars as pl
 
 from medgraft.errors import UserError
 from medgraft.intake.read import SUFFIXES, Reject, Unreadable, sniff, stem_of, suffix_of
+from medgraft.notices import Notice
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Plan:
     fixed: dict[str, Any] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
 
 def walk(source: Path, skip: set[Path], follow_links: bool) -> tuple[list[str], list[Reject]]:

@@ -35,6 +35,7 @@ from medgraft.intake.private.keys import Names, load_key
 from medgraft.intake.read import Limits
 from medgraft.intake.roles import choose
 from medgraft.intake.work import Task
+from medgraft.notices import from_json
 
 _SMALL = 32 << 20  # bytes of sources below which starting processes costs more than it saves
 _TABLES_EVERY = 120.0  # seconds between tables written while the scan goes on
@@ -145,7 +146,7 @@ def scan(source: str | os.PathLike[str], options: ScanOptions) -> ScanReport:
         kinds=dict(sorted(Counter(manifest["kind"].to_list()).items())),
         classes={t: facts["counts"] for t, facts in info["targets"].items() if facts["counts"]},
         mapping=info["mapping"],
-        warnings=info["warnings"],
+        warnings=[str(from_json(w)) for w in info["warnings"]],
         notes=info["notes"],
         seconds=time.monotonic() - began,
         reasons=dict(Counter(r.reason for r in rejects).most_common()),

@@ -17,7 +17,7 @@ from medgraft.datasets import Box, Dataset, drawn_boxes
 from medgraft.report import figures
 from medgraft.report.gallery import Gallery
 from medgraft.report.text import clean, finite, split_metric
-from medgraft.report.view import View
+from medgraft.report.view import View, listed
 
 PICTURES = 6
 #: Strategies by what they mean for a network: the bars of ``ways`` stand in this order.
@@ -43,7 +43,7 @@ def claims(view: View) -> list[dict[str, Any]]:
             }
             for c in claim.get("comparisons") or []
         ]
-        said = [_reason(view, part) for part in str(claim.get("reason") or "").split("; ") if part]
+        said = [text.say(part, view.names) for part in listed(claim.get("reason")) if part]
         reason = ("；" if text.language == "zh" else "; ").join(said)
         rows.append(
             {
@@ -59,14 +59,6 @@ def claims(view: View) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _reason(view: View, part: str) -> str:
-    """'id: not run: weights absent' with the printed name and in this language."""
-    for model, name in view.names.items():
-        if part.startswith(f"{model}: "):
-            return f"{name}: {view.text.say(part.removeprefix(f'{model}: '))}"
-    return view.text.say(part)
 
 
 def kinds(view: View) -> dict[str, Any]:

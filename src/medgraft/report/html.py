@@ -23,10 +23,12 @@ from medgraft import __version__
 from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
 from medgraft.files import disk_error, read_json, write_text
+from medgraft.notices import from_json
 from medgraft.report import beside, figures
 from medgraft.report.gallery import Gallery
 from medgraft.report.text import Text, clean, finite, split_metric
-from medgraft.report.view import View, agreement, listed, patient_interval, public
+from medgraft.report.view import View, listed, public
+from medgraft.stats.agreement import agreement, patient_interval
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: Panels of a figure and missed cases that the page itself shows.
@@ -58,9 +60,8 @@ def build(run_dir: Path | str, *, lang: str = "en") -> Path:
             fix="run `medgraft report` again after the statistics are made",
         )
     run = {**facts, **(summary.get("run") or {})}
-    run["warnings"] = list(
-        dict.fromkeys([*listed(facts.get("warnings")), *listed((summary.get("run") or {}).get("warnings"))])
-    )
+    said = [*listed(facts.get("warnings")), *listed((summary.get("run") or {}).get("warnings"))]
+    run["warnings"] = list(dict.fromkeys(map(from_json, said)))
     dataset = _dataset(run_dir, facts)
     if dataset is not None and not run.get("units"):
         described = dataset.info.get("targets") or {}

@@ -13,8 +13,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
+from medgraft import notices
 from medgraft.errors import UserError
 from medgraft.report.audit_text import AUDIT
+from medgraft.stats import metrics
+from medgraft.stats.metrics import Scale
 
 LANGUAGES = ("en", "zh")
 
@@ -711,88 +714,7 @@ STRINGS: dict[str, tuple[str, str]] = {
     "per_study": ("per study", "按检查"),
     "per_pixel": ("over all pixels", "按全部像素"),
     "per_pooled": ("pixels of all cases pooled", "合并全部病例像素"),
-    # --- sayings of the pipeline that have no translation ---
-    "say_original": ("{text}", "程序原文：“{text}”"),
 }
-
-#: Warnings and reasons that the pipeline writes, as patterns, with what the page says (English, Chinese; None = as written).
-#: Groups named ``fold`` are counted from 1 on the page; ``model``, ``metric`` and ``reason`` are put into words.
-SAYINGS: tuple[tuple[str, str | None, str], ...] = (
-    (r"compat split_80_20: the part held out chose the settings and is reported too, so these numbers are too good",
-     None, "compat split_80_20：留出部分既用于选择设置又用于报告结果，因此数值偏高"),
-    (r"the run holds no such arms", None, "本次运行没有此类模型"),
-    (r"no measure (?P<target>\w+) here", None, "此处没有指标 {target}"),
-    (r"the measure is not taken here: (?P<target>.+)", None, "此处未计算该指标：{target}"),
-    (r"weights absent", None, "缺少权重文件"),
-    (r"patient ?= ?none: one person may stand in training and test, and intervals are by case",
-     None, "patient=none：同一人可能同时出现在训练与测试中，置信区间按病例计算"),
-    (r"patient ?= ?none.*", None, "patient=none：患者身份未知，按病例重抽样；若同一患者有多个病例，置信区间会偏窄"),
-    (r"patientId names an image, not a person: one person may stand in training and test",
-     None, "patientId 标识的是图像而非人：同一人可能同时出现在训练与测试中"),
-    (r"1 cases have the same pixels as another", "1 case has the same pixels as another", "1 个病例与另一病例的像素完全相同"),
-    (r"(?P<n>\d+) cases have the same pixels as another", None, "{n} 个病例与其他病例的像素完全相同"),
-    (r"1 pictures stand in training and test under two patients: see medgraft audit",
-     "1 picture stands in training and test under two patients, so results may be too good: see medgraft audit",
-     "1 幅图像分属两名患者并同时出现在训练与测试中，结果可能虚高：见 medgraft audit"),
-    (r"(?P<n>\d+) pictures stand in training and test under two patients: see medgraft audit",
-     "{n} pictures stand in training and test under two patients, so results may be too good: see medgraft audit",
-     "{n} 幅图像分属两名患者并同时出现在训练与测试中，结果可能虚高：见 medgraft audit"),
-    (r"1 cases have no value of (?P<target>.+)", "1 case has no value of {target}", "1 个病例缺少 {target} 的取值"),
-    (r"(?P<n>\d+) cases have no value of (?P<target>.+)", None, "{n} 个病例缺少 {target} 的取值"),
-    (r"only (?P<n>\d+) patients were judged: too few for any interval or test", None, "仅有 {n} 名患者受评：不足以计算任何区间或检验"),
-    (r"only (?P<n>\d+) cases were judged: too few for any interval or test", None, "仅有 {n} 个病例受评：不足以计算任何区间或检验"),
-    (r"only (?P<n>\d+) patients were judged: intervals and p values are rough below (?P<few>\d+)",
-     None, "仅有 {n} 名患者受评：少于 {few} 时，置信区间与 p 值较粗略"),
-    (r"only (?P<n>\d+) cases were judged: intervals and p values are rough below (?P<few>\d+)",
-     None, "仅有 {n} 个病例受评：少于 {few} 时，置信区间与 p 值较粗略"),
-    (r"labels are said to live on patients but differ within some patient, so the numbers stand at the level of cases",
-     None, "标签标注为患者层面，但有患者的各病例标签不一致，因此数值按病例层面计算"),
-    (r"labels live on studies; every number stands at the level of cases", None, "标签属于检查层面；所有数值按病例层面计算"),
-    (r"no case was judged by every model, so there are no ranks", None, "没有病例被所有模型评估，因此没有名次"),
-    (r"models were judged on different cases, so their own numbers do not compare; pairs and ranks use the cases in common",
-     None, "各模型受评的病例不同，其各自数值不可直接比较；两两比较与名次仅使用共同病例"),
-    (r"(?P<target>.+): all judged cases have one class \((?P<label>.*)\), so nothing can be told apart",
-     None, "{target}：所有受评病例同属一个类别（{label}），无从区分"),
-    (r"(?P<target>.+): no judged case has class (?P<label>.+); means over the classes leave it out",
-     None, "{target}：没有受评病例属于类别 {label}；类别平均中不含该类别"),
-    (r"(?P<target>.+): fold (?P<fold>\d+) lacks a class in its test part, so its own metrics and fold means leave it out",
-     "{target}: outer fold {fold} lacks a class in its test part, so its own metrics and fold means leave it out",
-     "{target}：外层折 {fold} 的测试部分缺少某一类别，其自身指标及折均值不含该折"),
-    (r"(?P<model>.+): fold (?P<fold>\d+) was refitted (?P<n>\d+) times with seed (?P<seed>\S+); the refits are averaged like seeds",
-     "{model}: outer fold {fold} was refitted {n} times with seed {seed}; the refits are averaged like seeds",
-     "{model}：外层折 {fold} 以种子 {seed} 重新训练了 {n} 次；各次结果按种子方式取平均"),
-    (r"(?P<model>.+): seed (?P<seed>\d+)(?: \(repeat (?P<again>\d+)\))? judged (?P<n>\d+) of (?P<all>\d+) cases and is left out",
-     None, "{model}：种子 {seed} 仅评估了 {all} 个病例中的 {n} 个，不予计入"),
-    (r"(?P<model>.+): (?P<n>\d+) cases were not judged by every seed and are left out", None, "{model}：有 {n} 个病例未被所有种子评估，不予计入"),
-    (r"(?P<model>.+): no labelled case was judged", None, "{model}：没有带标签的病例受评"),
-    (r"(?P<model>.+): the score of (?P<n>\d+) cases is not a number \(cells (?P<cells>.*); first case (?P<case>.*)\), so no metric is given",
-     None, "{model}：有 {n} 个病例的得分不是数值（训练 {cells}；首个病例 {case}），因此不给出指标"),
-    (r"(?P<model>.+): (?P<n>\d+) cases have no single true class among (?P<label>.+) and are left out",
-     None, "{model}：有 {n} 个病例在 {label} 中没有唯一的真实类别，不予计入"),
-    (r"(?P<model>.+): (?P<n>\d+) of (?P<all>\d+) refits are done; the others: (?P<reason>.+)",
-     "{model}: {n} of {all} trainings are done; the others: {reason}", "{model}：{all} 次训练中完成 {n} 次；其余：{reason}"),
-    (r"(?P<n>\d+) of (?P<all>\d+) refits are done; the others: (?P<reason>.+)",
-     "{n} of {all} trainings are done; the others: {reason}", "{all} 次训练中完成 {n} 次；其余：{reason}"),
-    (r"(?P<model>.+) was judged on (?P<n>\d+) of (?P<all>\d+) cases", None, "{model}：{all} 个病例中有 {n} 个受评"),
-    (r"(?P<model>.+) was judged on (?P<n>\d+) of (?P<all>\d+) cases \(no result for fold (?P<fold>[\d, ]+)\)",
-     "{model} was judged on {n} of {all} cases (no result for outer fold {fold})", "{model}：{all} 个病例中有 {n} 个受评（外层折 {fold} 无结果）"),
-    (r"(?P<model>.+): every case has the same score \(seed (?P<seed>.*)\), so it tells nothing apart",
-     None, "{model}：所有病例得分相同（种子 {seed}），无从区分"),
-    (r"(?P<model>.+): only (?P<n>\d+) different scores for (?P<all>\d+) cases; tied pairs count half in the AUC",
-     None, "{model}：{all} 个病例仅有 {n} 个不同得分；计算 AUC 时得分相同的病例对按一半计"),
-    (r"(?P<model>.+): (?P<metric>\w+) is not defined on its cases", "{model}: {metric} is not defined on its cases", "{model}：{metric} 在其病例上无定义"),
-    (r"(?P<model>.+): (?P<metric>\w+) is (?P<n>\S+) in every resample, so resampling cannot tell how sure that is",
-     "{model}: {metric} is {n} in every resample, so resampling cannot tell how sure that is",
-     "{model}：{metric} 在每次重抽样中均为 {n}，重抽样无法说明其不确定性"),
-    (r"(?P<model>.+): (?P<metric>\w+) is not defined in (?P<n>\S+) of the resamples \(a class with very few \w+\)",
-     "{model}: {metric} is not defined in {n} of the resamples, because a class is very rare",
-     "{model}：{metric} 在 {n} 的重抽样中无定义，因为某一类别非常少"),
-    (r"no labelled case of its test parts was judged", None, "其测试部分中没有带标签的病例受评"),
-    (r"not run(?:: (?P<reason>.+))?", None, "未运行"),
-    (r"failed(?:: (?P<reason>.+))?", None, "失败"),
-    (r"running", None, "进行中"),
-    (r"planned|waiting", None, "等待中"),
-)  # fmt: skip
 
 #: Short name and plain description of each measure: (English name, Chinese name, English, Chinese).
 METRICS: dict[str, tuple[str, str, str, str]] = {
@@ -909,28 +831,6 @@ METRICS: dict[str, tuple[str, str, str, str]] = {
     ),
 }
 
-#: Measures of which a smaller value is better.
-LOWER_IS_BETTER = {"brier", "ece", "mae", "rmse", "hd95", "log_loss"}
-#: Measures that live between 0 and 1 (R2 below) and are written with two decimals.
-_TWO_DECIMALS = {
-    "squared_correlation",
-    "auc",
-    "auprc",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "precision",
-    "f1",
-    "r2",
-    "dice",
-    "iou",
-    "correlation",
-    "calibration_slope",
-    "calibration_intercept",
-}
-_THREE_DECIMALS = {"brier", "ece"}
-
 #: How names of networks are written in prose; anything else is written as the user named it.
 MODEL_NAMES = {
     "efficientnet_lite0": "EfficientNet-Lite0",
@@ -1007,6 +907,7 @@ class Text:
             )
         self.language = language
         self._index = LANGUAGES.index(language)
+        self._measures: dict[str, dict[str, Any]] = {}
 
     def __call__(self, key: str, **values: Any) -> str:
         text = STRINGS[key][self._index]
@@ -1014,6 +915,25 @@ class Text:
 
     def has(self, key: str) -> bool:
         return key in STRINGS
+
+    # --- measures ---
+
+    def learn(self, measures: Any) -> None:
+        """Take what a run says of its measures (``run.measures``), so that one which only its task knows is told too."""
+        if isinstance(measures, dict):
+            self._measures |= {str(k): v for k, v in measures.items() if isinstance(v, dict)}
+
+    def scale(self, name: str) -> Scale:
+        """Direction, decimals and unit of a measure by its printed name; by size and more is better where none says."""
+        base = split_metric(name)[1]
+        average, _, stem = base.partition("_")
+        for candidate in (base, stem if average in _AVERAGES else base):
+            if candidate in self._measures:
+                told = self._measures[candidate]
+                return Scale(told.get("direction"), told.get("decimals"), str(told.get("unit") or ""))
+            if (known := metrics.scale(candidate)) is not None:
+                return known
+        return Scale()
 
     # --- numbers ---
 
@@ -1025,17 +945,8 @@ class Text:
 
     def decimals(self, values: Sequence[float], metric: str = "") -> int:
         """Decimals that numbers shown together share: by their measure, else by the largest; one more where a bound would print as zero."""
-        base = split_metric(metric)[1]
-
-        def among(names: set[str]) -> bool:
-            return any(base == n or base.endswith(f"_{n}") or base.startswith(f"{n}_") for n in names)
-
-        size = max(abs(v) for v in values)
-        if among(_THREE_DECIMALS):
-            found = 3
-        elif among(_TWO_DECIMALS):
-            found = 2
-        else:
+        found, size = self.scale(metric).decimals, max(abs(v) for v in values)
+        if found is None:
             found = (
                 0
                 if size >= 1000
@@ -1086,7 +997,8 @@ class Text:
         if known is None and base.partition("_")[0] in _AVERAGES:
             word, _, stem = base.partition("_")
             known = METRICS.get(stem)
-        title = known[self._index] if known else clean(base, 40)
+        own = (self._measures.get(base) or {}).get("title") or (base, base)  # of a measure that only its task knows
+        title = known[self._index] if known else clean(own[self._index], 40)
         if known and word:
             title = f"{_AVERAGES[word][self._index]} {title}"
         return (
@@ -1107,7 +1019,7 @@ class Text:
         for candidate in (base, *(re.sub(f"^{word}_|_{word}$", "", base) for word in ("pooled", "macro", "micro"))):
             if candidate in METRICS:
                 return METRICS[candidate][2 + self._index]
-        found = registry.get(base) or registry.get(name)
+        found = registry.get(base) or registry.get(name) or (self._measures.get(base) or {}).get("description")
         return clean(found) if found and self.language == "en" else self("glossary_own")
 
     def model_name(self, model: Any) -> str:
@@ -1157,42 +1069,16 @@ class Text:
         form = "model_phrase_with" if how.startswith("with ") or not self.has(key) else "model_phrase"
         return self(form, model=name, start=begun, strategy=how)
 
-    def say(self, phrase: Any, models: Mapping[str, str] | None = None) -> str:
-        """A saying of the pipeline (a reason, a warning) in this language; one that is not known is quoted as it came.
+    def say(self, given: Any, models: Mapping[str, str] | None = None) -> str:
+        """A notice (a reason, a warning), as such or as a file holds it, in this language.
 
         ``models`` (id -> printed name) puts the names of models in place of their ids.
         """
-        text = clean(phrase).removeprefix("not run:").strip()
-        for pattern, *written in SAYINGS:
-            found = re.fullmatch(pattern, text.rstrip("."), re.IGNORECASE)
-            if found is None:
-                continue
-            words = {k: v or "" for k, v in found.groupdict().items()}
-            words["model"] = (models or {}).get(words.get("model", ""), words.get("model", ""))
-            words["metric"] = self.metric(words.get("metric", ""))
-            words["fold"] = re.sub(r"\d+", lambda number: str(int(number.group()) + 1), words.get("fold", ""))
-            words["reason"] = self.join_states(words.get("reason", ""))
-            form = written[self._index]
-            return (
-                form.format(**words)
-                if form is not None
-                else text
-                if not words["model"]
-                else text.replace(found["model"], words["model"], 1)
-            )
-        return self("say_original", text=text)
+        return clean(notices.say(notices.from_json(given), self.language, models, self.metric))
 
     def joined(self, parts: Sequence[str]) -> str:
         """Parts of one list, with this language's comma."""
         return ("，" if self.language == "zh" else ", ").join(parts)
-
-    def join_states(self, states: str) -> str:
-        """States of trainings ('failed: out of memory, running') in this language."""
-        return (
-            states
-            if self.language == "en" or not states
-            else "；".join(self.say(s) for s in re.split(r", (?=failed|not run|running)", states))
-        )
 
 
 def _strategy(name: Any) -> str:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from medgraft.report.text import LOWER_IS_BETTER, Text, clean, finite, split_metric
-from medgraft.stats.intervals import limits, patient_counts
+from medgraft.notices import from_json
+from medgraft.report.text import Text, clean, finite, split_metric
+from medgraft.stats.agreement import patient_interval, weighted_mean, weighted_quantile
+from medgraft.stats.caveats import FEW_PATIENTS
 
-RESAMPLES = 2000
-#: Patients below which intervals are said to be shaky.
-FEW_PATIENTS = 50
 _ABSOLUTE = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\|file:)")
 
 
@@ -46,70 +43,13 @@ def public(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval, made by resampling patients in the report itself."""
-
-    value: float
-    low: float
-    high: float
-
-
-def patient_interval(
-    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    values: np.ndarray,
-    patients: list[str],
-    confidence: float,
-) -> list[Estimate]:
-    """Bootstrap of patients for statistics of weighted values.
-
-    ``statistic(values (n,), weights (n, B))`` returns (K, B); one ``Estimate`` for each of the K.
-    """
-    known = np.isfinite(values)
-    values = values[known]
-    _, owner = np.unique(np.array(patients, dtype=object)[known].astype(str), return_inverse=True)
-    number = int(owner.max()) + 1
-    point = statistic(values, np.ones((len(values), 1)))[:, 0]
-    drawn = np.concatenate(
-        [statistic(values, counts[owner]) for _, counts in patient_counts(number, RESAMPLES)], axis=1
-    )
-    return [Estimate(float(v), *limits(row, confidence)) for v, row in zip(point, drawn)]
-
-
-def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean of values (n,) under each column of weights (n, B): (1, B)."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (values @ weights / weights.sum(axis=0))[None]
-
-
-def weighted_quantile(q: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Statistic for ``patient_interval``: the smallest value at which the share of weight reaches ``q``."""
-
-    def statistic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        order = np.argsort(values, kind="stable")
-        share = np.cumsum(weights[order], axis=0)
-        reached = share >= q * share[-1] - 1e-9
-        return values[order][reached.argmax(axis=0)][None]
-
-    return statistic
-
-
-def agreement(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Lower limit, bias and upper limit of agreement (mean and 1.96 SD) of differences: (3, B)."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        total = weights.sum(axis=0)
-        mean = values @ weights / total
-        variance = (weights * (values[:, None] - mean) ** 2).sum(axis=0) / (total - 1)
-    spread = 1.96 * np.sqrt(variance)
-    return np.stack([mean - spread, mean, mean + spread])
-
-
 class View:
     """The summary, ordered and put into words of one language."""
 
     def __init__(self, summary: dict[str, Any], text: Text) -> None:
         self.summary, self.text = summary, text
         self.run: dict[str, Any] = summary.get("run") or {}
+        text.learn(self.run.get("measures"))
         self.models: list[dict[str, Any]] = list(summary.get("models") or [])
         self.by_id = {m["id"]: m for m in self.models}
         self.level = str(self.run.get("level") or "case")
@@ -158,8 +98,7 @@ class View:
 
     @property
     def lower_is_better(self) -> bool:
-        base = split_metric(self.primary)[1]
-        return base in LOWER_IS_BETTER or base.rpartition("_")[2] in LOWER_IS_BETTER
+        return self.text.scale(self.primary).direction == "lower"
 
     def estimate(self, model: dict[str, Any], name: str) -> dict[str, Any]:
         return (model.get("metrics") or {}).get(name) or {}
@@ -215,7 +154,7 @@ class View:
     @cached_property
     def patients_unknown(self) -> bool:
         return self.run.get("patient") == "none" or any(
-            "patient=none" in str(w).replace(" ", "") for w in listed(self.run.get("warnings"))
+            from_json(w).kind in ("patient_none", "patients_unknown") for w in listed(self.run.get("warnings"))
         )
 
     @property
@@ -236,9 +175,10 @@ class View:
 
     def measure_unit(self, name: str) -> str:
         """The unit that numbers of a measure are followed by."""
-        _, base, part = split_metric(name)
-        unit = self.unit_of(part) if part else self.value_unit
-        return f"\u00a0{unit}" if unit and base in ("mae", "rmse", "bias") else ""
+        part, unit = split_metric(name)[2], clean(self.text.scale(name).unit, 20)
+        if unit == "target":
+            unit = self.unit_of(part) if part else self.value_unit
+        return f"\u00a0{unit}" if unit else ""
 
     @property
     def error_unit(self) -> str:
@@ -704,7 +644,7 @@ class View:
 
     def state(self, model: dict[str, Any]) -> str:
         """'not run: weights absent' and its kin."""
-        state, reason = str(model.get("state") or ""), str(model.get("reason") or "")
+        state, reason = str(model.get("state") or ""), model.get("reason")
         kind = (
             "state_failed"
             if state.startswith("failed")

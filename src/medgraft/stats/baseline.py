@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from medgraft.stats.intervals import Interval, bootstrap
+from medgraft.stats.kinds import BINARY, MULTICLASS
 
 
 def _with_squares(z: np.ndarray) -> np.ndarray:
@@ -51,7 +52,7 @@ def trivial_auc(
     facts, y, patient = facts[known], y[known], patient[known]
     facts = facts[:, ~np.isnan(facts).all(axis=0)]
     classes, codes = np.unique(y, return_inverse=True)
-    task, metric = ("binary", "auc") if len(classes) <= 2 else ("multiclass", "macro_auc")
+    kind, metric = (BINARY, "auc") if len(classes) <= 2 else (MULTICLASS, "macro_auc")
     scores = np.full((len(y), max(len(classes), 2)), np.nan)
     smallest = min((len(np.unique(patient[codes == c])) for c in range(len(classes))), default=0)
     folds = min(folds, smallest)
@@ -68,9 +69,9 @@ def trivial_auc(
             model.fit(facts[train], codes[train])
             if len(model.classes_) == len(classes):
                 scores[test] = rankdata(model.predict_proba(facts[test]), axis=0) / (len(test) + 1)
-    y_pred = scores[:, 1] if task == "binary" else scores
+    y_pred = scores[:, 1] if kind is BINARY else scores
     return bootstrap(
-        codes, y_pred, patient, [metric], task=task, resamples=resamples, confidence=confidence, seed=seed
+        codes, y_pred, patient, [metric], task=kind.name, resamples=resamples, confidence=confidence, seed=seed
     )[metric]
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from medgraft.stats.collect import collect
 from medgraft.stats.compare import difference
 from medgraft.stats.intervals import bootstrap
-from medgraft.stats.judged import ID, Judged, Question
-
-Entry = dict[str, Any]
+from medgraft.stats.judged import ID, Entry, Judged
+from medgraft.stats.kinds import Question
+from medgraft.stats.metrics import better, for_task
 
 
 def entry(interval: Any) -> Entry:
@@ -60,16 +61,14 @@ def clean_view(
     answers: Judged,
     clean: Judged,
     threshold: np.ndarray,
-    names: list[str],
-    higher: bool,
     options: dict[str, Any],
 ) -> Entry:
     """The result without test-time augmentation, and how much the augmentation changed the primary metric (paired).
 
     ``{metrics: {name: entry}, difference, low, high, p}``; the threshold is that of the augmented scores.
     """
-    rows = np.isin(clean.cases, answers.cases)
-    clean = clean.take(rows)
+    names, higher = for_task(asked.task), better(asked.primary) != "lower"
+    clean = clean.take(np.isin(clean.cases, answers.cases))
     without = bootstrap(
         clean.y_true, clean.y_pred, clean.patients, names, task=asked.task, threshold=threshold, **options
     )
@@ -109,3 +108,38 @@ def pointing_game(
         chance = part.filter((pl.col("name") == "cam.chance") & pl.col("case_id").is_in(cases))["value"].to_numpy()
         found[str(name)] = {"hit": entry(interval), "chance": float(chance.mean())}
     return found
+
+
+def add(
+    asked: Question,
+    predictions: pl.DataFrame,
+    measures: pl.DataFrame,
+    cells: pl.DataFrame,
+    run: dict[str, Any],
+    models: list[Entry],
+    by_case: dict[str, Judged],
+    thresholds: Callable[[str, Judged], np.ndarray],
+    options: dict[str, Any],
+) -> None:
+    """Add to each model what stands beside its numbers, at the level of cases: ``against``, ``clean``, ``looks_at``."""
+    kinds = (run.get("negatives") or {}).get("kinds") or {}
+    views = int(predictions["view"].max() or 0) if len(predictions) else 0  # type: ignore[arg-type]
+    clean = collect(predictions.filter(pl.col("view") == 0), measures, cells, asked, run, []) if views else {}
+    pointed = (
+        pointing_game(measures, cells, run.get("patients") or {}, options) if "looks_at" in asked.kind.beside else {}
+    )
+    augmented = set(predictions.filter(pl.col("view") > 0)["cell"].unique()) if views else set()
+    of_id = dict(cells.filter(pl.col("inner") == -1).with_columns(ID).select("hash", "id").iter_rows())
+    with_views = {of_id[c] for c in augmented if c in of_id}
+    for model in models:
+        name = model["id"]
+        answers = by_case.get(name)
+        if answers is None:
+            continue
+        threshold = thresholds(name, answers)
+        if kinds and "negatives" in asked.kind.beside:
+            model["against"] = against_kinds(answers, kinds, threshold, options)
+        if name in with_views and name in clean:
+            model["clean"] = clean_view(asked, answers, clean[name], threshold, options)
+        if name in pointed:
+            model["looks_at"] = pointed[name]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medgraft.stats.intervals import MINIMUM_PATIENTS, Interval, limits, patient_counts
+from medgraft.stats.kinds import BINARY, KINDS
 from medgraft.stats.metrics import BINS, Weights, confidence_and_truth, equal_mass_bins
 
 EDGE = 1e-6  # probabilities are kept this far from 0 and 1 before the logit
@@ -32,8 +33,8 @@ def _clean(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """(probability, outcome, patient) of all seeds one after another, and the number of seeds."""
     y, p, patient = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64), np.asarray(patient)
-    p = p[None] if p.ndim == (1 if task == "binary" else 2) else p
-    if task == "multilabel":  # every (case, target) is a prediction
+    p = p[None] if p.ndim == KINDS[task].dimensions else p
+    if y.ndim == 2:  # every (case, target) is a prediction
         targets = y.shape[1]
         y, p, patient = y.T.ravel(), np.swapaxes(p, 1, 2).reshape(len(p), -1), np.tile(patient, targets)
     known = ~np.isnan(y)
@@ -54,7 +55,7 @@ def reliability(
     y_pred: np.ndarray,
     patient: np.ndarray,
     *,
-    task: str = "binary",
+    task: str = BINARY.name,
     bins: int = BINS,
     resamples: int = 1000,
     confidence: float = 0.95,

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from medgraft.stats.intervals import Interval, bootstrap, limits
-from medgraft.stats.metrics import METRICS
+from medgraft.stats.metrics import better
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ def difference(a: Interval, b: Interval, higher_is_better: bool, confidence: flo
     tiny = 1e-12 * max(1.0, abs(a.value), abs(b.value))  # two orders of summation are not a difference
     known = np.where(np.abs(known) < tiny, 0.0, known)
     p = min(1.0, 2 * (1 + min(int(np.sum(known <= 0)), int(np.sum(known >= 0)))) / (1 + len(known)))
-    better = known > 0 if higher_is_better else known < 0
-    superior = float(np.mean(better) + 0.5 * np.mean(known == 0))
+    ahead = known > 0 if higher_is_better else known < 0
+    superior = float(np.mean(ahead) + 0.5 * np.mean(known == 0))
     return Difference(value, low, high, p, superior, "paired bootstrap", d)
 
 
@@ -188,7 +188,7 @@ def paired_bootstrap(
     Shapes and ``options`` (task, resamples, seed, threshold, unit) as in ``medgraft.stats.intervals.bootstrap``.
     """
     a, b = (bootstrap(y_true, p, patient, [metric], confidence=confidence, **options)[metric] for p in (pred_a, pred_b))
-    return difference(a, b, METRICS[metric].higher_is_better is not False, confidence)
+    return difference(a, b, better(metric) != "lower", confidence)
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray, patient: np.ndarray | None = None) -> McNemar:

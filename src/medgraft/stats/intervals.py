@@ -15,10 +15,12 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import norm
 
-from medgraft.stats.metrics import DIMENSIONS, METRICS, Weights, labelled_rows
+from medgraft.stats.kinds import BINARY, KINDS
+from medgraft.stats.metrics import METRICS, Weights, labelled_rows
 
 DRAW = 64  # resamples from one counter of the generator; part of what a seed means
 BLOCK_BYTES = 10 * 2**20  # patient counts held at a time; about what the processor's cache keeps
+CURVE_RESAMPLES = 1000  # at most, for bands and calibration
 MINIMUM_DEFINED = 0.5  # below this share of defined resamples no interval is given
 MINIMUM_PATIENTS = 3  # below this number no interval is given
 
@@ -101,7 +103,7 @@ def bootstrap(
     patient: np.ndarray,
     metrics: Sequence[str] = ("auc",),
     *,
-    task: str = "binary",
+    task: str = BINARY.name,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -119,8 +121,9 @@ def bootstrap(
 
     Raises ``ValueError`` on shapes that do not fit or an unknown metric, task or method.
     """
-    if task not in DIMENSIONS:
-        raise ValueError(f"unknown task {task!r}; known: {', '.join(DIMENSIONS)}")
+    if task not in KINDS:
+        raise ValueError(f"unknown task {task!r}; known: {', '.join(KINDS)}")
+    dimensions = KINDS[task].dimensions
     if method not in ("percentile", "bca"):
         raise ValueError(f"unknown method {method!r}; known: percentile, bca")
     for name in metrics:
@@ -130,12 +133,12 @@ def bootstrap(
                 f"{', '.join(m for m in METRICS if task in METRICS[m].tasks)}"
             )
     y_pred = np.asarray(y_pred, dtype=np.float64)
-    if y_pred.ndim == DIMENSIONS[task]:
+    if y_pred.ndim == dimensions:
         y_pred = y_pred[None]
     patient = np.asarray(patient)
     n = len(patient)
     y_true = None if y_true is None else np.asarray(y_true, dtype=np.float64)
-    if y_pred.ndim != DIMENSIONS[task] + 1 or y_pred.shape[1] != n or (y_true is not None and len(y_true) != n):
+    if y_pred.ndim != dimensions + 1 or y_pred.shape[1] != n or (y_true is not None and len(y_true) != n):
         raise ValueError(
             f"{n} patients do not fit predictions {y_pred.shape} and labels "
             f"{None if y_true is None else y_true.shape} ({task})"

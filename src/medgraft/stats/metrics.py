@@ -21,10 +21,10 @@ score) is NaN; it is never an exception and never a number that looks right.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import sparse
@@ -65,13 +65,31 @@ class Weights:
         return matrix @ self.counts
 
 
+Direction = Literal["higher", "lower"]
+
+
 @dataclass(frozen=True)
-class Metric:
+class Scale:
+    """How the numbers of a measure are read and written; of a measure that only a file names these are all one knows.
+
+    ``direction`` which of two values is the better one (None: best at one particular value, as a calibration slope
+    of 1); ``decimals`` it is printed with (None: by its size); ``unit`` ``target`` (that of the target), none, or a
+    unit of its own as printed (``px``); ``title`` its printed name in English and Chinese, where the tables of words
+    have none.
+    """
+
+    direction: Direction | None = "higher"
+    decimals: int | None = None
+    unit: str = ""
+    title: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Scale):
     """A metric's name, function and what a reader must know about it."""
 
     name: str
     function: Callable[..., Value]
-    higher_is_better: bool | None  # None: best at one particular value, e.g. a calibration slope of 1
     range: tuple[float, float]
     description: str
     tasks: tuple[str, ...]
@@ -79,6 +97,54 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}  # the one registry
+#: Measures that a summary or a page names and that are no function of weighted cases.
+SCALES: dict[str, Scale] = {
+    "calibration_slope": Scale(None, 2),
+    "calibration_intercept": Scale(None, 2),
+    "bias": Scale(None, None, "target"),
+}
+
+
+def scale(name: str) -> Scale | None:
+    """What is known of a measure by its plain name (``auc``); None of a stranger."""
+    return METRICS.get(name) or SCALES.get(name)
+
+
+def better(name: str) -> Direction | None:
+    """Whether the ``higher`` or the ``lower`` of two values of a measure is the better one.
+
+    None where neither is, or where the measure is not known.
+    """
+    known = scale(name)
+    return known.direction if known else None
+
+
+def sign(name: str) -> float:
+    """-1 where less of a measure is better, else 1: times it, more is always better."""
+    return -1.0 if better(name) == "lower" else 1.0
+
+
+def best(values: Sequence[float], name: str) -> int | None:
+    """Place of the best value of a measure, the first of equals; NaN is never best, and None without any number."""
+    known = [i for i, value in enumerate(values) if not np.isnan(value)]
+    return max(known, key=lambda i: sign(name) * values[i]) if known else None
+
+
+def told(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What ``summary.json`` says of each measure: ``{name: {direction, decimals, unit, description?, title?}}``.
+
+    A page reads it from there, and so ranks and prints a measure that only a task's own file knows.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        known = scale(name)
+        if known is not None and name not in found:
+            found[name] = {"direction": known.direction, "decimals": known.decimals, "unit": known.unit}
+            if isinstance(known, Metric):
+                found[name]["description"] = known.description
+            if known.title:
+                found[name]["title"] = list(known.title)
+    return found
 
 
 def labelled_rows(y_true: np.ndarray) -> np.ndarray:
@@ -92,10 +158,17 @@ def metric(
     range: tuple[float, float],
     description: str,
     *,
-    higher_is_better: bool | None = True,
+    direction: Direction | None = "higher",
+    decimals: int | None = 2,
+    unit: str = "",
+    title: tuple[str, str] | None = None,
     needs_threshold: bool = False,
 ) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
-    """Register a weighted function and give it clean input: labelled rows only, NaN where nothing is defined."""
+    """Register a weighted function and give it clean input: labelled rows only, NaN where nothing is defined.
+
+    ``tasks`` are kinds of question (``stats.kinds``), with a space between; the rest as in ``Metric``. A measure of a
+    task of its own is registered so in that task's file. Raises ``ValueError`` when the name stands already.
+    """
 
     def register(function: Callable[..., Value]) -> Callable[..., Value]:
         @wraps(function)
@@ -121,8 +194,20 @@ def metric(
                     value = function(y_true, y_pred, used, **options)
             return float(value[0]) if weights is None else value
 
-        METRICS[function.__name__] = Metric(
-            function.__name__, clean, higher_is_better, range, description, tuple(tasks.split()), needs_threshold
+        name = function.__name__
+        if scale(name) is not None:
+            raise ValueError(f"a measure named {name} stands already")
+        METRICS[name] = Metric(
+            direction=direction,
+            decimals=decimals,
+            unit=unit,
+            title=title,
+            name=name,
+            function=clean,
+            range=range,
+            description=description,
+            tasks=tuple(tasks.split()),
+            needs_threshold=needs_threshold,
         )
         return clean
 
@@ -312,7 +397,8 @@ def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold
     "binary multiclass multilabel",
     (0, 2),
     "mean squared distance between probability and truth (0 is perfect; constant 0.5 gives 0.25 for two classes)",
-    higher_is_better=False,
+    direction="lower",
+    decimals=3,
 )
 def brier(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Brier score.
@@ -354,7 +440,8 @@ def confidence_and_truth(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.nda
     "binary multiclass",
     (0, 1),
     "mean gap between predicted probability and observed share, over 10 bins that hold about as many cases each",
-    higher_is_better=False,
+    direction="lower",
+    decimals=3,
 )
 def ece(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Expected calibration error over 10 equal-mass bins (Nixon et al. 2019); multi-class: of the top label (Guo et al.
@@ -398,7 +485,14 @@ def squared_correlation(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights
     return _unless_constant(_unless_constant((sxy - sx * sy / n) ** 2 / (vx * vy), vx, sxx), vy, syy)
 
 
-@metric("regression", (0, np.inf), "mean absolute error, in the unit of the target", higher_is_better=False)
+@metric(
+    "regression",
+    (0, np.inf),
+    "mean absolute error, in the unit of the target",
+    direction="lower",
+    decimals=None,
+    unit="target",
+)
 def mae(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Mean absolute error."""
     total, n = weights.sums(np.abs(y_true - y_pred), np.ones(len(y_true)))
@@ -409,7 +503,9 @@ def mae(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     "regression",
     (0, np.inf),
     "root mean squared error, in the unit of the target; large errors weigh more",
-    higher_is_better=False,
+    direction="lower",
+    decimals=None,
+    unit="target",
 )
 def rmse(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Root mean squared error."""
@@ -489,16 +585,6 @@ def pooled_dice(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Val
 def pooled_iou(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Intersection over union of the summed counts, mean over structures."""
     return _pooled(y_pred, weights, "iou")
-
-
-DIMENSIONS = {
-    "binary": 1,
-    "multiclass": 2,
-    "multilabel": 2,
-    "regression": 1,
-    "quantities": 2,
-    "segmentation": 3,
-}  # of y_pred without the seeds
 
 
 def for_task(task: str) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medgraft.stats.intervals import MINIMUM_PATIENTS, patient_counts
+from medgraft.stats.kinds import BINARY, KINDS
 from medgraft.stats.metrics import Weights, labelled_rows, targets_of
 
 GRID = np.linspace(0, 1, 101)  # false positive rates at which curves are told
@@ -67,7 +68,7 @@ def roc(
     y_pred: np.ndarray,
     patient: np.ndarray,
     *,
-    task: str = "binary",
+    task: str = BINARY.name,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -80,7 +81,7 @@ def roc(
     multilabel, with or without a leading axis of seeds. A curve that is not defined is NaN.
     """
     y, p, patient = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64), np.asarray(patient)
-    p = p[None] if p.ndim == (1 if task == "binary" else 2) else p
+    p = p[None] if p.ndim == KINDS[task].dimensions else p
     known = labelled_rows(y)
     y, p, patient = y[known], p[:, known], patient[known]
     nothing = np.full(len(grid), np.nan)

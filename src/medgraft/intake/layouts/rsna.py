@@ -16,6 +16,7 @@ from medgraft.errors import UserError
 from medgraft.intake import labels
 from medgraft.intake.options import ScanOptions
 from medgraft.intake.plan import Item, Plan, walk
+from medgraft.notices import notice
 
 IMAGES, LABELS, CLASSES = "stage_2_train_images", "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 MAPPING = "patient_mapping.csv"
@@ -71,7 +72,7 @@ def plan(source: Path, options: ScanOptions) -> Plan:
         table = table.join(people, on="patientId", how="left", maintain_order="left")
         fixed["patient"] = "patient_id"
     else:
-        warnings.append("patientId names an image, not a person: one person may stand in training and test")
+        warnings.append(notice("image_not_person"))
     return Plan(items, table.rename({"patientId": "image"}), fixed, rejects, ignored, warnings)
 
 
