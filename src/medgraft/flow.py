@@ -90,9 +90,9 @@ def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> P
         say(f"{model['id']}: " + (model["state"] if not metric else summary.sentence(primary, metric, confidence)))
     if not context.recipe.report:
         return the_run.root
-    from medgraft.report import html
+    from medgraft.report import page
 
-    path = html.build(the_run.root, lang=context.recipe.lang)
+    path = page.build(the_run.root, lang=context.recipe.lang)
     say(f"report {path}")
     return the_run.root
 

@@ -19,9 +19,10 @@ from medgraft.errors import UserError
 from medgraft.files import write_json
 from medgraft.report import figures
 from medgraft.report import text as text_module
-from medgraft.report.html import build
-from medgraft.report.text import METRICS, STRINGS, Text
+from medgraft.report.page import build
+from medgraft.report.text import STRINGS, Text
 from medgraft.report.view import View, agreement, patient_interval, weighted_mean, weighted_quantile
+from medgraft.report.words import METRICS
 
 SOURCE = Path(text_module.__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>"

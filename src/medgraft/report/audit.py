@@ -14,7 +14,7 @@ from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
 from medgraft.files import read_json
 from medgraft.report.gallery import Gallery
-from medgraft.report.html import write_page
+from medgraft.report.page import write_page
 from medgraft.report.text import Text, clean, finite
 
 PAIRS = {"leak": 24, "check": 12, "note": 6}  # pairs of a finding that the page shows
