@@ -20,6 +20,7 @@ from medgraft.files import write_json
 from medgraft.report import figures
 from medgraft.report import text as text_module
 from medgraft.report.page import build
+from medgraft.report.sections.limits import limitations
 from medgraft.report.text import STRINGS, Text
 from medgraft.report.view import View, agreement, patient_interval, weighted_mean, weighted_quantile
 from medgraft.report.words import METRICS
@@ -576,11 +577,11 @@ def test_several_targets_and_structures_have_names_of_their_own(tmp_path: Path) 
 
 
 def test_limits_come_from_the_facts() -> None:
-    assert any("every model misses" in s for s in View(made(), Text()).limitations())
+    assert any("every model misses" in s for s in limitations(View(made(), Text())))
     for task, word in (("regress", "reference values"), ("segment", "contours")):
-        told = " ".join(View(made(task), Text()).limitations())
+        told = " ".join(limitations(View(made(task), Text())))
         assert word in told and "misses" not in told and "a miss" not in told
-    few = View(made(), Text()).limitations()
+    few = limitations(View(made(), Text()))
     assert (
         any("Only 20 patients" in s for s in few)
         and any("rarest label has 20 cases" in s for s in few)
@@ -588,7 +589,7 @@ def test_limits_come_from_the_facts() -> None:
     )
     large = made(cases=400)
     large["run"] |= {"folds": 1, "seeds": 1, "looks": [{"cell": "a"}, {"cell": "a"}]}
-    found = View(large, Text()).limitations()
+    found = limitations(View(large, Text()))
     assert (
         not any("Only" in s for s in found)
         and any("one seed" in s for s in found)

@@ -119,8 +119,10 @@ class Page:
         if len(content["sets"]) > 1:
             facts.append(text("audit_against", name=clean(content["sets"][1]["name"], 80)))
         return {
+            "kicker": text("audit_kicker"),
             "title": text("audit_title", name=clean(content["name"], 80)),
-            "facts_line": " · ".join([*facts, content["created"]]),
+            "facts_line": " · ".join(facts),
+            "created": content["created"],
             "warnings": [text.say(w) for w in content["warnings"]],
             "answers": self._answers(),
             "findings": [f for f in found if f["severity"] != "note"],

@@ -20,8 +20,9 @@ PANELS, MISSED = 6, 24
 class Drawn:
     """Draws figures, keeps each as a file on white and gives it back for the page."""
 
-    def __init__(self, run_dir: Path, view: View) -> None:
-        self.folder, self.view = run_dir / "figures", view
+    def __init__(self, view: View) -> None:
+        """Makes the folder ``figures`` in the folder of the run; raises ``UserError`` where it cannot be written."""
+        self.folder, self.view = (view.folder or Path()) / "figures", view
         self.ending = ".svg" if view.text.language == "en" else f".{view.text.language}.svg"
         try:
             self.folder.mkdir(exist_ok=True)

@@ -1,8 +1,95 @@
-"""Names as they are printed: measures with their plain descriptions, networks, starts. Tables only, English and Chinese."""
+"""What the page says of each kind of question, and names as they are printed: measures, networks, starts. Tables only,
+English and Chinese.
+"""
 
 # ruff: noqa: E501 - a table of sentences reads better unbroken
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TASKS: dict[str, tuple[str, str]] = {
+    "heatmap_probability": ("Mean probability given to the true class", "对真实类别的平均预测概率"),
+    "heatmap_error": ("Absolute error", "绝对误差"),
+    "task_classify": ("classification", "分类"),
+    "task_regress": ("regression", "回归"),
+    "task_segment": ("segmentation", "分割"),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a page says and shows of one kind of question; keys are keys of strings.
+
+    The defaults serve a kind that the page does not know: it brings its own measure, whose direction, decimals and unit
+    stand in the summary (``run["measures"][name]``), and each case has a value of that measure.
+    """
+
+    name: str = ""  # the task in words; "" as the run writes it
+    asked: str = "targets"  # the fact of the run that names what was asked for
+    several: bool = False  # whether several targets are several questions, each with its own numbers
+    each: str = ""  # the measure that tells on which of several targets a model does worst
+    classes: bool = False  # a case has a class as label: it can be missed, counted, rare
+    case: str = ""  # the measure that a case's value is printed like; "" the primary one
+    quantity: str = ""  # a case's value in words; "" the name of that measure
+    share: bool = False  # a case's value lies between 0 and 1, and more is better
+    error: bool = False  # a case's value is an error: less is better
+    label: str = ""  # what stands in front of a case's label; "" by what the labels are
+    tenth: str = ""  # the sentence on the worst tenth of the cases
+    spread: bool = True  # whether the values are shown as a distribution, too
+    contours: bool = False  # whether pictures show the reference contours
+    reason: str = "reason_any"  # why a measure has no value
+    limit: str = "limit_labels_any"  # that the reference is taken as the truth
+
+
+#: The kinds of question that the page knows, by the task of the run.
+QUESTIONS: dict[str, Question] = {
+    "classify": Question(
+        name="task_classify",
+        several=True,
+        each="auc",
+        classes=True,
+        case="auc",
+        quantity="heatmap_probability",
+        share=True,
+        label="missed_label",
+        spread=False,
+        reason="reason_classes",
+        limit="limit_labels",
+    ),
+    "regress": Question(
+        name="task_regress",
+        several=True,
+        each="r2",
+        case="mae",
+        quantity="heatmap_error",
+        error=True,
+        label="axis_reference",
+        tenth="answer_fail_error",
+        spread=False,
+        reason="reason_values",
+        limit="limit_labels_regress",
+    ),
+    "segment": Question(
+        name="task_segment",
+        asked="structures",
+        case="dice",
+        share=True,
+        label="missed_label",
+        tenth="answer_fail_dice",
+        contours=True,
+        reason="reason_masks",
+        limit="limit_labels_segment",
+    ),
+}
+
+
+def question(run: Mapping[str, Any]) -> Question:
+    """What is said of the question of a run; a run that names none asks for classes."""
+    return QUESTIONS.get(str(run.get("task") or "classify"), Question())
+
 
 #: Short name and plain description of each measure: (English name, Chinese name, English, Chinese).
 METRICS: dict[str, tuple[str, str, str, str]] = {
