@@ -150,7 +150,7 @@ def test_a_kind_that_the_page_does_not_know_is_told_whole(tmp_path: Path) -> Non
     assert menu == [
         *("leaderboard", "pairs", "distribution", "heatmap", "missed", "learning", "made", "limits", "glossary")
     ]
-    assert "distance case by case" in said and "Cases on which the models do worst" in said
+    assert "Distance case by case" in said and "Cases on which the models do worst" in said
     assert "Numbers are each model's distance." in said and "<dd>" in section(html, "missed")
     assert re.search(r"<dd>\d\.\d\xa0px</dd>", section(html, "missed"))  # a number, and no bar of a share
     assert '"reverse": true' in section(html, "heatmap") and "distance [px]" in section(html, "heatmap")

@@ -117,7 +117,6 @@ class View:
         self.run: dict[str, Any] = summary.get("run") or {}
         self.asked = question(self.run)
         self.models: list[dict[str, Any]] = list(summary.get("models") or [])
-        self.by_id = {m["id"]: m for m in self.models}
         self.level = str(self.run.get("level") or "case")
         self.confidence = float(self.run["confidence"]) if finite(self.run.get("confidence")) else 0.95
         self.primary = self._primary()
@@ -162,8 +161,9 @@ class View:
     def own(self, name: str) -> dict[str, Any]:
         """What the run says of a measure that the page does not know: ``{direction, decimals, unit}``, or nothing."""
         base = split_metric(name)[1]
-        found = (self.run.get("measures") or {}).get(base)
-        return found if isinstance(found, dict) and base not in METRICS else {}
+        told = self.run.get("measures")
+        found = told.get(base) if isinstance(told, dict) and base not in METRICS else None
+        return found if isinstance(found, dict) else {}
 
     def estimate(self, model: dict[str, Any], name: str) -> dict[str, Any]:
         return (model.get("metrics") or {}).get(name) or {}

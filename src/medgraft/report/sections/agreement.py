@@ -112,6 +112,6 @@ def _distribution(view: View, drawn: Drawn) -> dict[str, Any] | None:
         if len(ids) > len(some)
         else ""
     )
-    title = text("distribution_title", quantity=view.quantity)
+    title = text("distribution_title", quantity=view.quantity[:1].upper() + view.quantity[1:])
     alt = text("figure_alt", title=title, models="; ".join(names))
     return {"title": title, "svg": drawn.inline(svg, alt), "note": text("distribution_note", shown=shown)}

@@ -1,7 +1,5 @@
 """Every model on every case."""
 
-
-
 from __future__ import annotations
 
 import base64
