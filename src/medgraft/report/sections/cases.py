@@ -62,7 +62,7 @@ def make(view: View, drawn: Drawn) -> dict[str, Any]:
         "nav": [("missed", text(f"nav_{word}"))],
         "rows": items,
         "title": text(f"{word}_title"),
-        "none": text(f"{word}_none"),
+        "empty": text(f"{word}_none"),
         "bars": view.asked.share,
         "label_word": text(view.case_word),
         "note": text(f"{word}_note", quantity=quantity),
