@@ -172,12 +172,12 @@ def status(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folde
 @app.command(short_help="Write the report of a finished run again.", epilog="Example: medgraft report runs/cxr lang=zh")
 def report(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")], words: Words = None) -> None:
     """Write the report of a finished run again, in English or Chinese (lang=zh)."""
-    from medgraft.report import html
+    from medgraft.report import page
 
     values = _checked(_values(words), lang="en")
     if values["lang"] not in ("en", "zh"):
         raise UserError(f"no language {values['lang']!r}", fix="use lang=en or lang=zh")
-    typer.echo(f"open {html.build(root, lang=values['lang'])}")
+    typer.echo(f"open {page.build(root, lang=values['lang'])}")
 
 
 @app.command(

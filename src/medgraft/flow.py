@@ -95,9 +95,9 @@ def gather(recipe: Recipe, session: Session, the_run: runs.Run, say: Callable[[s
         say(f"{model['id']}: " + (model["state"] if not metric else write.sentence(primary, metric, confidence)))
     if not recipe.report:
         return the_run.root
-    from medgraft.report import html
+    from medgraft.report import page
 
-    path = html.build(the_run.root, lang=recipe.lang)
+    path = page.build(the_run.root, lang=recipe.lang)
     say(f"report {path}")
     return the_run.root
 
@@ -134,36 +134,6 @@ def refuse_strangers(predictions: pl.DataFrame, plan: Plan) -> None:
                 case=str(cell),
                 fix="delete the folder of this cell and run again",
             )
-
-
-def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """Youden thresholds of arms with one yes/no target: {arm: {outer fold: threshold}}.
-
-    Each comes from the inner select predictions of the chosen setting within that outer fold alone, so
-    the patients it is applied to had no say in it.
-    """
-    key = ["model", "start", "strategy", "outer", "setting"]
-    chosen = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).select(key).unique()
-    inner = cells.filter(pl.col("inner") >= 0).join(chosen, on=key, how="semi")
-    arms = inner.select(
-        pl.col("hash").alias("cell"),
-        "outer",
-        pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id"),
-    )
-    whole = predictions.filter(
-        (pl.col("split") == "select") & pl.col("y_true").is_not_null() & (pl.col("window") == -1)
-    )
-    whole = whole.group_by("cell", "case_id", "target", "class", maintain_order=True).agg(
-        pl.col("y_true").first(), pl.col("y_pred").mean()
-    )  # over views
-    joined = whole.join(arms, on="cell")
-    found: dict[str, dict[str, float]] = {}
-    for (name, outer), part in joined.group_by(["id", "outer"], maintain_order=True):
-        if part.select("target", "class").n_unique() == 1 and part["y_true"].n_unique() == 2:
-            found.setdefault(str(name), {})[str(outer)] = youden_threshold(
-                part["y_true"].to_numpy(), part["y_pred"].to_numpy()
-            )
-    return found
 
 
 def baseline(session: Session) -> dict[str, Any] | None:

@@ -18,9 +18,11 @@ from medgraft.errors import UserError
 from medgraft.files import write_json
 from medgraft.notices import notice, to_json
 from medgraft.report import figures
-from medgraft.report.html import build
-from medgraft.report.text import METRICS, STRINGS, Text
+from medgraft.report.page import build
+from medgraft.report.sections.limits import limitations
+from medgraft.report.text import STRINGS, Text
 from medgraft.report.view import View
+from medgraft.report.words import METRICS
 from medgraft.stats.agreement import agreement, patient_interval, weighted_mean, weighted_quantile
 
 UNKNOWN = to_json([notice("patients_unknown")])
@@ -540,11 +542,11 @@ def test_several_targets_and_structures_have_names_of_their_own(tmp_path: Path) 
 
 
 def test_limits_come_from_the_facts() -> None:
-    assert any("every model misses" in s for s in View(made(), Text()).limitations())
+    assert any("every model misses" in s for s in limitations(View(made(), Text())))
     for task, word in (("regress", "reference values"), ("segment", "contours")):
-        told = " ".join(View(made(task), Text()).limitations())
+        told = " ".join(limitations(View(made(task), Text())))
         assert word in told and "misses" not in told and "a miss" not in told
-    few = View(made(), Text()).limitations()
+    few = limitations(View(made(), Text()))
     assert (
         any("Only 20 patients" in s for s in few)
         and any("rarest label has 20 cases" in s for s in few)
@@ -552,7 +554,7 @@ def test_limits_come_from_the_facts() -> None:
     )
     large = made(cases=400)
     large["run"] |= {"folds": 1, "seeds": 1, "looks": [{"cell": "a"}, {"cell": "a"}]}
-    found = View(large, Text()).limitations()
+    found = limitations(View(large, Text()))
     assert (
         not any("Only" in s for s in found)
         and any("one seed" in s for s in found)

@@ -16,7 +16,7 @@ from test_summary import Study, entry
 from medgraft import notices, stats
 from medgraft.errors import UserError
 from medgraft.notices import NOTICES, notice
-from medgraft.report.html import build
+from medgraft.report.page import build
 from medgraft.stats import claims, kinds, metrics
 from medgraft.stats.kinds import KINDS, Kind, Question, ask, register
 from medgraft.stats.metrics import METRICS, Weights, metric

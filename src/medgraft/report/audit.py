@@ -14,7 +14,7 @@ from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
 from medgraft.files import read_json
 from medgraft.report.gallery import Gallery
-from medgraft.report.html import write_page
+from medgraft.report.page import write_page
 from medgraft.report.text import Text, clean, finite
 
 PAIRS = {"leak": 24, "check": 12, "note": 6}  # pairs of a finding that the page shows
@@ -119,8 +119,10 @@ class Page:
         if len(content["sets"]) > 1:
             facts.append(text("audit_against", name=clean(content["sets"][1]["name"], 80)))
         return {
+            "kicker": text("audit_kicker"),
             "title": text("audit_title", name=clean(content["name"], 80)),
-            "facts_line": " · ".join([*facts, content["created"]]),
+            "facts_line": " · ".join(facts),
+            "created": content["created"],
             "warnings": [text.say(w) for w in content["warnings"]],
             "answers": self._answers(),
             "findings": [f for f in found if f["severity"] != "note"],

@@ -22,7 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from medgraft.report.text import Text, clean, finite
+from medgraft.report.text import Text, clean, finite, take
 
 INK, MUTED, RULE, BLUE, ORANGE = "#1d2125", "#5b636b", "#d4d7d9", "#0b5f97", "#b8480a"
 #: Colours of the figures and the CSS variables that stand for them on the page.
@@ -34,6 +34,21 @@ FONTS = (
     "YaHei', sans-serif"
 )
 MOST_PANELS = 12
+
+STRINGS = take(
+    {
+        "axis_fpr": ("False positive rate (1 − specificity)", "假阳性率（1 − 特异度）"),
+        "axis_tpr": ("Sensitivity", "灵敏度"),
+        "axis_predicted": ("Predicted probability", "预测概率"),
+        "axis_observed": ("Observed share", "实际比例"),
+        "axis_prediction": ("Prediction", "预测值"),
+        "axis_mean": ("Mean of both", "二者均值"),
+        "axis_difference": ("Prediction − reference", "预测值 − 参考值"),
+        "axis_step": ("Training step", "训练步数"),
+        "axis_loss": ("Training loss", "训练损失"),
+        "axis_score": ("Selection score", "选择得分"),
+    }
+)
 
 _STYLE: Any = {
     "svg.fonttype": "none",
