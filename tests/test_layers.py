@@ -9,27 +9,39 @@ import ast
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "medgraft"
-GROUND = {"errors", "notices", "progress", "files", "config", "tables", "store", "datasets", "splits", "runs"}
+#: The ground, each part on what stands before it.
+GROUND_ORDER = [
+    {"errors", "notices"},
+    {"files", "progress"},
+    {"config", "tables", "store"},
+    {"datasets"},
+    {"runs", "splits"},
+]
+GROUND = set().union(*GROUND_ORDER)
 ACTS = {"simulate", "export", "intake", "data", "models", "tasks", "engine", "stats", "report"}
 
 #: layer -> the parts of medgraft (dotted prefixes) it may import, besides itself
 MAY_IMPORT: dict[str, set[str]] = {
-    **dict.fromkeys(GROUND, GROUND),
+    **{part: set().union(*GROUND_ORDER[: k + 1]) for k, parts in enumerate(GROUND_ORDER) for part in parts},
     "simulate": GROUND,
     "intake": GROUND | {"export"},  # a scan hands its frames out where it is asked to
     "export": GROUND,
     "data": GROUND,
     "models": {"errors", "files", "progress"},
     "tasks": GROUND | {"models.heads", "data", "stats.metrics"},
-    "engine": GROUND | {"intake", "data", "models", "tasks", "stats.metrics"},
+    "engine": GROUND | {"data", "models", "tasks", "stats.metrics"},
     "stats": GROUND,
-    "report": GROUND | {"stats"},
-    "flow": GROUND | ACTS,  # the whole way, from a recipe to a report
+    "report": GROUND | {"stats", "export"},
     "audit": GROUND | {"stats", "report"},  # from a data set to the page of its faults
-    "cli": GROUND | ACTS | {"flow", "audit"},
+    "serve": GROUND | {"intake", "data", "models", "tasks", "engine", "export", "stats"},  # new studies -> answers
+    "flow": GROUND | ACTS,  # the whole way, from a recipe to a report
+    "cli": GROUND | ACTS | {"flow", "audit", "serve"},
     "__main__": GROUND | {"cli"},
     "__init__": set(),
 }
+#: Where names of tasks and of kinds of question stand as string literals: the tasks, the kinds with the tables of their
+#: measures, the tables of words, and the types of a label column as recipes and data sets write them.
+NAMING = {"tasks", "stats.kinds", "stats.metrics", "report.words", "datasets", "data.dataset", "intake.options"}
 TORCH = {
     "torch",
     "torchvision",
@@ -106,8 +118,87 @@ def violations(source: Path) -> list[str]:
     return found
 
 
+def circles(source: Path) -> list[list[str]]:
+    """Modules that import each other; late imports and names in strings count, those of a type checker not."""
+    paths = {}
+    for path in source.rglob("*.py"):
+        parts = ["medgraft", *path.relative_to(source).with_suffix("").parts]
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {name: _reached(name, path, set(paths)) for name, path in paths.items()}
+    found: list[list[str]] = []
+    while graph:  # what nobody imports, or what imports nobody, stands in no circle
+        leaves = [n for n, to in graph.items() if not to & set(graph) - {n}]
+        roots = [n for n in graph if not any(n in to for other, to in graph.items() if other != n)]
+        if not leaves and not roots:
+            return [*found, sorted(graph)]
+        graph = {n: to for n, to in graph.items() if n not in {*leaves, *roots}}
+    return found
+
+
+def _reached(name: str, path: Path, known: set[str]) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typed = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    unread = {id(n) for block in typed for n in ast.walk(block)}
+    named = set()
+    for node in ast.walk(tree):
+        if id(node) in unread:
+            continue
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            named |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("medgraft.") and " " not in str(node.value):
+            named.add(str(node.value).replace(":", "."))
+    reached = set()
+    for dotted in named:
+        while dotted and dotted not in known:
+            dotted = dotted.rpartition(".")[0]
+        reached |= {dotted} - {"", "medgraft", name}
+    return reached
+
+
+def literals(source: Path) -> list[str]:
+    """Names of tasks and kinds of question that stand as string literals elsewhere than ``NAMING``."""
+    from medgraft.stats.kinds import KINDS
+
+    names = {*KINDS, *(kind.task for kind in KINDS.values())}
+    found = []
+    for path in sorted(source.rglob("*.py")):
+        module = ".".join(path.relative_to(source).with_suffix("").parts)
+        if within(module, NAMING):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found += [
+            f"{module}:{node.lineno} {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and node.value in names
+        ]
+    return found
+
+
 def test_imports_follow_the_architecture() -> None:
     assert violations(SOURCE) == []
+
+
+def test_no_circle() -> None:
+    assert circles(SOURCE) == []
+
+
+def test_names_of_tasks_and_kinds_stand_where_they_belong() -> None:
+    assert literals(SOURCE) == []
+
+
+def test_a_planted_circle_and_a_planted_name_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def f():\n    from medgraft import b\n")
+    (tmp_path / "b.py").write_text("import importlib\nx = importlib.import_module('medgraft.c')\n")
+    (tmp_path / "c.py").write_text("from medgraft.a import f\n")
+    (tmp_path / "d.py").write_text("from medgraft.a import f\ny = 'segment'\n")
+    assert circles(tmp_path) == [["medgraft.a", "medgraft.b", "medgraft.c"]]
+    assert literals(tmp_path) == ["d:2 segment"]
+    (tmp_path / "c.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from medgraft.a import f\n"
+    )
+    assert circles(tmp_path) == []
 
 
 def test_a_planted_import_is_found(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medgraft import audit, config, flow
-from medgraft.engine import serve
+from medgraft import audit, config, flow, serve
 from medgraft.intake import scan
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

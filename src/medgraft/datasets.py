@@ -20,6 +20,9 @@ from medgraft.notices import Notice
 FORMAT = 2
 
 
+CLASSES, QUANTITY = "classify", "regress"  # types of a label column, as dataset.json has them
+
+
 class Box(NamedTuple):
     """A box in pixels; bottom and right lie outside. What comes as x, y, width, height is turned into this here."""
 

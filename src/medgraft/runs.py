@@ -51,15 +51,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def bytes_digest(arrays: Iterable[tuple[str, Any]]) -> str:
-    """SHA-256 of named arrays: names, types, shapes and bytes, in the order given."""
-    found = hashlib.sha256()
-    for name, array in arrays:
-        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        found.update(memoryview(array).cast("B") if array.size else b"")
-    return found.hexdigest()
-
-
 def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as stream:

@@ -155,7 +155,7 @@ def test_marked_windows_show_each_tracing_with_its_own_frame(video: Dataset) -> 
         np.testing.assert_array_equal(mask[:, 0], store.open_mask(video.root, line["mask_id"])[index])
     for _, trained in train_batches(clips(video, window=WindowSpec("marked", 1, 32)), seed=0, steps=5, batch_size=4):
         assert ((trained["mask"] != 255).flatten(1).float().mean(1) > 0.5).all()
-    with pytest.raises(UserError, match=r"c002.*no traced frame"):
+    with pytest.raises(UserError, match=r"c002.*no marked frame"):
         manifest = video.manifest.with_columns(
             mask_id=pl.when(pl.col("case_id") == "c002").then(None).otherwise(pl.col("mask_id"))
         )

@@ -111,7 +111,7 @@ def test_marked_windows_hold_traced_frames_in_the_middle() -> None:
     assert [w.frames for w in eval_windows(spec, shape, traced)] == [(0, 1, 3, 5, 7), (25, 27, 29, 29, 29)]
     assert {draw_window(spec, shape, rng(s), traced).frames[2] for s in range(40)} == {3, 29}
     assert eval_windows(spec, shape, []) == []
-    with pytest.raises(UserError, match="no traced frame"):
+    with pytest.raises(UserError, match="no marked frame"):
         draw_window(spec, shape, rng(), [])
 
 

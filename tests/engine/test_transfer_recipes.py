@@ -437,11 +437,11 @@ def test_the_recipe_says_what_the_rows_say() -> None:
     assert made.split.kind == "holdout" and (made.split.test_share, made.split.selects) == (0.2, 0.125)
     arms = {arm.id: arm for arm in made.models}
     for bare in ("vgg19", "resnet50", "densenet121", "inception_v3"):
-        frozen = made.arm_train(arms[f"torchvision:{bare} · imagenet · frozen"])
+        frozen = made.arm_settings(arms[f"torchvision:{bare} · imagenet · frozen"])[0].train
         assert frozen.augment == "none" and f"torchvision:{bare} · imagenet · finetune" in arms
-    source = made.arm_train(arms["torchvision:inception_v3 · imagenet · frozen at the source's rate"])
+    source = made.arm_settings(arms["torchvision:inception_v3 · imagenet · frozen at the source's rate"])[0].train
     assert (source.learning_rate, source.epochs, source.schedule) == (1e-5, 10, "constant")
-    assert made.arm_window(arms["torchvision:inception_v3 · imagenet · finetune"]).size == 299
+    assert made.arm_settings(arms["torchvision:inception_v3 · imagenet · finetune"])[0].window.size == 299
     for name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v2_folded"):
         assert {f"{name} · imagenet · {way}" for way in ("finetune", "frozen", "frozen at the source's rate")} <= set(
             arms

@@ -32,6 +32,8 @@ SAID: list[tuple[str, dict[str, Any], str, str]] = [
     ('split_80_20', {}, 'compat split_80_20: the part held out chose the settings and is reported too, so these numbers are too good', 'compat split_80_20：留出部分既用于选择设置又用于报告结果，因此数值偏高'),
     ('two_roles', {'n': 1}, '1 picture stands in training and test under two patients, so results may be too good: see medgraft audit', '1 幅图像分属两名患者并同时出现在训练与测试中，结果可能虚高：见 medgraft audit'),
     ('two_roles', {'n': 7}, '7 pictures stand in training and test under two patients, so results may be too good: see medgraft audit', '7 幅图像分属两名患者并同时出现在训练与测试中，结果可能虚高：见 medgraft audit'),
+    ('looked_at_before', {'n': 4}, 'these test parts were looked at 4 times before, by earlier plans of this run: what was changed after seeing those results makes these too good', '这些测试部分此前已被本次运行的旧方案查看过 4 次：看过结果后再作的改动会使现有数值偏高'),
+    ('looked_at_by_others', {'n': 4, 'runs': 2}, 'these test parts were looked at 4 times before, by earlier plans or by other runs on this data set (2): what was changed after seeing those results makes these too good', '这些测试部分此前已被查看过 4 次（包括旧方案或同一数据集上的 2 次其他运行）：看过结果后再作的改动会使现有数值偏高'),
     ('patients_unknown', {}, 'patient=none: patients are unknown, so cases are resampled and intervals are too narrow if patients have several cases', 'patient=none：患者身份未知，按病例重抽样；若同一患者有多个病例，置信区间会偏窄'),
     ('too_few', {'n': 2, 'units': 'patient'}, 'only 2 patients were judged: too few for any interval or test', '仅有 2 名患者受评：不足以计算任何区间或检验'),
     ('too_few', {'n': 1, 'units': 'case'}, 'only 1 cases were judged: too few for any interval or test', '仅有 1 个病例受评：不足以计算任何区间或检验'),

@@ -173,7 +173,8 @@ def test_absent_weights_never_become_a_random_body(tmp_path: Path, monkeypatch: 
 
 def small() -> nn.Module:
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Linear(0, 2), nn.PReLU())
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Identity(), nn.PReLU())
+    body.register_buffer("empty", torch.zeros(0, 2))
     body.register_buffer("halves", torch.arange(6).to(torch.bfloat16).view(2, 3))
     body.register_buffer("flag", torch.tensor(True))
     return body

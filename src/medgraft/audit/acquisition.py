@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medgraft.audit.options import AuditOptions
-from medgraft.datasets import Dataset
+from medgraft.datasets import CLASSES, Dataset
 from medgraft.stats.association import associate
 from medgraft.stats.baseline import trivial_auc
 
@@ -92,7 +92,7 @@ def acquisition(dataset: Dataset, options: AuditOptions) -> tuple[list[dict[str,
                 severity = "check" if kind == "fact_strong" else "note"
                 findings.append({"kind": kind, "severity": severity, "n": len(some), "target": target, "facts": some})
     for target in dataset.targets:
-        if varied and dataset.info.get("targets", {}).get(target, {}).get("type") == "classify":
+        if varied and dataset.info.get("targets", {}).get(target, {}).get("type") == CLASSES:
             together = _together(varied, dataset.manifest[f"label.{target}"].to_list(), patients, options)
             if together is not None:
                 rows.append({"name": "", "together": together, "target": target})

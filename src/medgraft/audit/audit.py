@@ -18,7 +18,7 @@ from medgraft import __version__, notices, progress
 from medgraft.audit import leaks
 from medgraft.audit.acquisition import acquisition
 from medgraft.audit.options import AuditOptions
-from medgraft.datasets import Dataset, load_dataset
+from medgraft.datasets import CLASSES, QUANTITY, Dataset, load_dataset
 from medgraft.errors import UserError
 from medgraft.files import write_json
 
@@ -110,11 +110,11 @@ def _classes(dataset: Dataset, target: str, parts: list[leaks.Part]) -> dict[str
     """Cases and patients of each class, and how many of them stand in each role of each part."""
     values, patients = dataset.manifest[f"label.{target}"].to_list(), dataset.manifest["patient_id"].to_list()
     described = dataset.info.get("targets", {}).get(target, {})
-    if described.get("type") == "regress":
+    if described.get("type") == QUANTITY:
         known = np.array([v for v in values if v is not None], float)
         quantiles = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist() if len(known) else []
         return {
-            "type": "regress",
+            "type": QUANTITY,
             "unit": described.get("unit"),
             "quantiles": quantiles,
             "missing": len(values) - len(known),
@@ -130,7 +130,7 @@ def _classes(dataset: Dataset, target: str, parts: list[leaks.Part]) -> dict[str
             {"name": name, "cases": len(members), "patients": len({patients[i] for i in members}), "roles": roles}
         )
     return {
-        "type": "classify",
+        "type": CLASSES,
         "positive": described.get("positive"),
         "classes": rows,
         "missing": sum(v is None for v in values),
@@ -141,7 +141,7 @@ def sample(dataset: Dataset, parts: list[leaks.Part], seed: int) -> list[dict[st
     """A few cases of each class and role, for the contact sheet: other patients first."""
     manifest = dataset.manifest
     target = next(
-        (t for t in dataset.targets if dataset.info.get("targets", {}).get(t, {}).get("type") == "classify"), None
+        (t for t in dataset.targets if dataset.info.get("targets", {}).get(t, {}).get("type") == CLASSES), None
     )
     labels = manifest[f"label.{target}"].to_list() if target else [None] * manifest.height
     part = next((p for p in parts if p.name != "external"), None)

@@ -90,7 +90,7 @@ def step_overhead(
             }
             for _ in range(2)
         ]
-        task = Classify([TargetSpec("label", "binary", ("no", "yes"), "yes")])
+        task = Classify([TargetSpec("label", classes=("no", "yes"), positive="yes")])
         setting = TrainConfig(iterations=steps, batch_size=batch_size, evaluations=1)
         models_of = [make_model(name, outputs=1, seed=0)[0].to(fabric.device) for _ in range(2)]
         samples = FixedSamples(batches)

@@ -181,6 +181,7 @@ def facts_of(recipe: Recipe, plan: Plan, dataset: Dataset, manifest: pl.DataFram
             [
                 *(config.COMPAT[name] for name in recipe.compat),
                 *dataset.warnings,
+                *task.remarks(dataset),
                 *splits.same_pixels_in_two_roles(manifest, outer),
             ]
         ),

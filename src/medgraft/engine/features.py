@@ -30,6 +30,7 @@ from medgraft.files import write_bytes
 from medgraft.models import surgery
 from medgraft.models.heads import LinearHead
 from medgraft.models.model import Model
+from medgraft.models.model import fingerprint as body_fingerprint
 from medgraft.tasks.task import Task
 
 IMAGES = 16  # in one pass of a body: what bounds its memory is images, not cases
@@ -122,9 +123,9 @@ def cache_key(session: Session, arm: Arm, setting: Setting, model: Model, select
 
 
 def fingerprint(model: Model) -> str:
-    """SHA-256 over the bytes of a body and of what its inputs are brought to."""
-    tensors = {**model.body.state_dict(), "mean": model.mean, "std": model.std}
-    return runs.bytes_digest((name, value.detach().cpu().contiguous().numpy()) for name, value in tensors.items())
+    """Name of a body by the bytes of its tensors, and of what its inputs are brought to."""
+    inputs = [model.mean.flatten().tolist(), model.std.flatten().tolist()]
+    return runs.digest([body_fingerprint(model.body), *inputs])
 
 
 def refuse_mixing(model: Model, arm: Arm) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -58,15 +59,16 @@ class Progress:
     def failed(self, arm: Arm, outer: int, error: Exception, cell: runs.Cell | None = None) -> None:
         """Name a failed cell in one line; the trace goes to ``errors.log``."""
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
-        with open(self.run.root / "errors.log", "a", encoding="utf-8") as stream:
-            stream.write(
-                f"{time.strftime('%Y-%m-%d %H:%M:%S')} {arm.id} fold {outer + 1}\n"
-                f"{''.join(traceback.format_exception(error))}\n"
-            )
+        head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {arm.id} fold {outer + 1}\n"
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk has no room for the trace either; the reason is said all the same
+            with open(self.run.root / "errors.log", "a", encoding="utf-8") as stream:
+                stream.write(head + "".join(traceback.format_exception(error)) + "\n")
         failed = cell or self._at_work(arm, outer)
+        self.say(f"{arm.id} fold {outer + 1} failed: {reason} (trace in errors.log)")
         self.run.belongs(failed)
         self.run.mark(failed, f"failed: {reason[:200]}", reason=reason)
-        self.say(f"{arm.id} fold {outer + 1} failed: {reason} (trace in errors.log)")
 
     def _at_work(self, arm: Arm, outer: int) -> runs.Cell:
         """The inner cell of a fold that was running when it failed."""

@@ -17,7 +17,7 @@ import polars as pl
 
 import medgraft
 from medgraft import tables
-from medgraft.datasets import FORMAT
+from medgraft.datasets import FORMAT, QUANTITY
 from medgraft.errors import UserError
 from medgraft.files import no_formula, write_json, write_text
 from medgraft.intake import labels
@@ -175,7 +175,7 @@ class Composer:
             )
         for target in targets:
             texts = [self._value(item, target.name) for item, _ in cases]
-            if target.type == "regress":
+            if target.type == QUANTITY:
                 series = pl.Series(
                     f"label.{target.name}",
                     [None if t is None else labels.as_number(t) for t in texts],

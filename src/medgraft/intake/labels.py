@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from medgraft.datasets import Box
+from medgraft.datasets import CLASSES, QUANTITY, Box
 from medgraft.errors import UserError
 from medgraft.intake.private.keys import shape_of
 from medgraft.intake.read import Reject, stem_of
@@ -369,20 +369,20 @@ def describe_target(
     numbers = [as_number(v) for v in present]
     numeric = bool(present) and all(n is not None for n in numbers)
     distinct = {n for n in numbers if n is not None}
-    if kind == "regress" and not numeric:
+    if kind == QUANTITY and not numeric:
         bad = next(v for v, n in zip(present, numbers) if n is None) if present else "nothing"
         raise UserError(
             f"target {name} is not a number everywhere (holds a value like {shape_of(bad)!r})",
             fix="leave type=regress out or clean the column",
         )
     whole = numeric and all(float(n).is_integer() for n in distinct)
-    if numeric and (kind == "regress" or (kind is None and not (whole and len(distinct) <= MOST_CLASSES_OF_NUMBERS))):
-        return Target(name, "regress", unit=unit)
+    if numeric and (kind == QUANTITY or (kind is None and not (whole and len(distinct) <= MOST_CLASSES_OF_NUMBERS))):
+        return Target(name, QUANTITY, unit=unit)
     classes = sorted({class_text(v) for v in present}, key=lambda c: (as_number(c) is None, as_number(c) or 0.0, c))
     if positive is not None and positive not in classes:
         raise UserError(f"positive={positive} is not a class of {name}", fix=f"classes are: {', '.join(classes[:20])}")
     chosen = positive if positive is not None else (classes[-1] if len(classes) == 2 else None)
-    return Target(name, "classify", classes, chosen, unit)
+    return Target(name, CLASSES, classes, chosen, unit)
 
 
 def as_number(text: str) -> float | None:

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medgraft.datasets import Dataset, load_dataset
+from medgraft.datasets import CLASSES, QUANTITY, Dataset, load_dataset
 from medgraft.errors import UserError
 from medgraft.files import read_json
 from medgraft.report.gallery import Gallery
@@ -93,7 +93,7 @@ def _capital(word: str) -> str:
 
 
 def _is_class(content: dict[str, Any], target: str) -> bool:
-    return any(t["name"] == target and t["type"] == "classify" for t in content["targets"])
+    return any(t["name"] == target and t["type"] == CLASSES for t in content["targets"])
 
 
 class Page:
@@ -351,7 +351,7 @@ class Page:
     def _target(self, target: dict[str, Any]) -> dict[str, Any]:
         text = self.text
         result: dict[str, Any] = {"name": clean(target["name"], 60), "rows": [], "roles": [], "quantity": ""}
-        if target["type"] == "regress":
+        if target["type"] == QUANTITY:
             if target["quantiles"]:
                 low, q1, median, q3, high = (_short(v) for v in target["quantiles"])
                 result["quantity"] = text("audit_quantity", low=low, q1=q1, median=median, q3=q3, high=high)

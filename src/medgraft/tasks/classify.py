@@ -14,6 +14,7 @@ from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
+from medgraft.notices import Notice
 from medgraft.stats import metrics
 from medgraft.tasks import linear
 from medgraft.tasks.targets import specs
@@ -83,6 +84,9 @@ class Classify:
         if self.classes:
             found &= manifest[f"label.{self.targets[0].name}"].cast(pl.String).is_in(self.classes).fill_null(False)
         return found
+
+    def remarks(self, dataset: Dataset) -> list[Notice]:
+        return []
 
     def refuse(self, setting: TrainConfig, join: str) -> None:
         if join == "vote" and not self.yes_no:

@@ -13,6 +13,7 @@ from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
+from medgraft.notices import Notice
 from medgraft.stats import metrics
 from medgraft.tasks import linear
 from medgraft.tasks.targets import quantities
@@ -63,6 +64,9 @@ class Regress:
     def usable(self, manifest: pl.DataFrame) -> pl.Series:
         """Rows with a value of at least one quantity."""
         return labelled(manifest, self.targets)
+
+    def remarks(self, dataset: Dataset) -> list[Notice]:
+        return []
 
     def refuse(self, setting: TrainConfig, join: str) -> None:
         if join == "vote":

@@ -14,6 +14,7 @@ from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
+from medgraft.notices import Notice
 from medgraft.stats import metrics
 from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec
 
@@ -60,6 +61,9 @@ class Segment:
     def usable(self, manifest: pl.DataFrame) -> pl.Series:
         """Rows with a mask."""
         return manifest["mask_id"].is_not_null()
+
+    def remarks(self, dataset: Dataset) -> list[Notice]:
+        return []
 
     def refuse(self, setting: TrainConfig, join: str) -> None:
         if setting.tta:

@@ -20,6 +20,7 @@ instance
 ``yes_no``     one yes/no question: it has thresholds, votes, kinds of negatives and boxes that explain it.
 ``usable``     which rows of a manifest it can learn from and be judged on.
 ``stratify``   the label column by whose classes patients are dealt into parts, or None.
+``remarks``    notices that every page of a run of this task carries.
 ``refuse``     raises ``UserError`` for a setting that has no meaning here.
 ``fit``        labels of the training part (n, T) -> what must be known before training (scale, weights).
 ``state``      what ``fit`` found, as arrays for the checkpoint; ``load`` puts it back.
@@ -47,6 +48,7 @@ import torch
 from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
 from medgraft.datasets import Dataset
+from medgraft.notices import Notice
 from medgraft.stats.metrics import Metric
 
 Columns = dict[str, list[Any]]
@@ -119,6 +121,8 @@ class Task(Protocol):
     def make(cls, spec: TaskSpec, setting: TrainConfig | None = None) -> Task: ...
 
     def usable(self, manifest: pl.DataFrame) -> pl.Series: ...
+
+    def remarks(self, dataset: Dataset) -> list[Notice]: ...
 
     def refuse(self, setting: TrainConfig, join: str) -> None: ...
 
