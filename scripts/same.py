@@ -702,7 +702,8 @@ def raw_studies(cache: Path, recipes: Sequence[Recipe]) -> Path:
             with tempfile.TemporaryDirectory(prefix=".writing-", dir=cache) as scratch:
                 write_studies(recipe, Path(scratch) / recipe.name)
                 folder.mkdir(exist_ok=True)
-                os.rename(Path(scratch) / recipe.name, folder / recipe.name)
+                with contextlib.suppress(OSError):  # another process was first: it wrote the same
+                    os.rename(Path(scratch) / recipe.name, folder / recipe.name)
     return folder
 
 
@@ -743,16 +744,17 @@ def results(where: str, names: Sequence[str], cache: Path, jobs: int) -> dict[st
     cache.mkdir(parents=True, exist_ok=True)
     studies = raw_studies(cache, [r for r in RECIPES if r.name in names])
     with tempfile.TemporaryDirectory(prefix="same-") as scratch:
-        if where == ".":
-            source, into, label = ROOT / "src", Path(scratch) / "results", "."
-        else:
+        source, into, label = Path(scratch) / "src", Path(scratch) / "results", "."
+        if where != ".":
             commit = git("rev-parse", "--verify", f"{where}^{{commit}}").decode().strip()
-            source, into = Path(scratch) / "src", cache / f"{commit}-{recipe_key()}"
+            into = cache / f"{commit}-{recipe_key()}"
             label = f"{where} ({commit[:7]})" if not commit.startswith(where) else commit[:7]
         into.mkdir(exist_ok=True)
         missing = [n for n in names if not (into / f"{n}.json").is_file()]
         if missing:
-            if where != ".":
+            if where == ".":  # a copy: who edits meanwhile does not mix two states
+                shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
                 with tarfile.open(fileobj=io.BytesIO(git("archive", commit, "src"))) as archive:
                     archive.extractall(scratch, filter="data")
             words = [str(source), str(studies), str(into), str(jobs), label, *missing]
