@@ -739,6 +739,11 @@ def git(*words: str) -> bytes:
     return done.stdout
 
 
+def hash_of(commit: str) -> str:
+    """The 40 digits of a commit. Leaves where there is none."""
+    return git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
+
+
 def results(where: str, names: Sequence[str], cache: Path, jobs: int) -> dict[str, Result]:
     """The results of a commit (kept in ``cache``) or, where it is ``.``, of the working tree."""
     cache.mkdir(parents=True, exist_ok=True)
@@ -746,7 +751,7 @@ def results(where: str, names: Sequence[str], cache: Path, jobs: int) -> dict[st
     with tempfile.TemporaryDirectory(prefix="same-") as scratch:
         source, into, label = Path(scratch) / "src", Path(scratch) / "results", "."
         if where != ".":
-            commit = git("rev-parse", "--verify", f"{where}^{{commit}}").decode().strip()
+            commit = hash_of(where)
             into = cache / f"{commit}-{recipe_key()}"
             label = f"{where} ({commit[:7]})" if not commit.startswith(where) else commit[:7]
         into.mkdir(exist_ok=True)
@@ -792,6 +797,8 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     names = [n for n in known if not given.only or n in given.only]
     a, b = ("stored", ".") if given.a is None else (given.a, given.b)
+    for where in {given.a, given.b} - {None, "."}:  # a typing error is answered at once
+        hash_of(where)
     new = results(b, names, given.cache.resolve(), given.jobs) if given.a is None else {}
     if given.store:
         size = sum(store(n, new[n]).stat().st_size for n in names)
