@@ -702,7 +702,8 @@ def raw_studies(cache: Path, recipes: Sequence[Recipe]) -> Path:
             with tempfile.TemporaryDirectory(prefix=".writing-", dir=cache) as scratch:
                 write_studies(recipe, Path(scratch) / recipe.name)
                 folder.mkdir(exist_ok=True)
-                os.rename(Path(scratch) / recipe.name, folder / recipe.name)
+                with contextlib.suppress(OSError):  # another process was first: it wrote the same
+                    os.rename(Path(scratch) / recipe.name, folder / recipe.name)
     return folder
 
 
@@ -738,21 +739,27 @@ def git(*words: str) -> bytes:
     return done.stdout
 
 
+def hash_of(commit: str) -> str:
+    """The 40 digits of a commit. Leaves where there is none."""
+    return git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
+
+
 def results(where: str, names: Sequence[str], cache: Path, jobs: int) -> dict[str, Result]:
     """The results of a commit (kept in ``cache``) or, where it is ``.``, of the working tree."""
     cache.mkdir(parents=True, exist_ok=True)
     studies = raw_studies(cache, [r for r in RECIPES if r.name in names])
     with tempfile.TemporaryDirectory(prefix="same-") as scratch:
-        if where == ".":
-            source, into, label = ROOT / "src", Path(scratch) / "results", "."
-        else:
-            commit = git("rev-parse", "--verify", f"{where}^{{commit}}").decode().strip()
-            source, into = Path(scratch) / "src", cache / f"{commit}-{recipe_key()}"
+        source, into, label = Path(scratch) / "src", Path(scratch) / "results", "."
+        if where != ".":
+            commit = hash_of(where)
+            into = cache / f"{commit}-{recipe_key()}"
             label = f"{where} ({commit[:7]})" if not commit.startswith(where) else commit[:7]
         into.mkdir(exist_ok=True)
         missing = [n for n in names if not (into / f"{n}.json").is_file()]
         if missing:
-            if where != ".":
+            if where == ".":  # a copy: who edits meanwhile does not mix two states
+                shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
                 with tarfile.open(fileobj=io.BytesIO(git("archive", commit, "src"))) as archive:
                     archive.extractall(scratch, filter="data")
             words = [str(source), str(studies), str(into), str(jobs), label, *missing]
@@ -790,6 +797,8 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     names = [n for n in known if not given.only or n in given.only]
     a, b = ("stored", ".") if given.a is None else (given.a, given.b)
+    for where in {given.a, given.b} - {None, "."}:  # a typing error is answered at once
+        hash_of(where)
     new = results(b, names, given.cache.resolve(), given.jobs) if given.a is None else {}
     if given.store:
         size = sum(store(n, new[n]).stat().st_size for n in names)

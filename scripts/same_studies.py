@@ -292,6 +292,7 @@ OPEN = (*CODED, "identity=keep")
 MONAI, BERT = ("monai.networks.nets",), ("transformers.models.bert.modeling_bert",)
 SMALL = {"size": 32}
 CLIP = {"kind": "uniform", "length": 4, "size": 32}
+HEAD, DENSE = {"learning_rate": 0.02, "iterations": 3}, {"learning_rate": 0.01, "iterations": 3}
 BLOCK = {"kind": "whole", "length": 16, "size": 16}
 
 RECIPES: tuple[Recipe, ...] = (
@@ -318,7 +319,10 @@ RECIPES: tuple[Recipe, ...] = (
             "window": SMALL,
             "keep_windows": True,
             "split": {"kind": "nested", "inner": 2},
-            "models": [arm(LITE, "imagenet", "frozen"), arm(TINY, "random", train={"dropout": 0.2, "logits": 2})],
+            "models": [
+                arm(LITE, "imagenet", "frozen", train=HEAD),
+                arm(TINY, "random", train={"dropout": 0.2, "logits": 2}),
+            ],
             "claims": [
                 {
                     "text": "ImageNet does better.",
@@ -355,14 +359,17 @@ RECIPES: tuple[Recipe, ...] = (
             "target": ["a", "b"],
             "window": SMALL,
             "train": {"positive_weight": "balanced"},
-            "models": [arm(LITE, "imagenet", "frozen"), arm(TINY, "random", "gradual")],
+            "models": [arm(LITE, "imagenet", "frozen", train=HEAD), arm(TINY, "random", "gradual")],
         },
     ),
     Recipe(
         "image_regress",
         partial(pictures, twin=True),
         (*OPEN, "target=size", "target_unit=px"),
-        {"window": SMALL, "models": [arm(LITE, "imagenet", "frozen"), arm(TINY, "random", train={"tta": 1})]},
+        {
+            "window": SMALL,
+            "models": [arm(LITE, "imagenet", "frozen", train=HEAD), arm(TINY, "random", train={"tta": 1})],
+        },
     ),
     Recipe(
         "image_boxes",
@@ -374,7 +381,7 @@ RECIPES: tuple[Recipe, ...] = (
         "image_segment",
         partial(pictures, masks=True),
         (*OPEN, "target=finding", "masks=mask", "structures={1: ball, 2: core}"),
-        {"task": "segment", "window": SMALL, "models": [arm("unet2d", "random", options={"width": 4})]},
+        {"task": "segment", "window": SMALL, "models": [arm("unet2d", "random", options={"width": 4}, train=DENSE)]},
         heavy=MONAI,
     ),
     Recipe(
@@ -383,7 +390,7 @@ RECIPES: tuple[Recipe, ...] = (
         (*OPEN, "target=finding", "positive=ill"),
         {
             "window": {**CLIP, "views": 2, "join": "vote"},
-            "models": [arm(LITE, "imagenet", "frozen"), arm(CUBIC, "random", window={"length": 8})],
+            "models": [arm(LITE, "imagenet", "frozen", train=HEAD), arm(CUBIC, "random", window={"length": 8})],
         },
         heavy=MONAI,
     ),
@@ -393,7 +400,10 @@ RECIPES: tuple[Recipe, ...] = (
         (*CODED, "target=size", "target_unit=px"),
         {
             "window": CLIP,
-            "models": [arm(LITE, "imagenet", "frozen", join="bert", hidden=10), arm(f"i3d:{TINY}", "random")],
+            "models": [
+                arm(LITE, "imagenet", "frozen", join="bert", hidden=10, train=HEAD),
+                arm(f"i3d:{TINY}", "random"),
+            ],
         },
         heavy=BERT,
     ),
@@ -401,7 +411,7 @@ RECIPES: tuple[Recipe, ...] = (
         "clip_segment",
         frame_folders,
         (*OPEN, "target=finding", "masks=mask", "frames=folder", "structures={1: ball, 2: core}"),
-        {"task": "segment", "window": SMALL, "models": [arm("unet2d", "random", options={"width": 4})]},
+        {"task": "segment", "window": SMALL, "models": [arm("unet2d", "random", options={"width": 4}, train=DENSE)]},
         heavy=MONAI,
     ),
     Recipe(
@@ -430,7 +440,7 @@ RECIPES: tuple[Recipe, ...] = (
         {
             "task": "segment",
             "window": {"kind": "cubes", "length": 16, "size": 16},
-            "models": [arm("unet3d", "random", options={"width": 4})],
+            "models": [arm("unet3d", "random", options={"width": 4}, train=DENSE)],
         },
         heavy=MONAI,
     ),
