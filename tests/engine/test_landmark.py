@@ -191,7 +191,7 @@ def test_a_task_from_one_file_runs_reports_and_predicts(tmp_path: Path) -> None:
         "workers=0",
         "window.size=32",
         "stats.resamples=200",
-        "train={iterations: 60, batch_size: 8, learning_rate: 1e-2, evaluations: 1, augment: none}",
+        "train={iterations: 120, batch_size: 8, learning_rate: 3e-3, evaluations: 1, augment: none, clip_gradient: 1}",
         f"models=[{{model: unet2d, start: random}}, {lazy}]",
     ]
     said: list[str] = []
