@@ -205,10 +205,7 @@ def test_a_task_from_one_file_runs_reports_and_predicts(tmp_path: Path) -> None:
 
     from medgraft.report import page
 
-    page.build(root, lang="en")
-    english = (root / "report.html").read_text(encoding="utf-8")
-    page.build(root, lang="zh")
-    chinese = (root / "report.html").read_text(encoding="utf-8")
+    english, chinese = (page.build(root, lang=lang).read_text(encoding="utf-8") for lang in ("en", "zh"))
     assert "Distance" in english and "\u00a0px" in english and "距离" in chinese
     assert "the landmark is the middle of structure0, not a place that anybody marked" in english
     assert "标志点取 structure0 的中心" in chinese
