@@ -2,7 +2,7 @@
 
 python bench/bench_startup.py             all of it
 python bench/bench_startup.py help        the help alone: bar .4 s (median of 15 runs after one warm-up)
-python bench/bench_startup.py step        the first step alone, beside commit BASE; bar 9.5 s, half of what was seen there
+python bench/bench_startup.py step        the first step alone, beside commit BASE; bar 9.5 s, half of that seen
 python bench/bench_startup.py step=COMMIT the same beside another commit
 
 The step is that of ``medgraft run`` on 24 simulated chest X-rays: EfficientNet-Lite0 with ImageNet weights, fine-tuned,
