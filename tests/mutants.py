@@ -24,6 +24,7 @@ from __future__ import annotations
 import ast
 import copy
 import fnmatch
+import gc
 import hashlib
 import importlib
 import json
@@ -67,7 +68,7 @@ CRASHES = (
 LIBRARIES = (
     "numpy scipy.stats scipy.sparse torch torch.nn.functional torchvision torchvision.models timm polars sklearn.linear_model "
     "sklearn.metrics sklearn.model_selection statsmodels.stats.multitest statsmodels.stats.contingency_tables lightning_fabric "
-    "matplotlib.figure matplotlib.backends.backend_svg matplotlib.backends.backend_agg PIL.Image av pydicom pydantic yaml rich.progress typer "
+    "matplotlib.figure matplotlib.backends.backend_svg matplotlib.backends.backend_agg PIL.Image SimpleITK av pydicom pydantic yaml rich.progress typer "
     "jinja2 safetensors.torch"
 ).split()
 
@@ -804,8 +805,9 @@ def import_libraries() -> None:
         MKL_NUM_THREADS="1",
         OPENBLAS_NUM_THREADS="1",
         POLARS_MAX_THREADS="1",
-        PYTHONDONTWRITEBYTECODE="1",
     )
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # pytest rewrites test files once and keeps the result
+    sys.dont_write_bytecode = False
     for name in LIBRARIES:
         try:
             importlib.import_module(name)
@@ -813,6 +815,8 @@ def import_libraries() -> None:
             continue
     if any(name == "medgraft" or name.startswith("medgraft.") for name in sys.modules):
         raise Fault("medgraft was imported before the breaks were planted")
+    gc.collect()
+    gc.freeze()  # a fork that walks through all of this would copy it
 
 
 # ---------------------------------------------------------------------------------------- commands
