@@ -271,9 +271,9 @@ def mutated(source: Source, fault: Break) -> tuple[Definition, str]:
     """The definition that a break changes and the whole text of its module with the fault in it."""
     who = f"break {fault.id}: "
     found = source.find(fault.where, who)
-    tree = copy.deepcopy(source.trees[found.path])
+    tree = ast.parse(source.texts[found.path])
     nodes = [node for name, node in _definitions(tree, "") if name == found.name]
-    before = ast.dump(tree)
+    before = ast.dump(nodes[-1])
     try:
         if fault.edit is not None:
             fault.edit(nodes[-1])
@@ -281,7 +281,7 @@ def mutated(source: Source, fault: Break) -> tuple[Definition, str]:
             plant(nodes[-1], fault.old, fault.new)
     except Fault as error:
         raise Fault(f"{who}in {fault.where} {error}") from error
-    if ast.dump(tree) == before:
+    if ast.dump(nodes[-1]) == before:
         raise Fault(f"{who}changes nothing in {fault.where}")
     text = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
     try:
@@ -571,6 +571,7 @@ def _child(overlay: Path, tests: Sequence[str], groups: Sequence[Sequence[str]],
         os.chdir(ROOT)
         sys.path.insert(0, str(overlay))
         os.environ["PYTHONPATH"] = str(overlay)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         import pytest
 
         recorder = Recorder(record, groups)
@@ -580,9 +581,7 @@ def _child(overlay: Path, tests: Sequence[str], groups: Sequence[Sequence[str]],
                 "-p",
                 "no:cacheprovider",
                 "-p",
-                "no:xdist",
-                "-p",
-                "no:randomly",
+                "pytest_timeout",
                 "--tb=short",
                 "-W",
                 "ignore::pytest.PytestAssertRewriteWarning",
@@ -652,7 +651,7 @@ class Runner:
             if not p.name.startswith("test_") and "breaks" not in p.parts
         )
         self.package = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.overlays = [Overlay(WORK / f"package-{slot}", source) for slot in range(jobs)]
+        self.overlays = [Overlay(WORK / f"package-{os.getpid()}-{slot}", source) for slot in range(jobs)]
 
     def cost(self, test: str) -> float:
         """Seconds of a test; a guess by its folder where it was never run."""
@@ -666,7 +665,7 @@ class Runner:
         return float(self.costs.get(test, guess))
 
     def start(self, task: Task) -> None:
-        task.record = WORK / f"record-{task.slot}.jsonl"
+        task.record = WORK / f"record-{os.getpid()}-{task.slot}.jsonl"
         task.record.unlink(missing_ok=True)
         task.record.touch()
         name = task.fault.id if task.fault is not None else "clean"
@@ -940,10 +939,10 @@ def work(options: Options) -> int:
     """Run what the options ask for; 1 where a break that counts was not caught."""
     source, rows = Source(ROOT / "src" / "medgraft"), read_rows()
     everything = load_breaks(source)
-    for fault in everything:
+    faults, must = choose(everything, options, rows, source, _read(WORK / "results.json"))
+    for fault in faults:
         mutated(source, fault)
         needed(fault, rows)
-    faults, must = choose(everything, options, rows, source, _read(WORK / "results.json"))
     if options.list:
         show_list(faults, rows, source)
         return 0
