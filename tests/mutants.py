@@ -22,6 +22,7 @@ without the break. A crash at import, an error in a fixture, a timeout or a coll
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import fnmatch
 import gc
@@ -49,7 +50,7 @@ ROOT = TESTS.parent
 WORK = ROOT / ".mutants"
 sys.path.insert(0, str(TESTS))
 
-from breaks import Break
+from breaks import Break  # noqa: E402  (the folder of this file must be on the path first)
 
 SECONDS = 120.0
 EQUAL_SHARE = 0.03  # of all breaks may change nothing
@@ -66,11 +67,35 @@ CRASHES = (
     "MemoryError",
 )
 LIBRARIES = (
-    "numpy scipy.stats scipy.sparse torch torch.nn.functional torchvision torchvision.models timm polars sklearn.linear_model "
-    "sklearn.metrics sklearn.model_selection statsmodels.stats.multitest statsmodels.stats.contingency_tables lightning_fabric "
-    "matplotlib.figure matplotlib.backends.backend_svg matplotlib.backends.backend_agg PIL.Image SimpleITK av pydicom pydantic yaml rich.progress typer "
-    "jinja2 safetensors.torch"
-).split()
+    "numpy",
+    "scipy.stats",
+    "scipy.sparse",
+    "torch",
+    "torch.nn.functional",
+    "torchvision",
+    "torchvision.models",
+    "timm",
+    "polars",
+    "sklearn.linear_model",
+    "sklearn.metrics",
+    "sklearn.model_selection",
+    "statsmodels.stats.multitest",
+    "statsmodels.stats.contingency_tables",
+    "lightning_fabric",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.backends.backend_agg",
+    "PIL.Image",
+    "SimpleITK",
+    "av",
+    "pydicom",
+    "pydantic",
+    "yaml",
+    "rich.progress",
+    "typer",
+    "jinja2",
+    "safetensors.torch",
+)
 
 
 class Fault(Exception):
@@ -205,13 +230,8 @@ def _places(node: ast.AST, sort: str, wanted: Any) -> Iterator[tuple[ast.AST, st
                 for i, (argument, value) in enumerate(zip(parent.kwonlyargs, parent.kw_defaults)):
                     if argument.arg == named and value is not None and same(value, assign.value):
                         yield parent, "kw_defaults", i, 1
-            if (
-                isinstance(parent, ast.AnnAssign)
-                and isinstance(parent.target, ast.Name)
-                and parent.target.id == named
-                and parent.value is not None
-            ):
-                if same(parent.value, assign.value):
+            if isinstance(parent, ast.AnnAssign) and getattr(parent.target, "id", "") == named:
+                if parent.value is not None and same(parent.value, assign.value):
                     yield parent, "value", None, 1
         for name, value in ast.iter_fields(parent):
             if isinstance(value, list):
@@ -495,7 +515,7 @@ class Recorder:
     """A pytest plugin: one line of JSON a finished test, and an end as soon as every row has its failure."""
 
     def __init__(self, path: Path, groups: Sequence[Sequence[str]]) -> None:
-        self.stream = open(path, "a", encoding="utf-8")
+        self.stream = open(path, "a", encoding="utf-8")  # noqa: SIM115  (it lives as long as the fork)
         self.groups = [set(group) for group in groups]
         self.seconds: dict[str, float] = {}
         self.why: dict[str, tuple[str, str]] = {}
@@ -547,6 +567,7 @@ def smoke() -> None:
         if not found.name.endswith("__main__"):
             importlib.import_module(found.name)
     import torch
+
     from medgraft.data.dataset import TargetSpec
     from medgraft.models.model import make_model
     from medgraft.tasks.classify import Classify
@@ -685,10 +706,8 @@ class Runner:
                 ended = False
                 break
             time.sleep(0.05)
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(task.pid, signal.SIGKILL)  # what the tests started and left
-        except (ProcessLookupError, PermissionError):
-            pass
         if not ended:
             os.waitpid(task.pid, 0)
         notes = [
@@ -781,6 +800,14 @@ class Runner:
             else []
         )
         return verdict
+
+    def close(self) -> None:
+        """Remember what was learnt and remove the copies of the package."""
+        self.save()
+        for overlay in self.overlays:
+            shutil.rmtree(overlay.folder, ignore_errors=True)
+        for record in WORK.glob(f"record-{os.getpid()}-*.jsonl"):
+            record.unlink()
 
     def save(self) -> None:
         for name, value in (("seconds", self.costs), ("green", self.green), ("results", self.results)):
@@ -1000,6 +1027,7 @@ def work(options: Options) -> int:
         for thread in threads:
             thread.join()
         left = queue
+    runner.close()
     return conclude(options, everything, verdicts, left, must)
 
 

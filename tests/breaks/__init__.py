@@ -18,12 +18,12 @@ class Break:
     ``rows``   rows of docs/rows.md that claim what it breaks, parted by blanks; a test named by each of them must fail.
     ``where``  the function, class or module constant by qualified name (``draw_window``, ``Classify.loss``); a prefix
                ``part:`` (the end of a module's dotted name) tells namesakes apart.
-    ``old``    a snippet of Python that stands there exactly once: an expression, statements, ``name=value`` (a keyword, a
-               default or an assignment) or ``key: value`` (an entry of a dict). It is matched as syntax.
-    ``new``    what takes its place, of the same sort; ``pass`` removes statements, nothing removes an entry or a keyword.
+    ``old``    a snippet of Python that stands there exactly once: an expression, statements, ``name=value`` (a keyword,
+               a default or an assignment) or ``key: value`` (an entry of a dict). It is matched as syntax.
+    ``new``    what takes its place, of the same sort; ``pass`` removes statements, nothing removes an entry.
     ``kind``   the sort of fault, for the list.
-    ``tests``  for a fault of no row: the tests that must fail (``stats/test_roc.py::test_x``, below tests/; a file alone
-               means all its tests). With rows: a choice among the tests that they name.
+    ``tests``  for a fault of no row: the tests that must fail (``stats/test_roc.py::test_x``, below tests/; a file
+               alone means all its tests). With rows: a choice among the tests that they name.
     ``equal``  why the fault changes nothing that a test could see; such a break is listed and not run.
     ``edit``   in place of ``old`` and ``new``: a function that changes the definition's node.
     """

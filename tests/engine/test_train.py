@@ -109,8 +109,8 @@ def test_every_knob_of_the_optimiser_reaches_the_steps() -> None:
     changes: list[dict[str, Any]] = [
         {"weight_decay": 0.5},
         {"momentum": 0.9},
-        {"optimizer": "adam"},
-        {"optimizer": "adamw"},
+        {"optimizer": "adam", "weight_decay": 0.5},
+        {"optimizer": "adamw", "weight_decay": 0.5},
         {"schedule": "cosine"},
         {"schedule": "step"},
         {"warmup": 0.9},

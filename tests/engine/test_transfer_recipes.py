@@ -84,7 +84,14 @@ def test_the_geometry_preset_and_the_mirror_switch() -> None:
     assert (preset.scale, preset.rotate, preset.flip_lr) == ((0.9, 1.1), 10, 0.5) and not (preset.brightness or preset.contrast)
     draws = [transforms.draw(preset, np.random.default_rng(k)) for k in range(200)]
     assert any(d.flips[2] for d in draws) and not any(d.flips[0] or d.flips[1] for d in draws)  # left-right only, never upside down
-    assert max(abs(np.degrees(d.angle)) for d in draws) <= 10 and 0.9 <= min(d.scale for d in draws) <= max(d.scale for d in draws) <= 1.1
+    assert 9 < max(np.degrees(d.angle) for d in draws) <= 10 and -10 <= min(np.degrees(d.angle) for d in draws) < -9
+    assert 0.9 <= min(d.scale for d in draws) < 0.91 and 1.09 < max(d.scale for d in draws) <= 1.1
+    for axis in (0, 1):  # the crop wanders by a twentieth of each side
+        assert 0.045 < max(d.shift[axis] for d in draws) <= 0.05 and -0.05 <= min(d.shift[axis] for d in draws) < -0.045
+    picture = np.zeros((1, 1, 40, 40), np.uint8)
+    picture[..., 10:20, 22:30] = 200
+    seen = [transforms.apply(d, picture)[0].numpy() for d in draws[:8]]
+    assert all(not np.array_equal(view, picture) for view in seen)  # what was drawn is applied
     plain = transforms.without_mirror(preset)
     assert not any(transforms.draw(plain, np.random.default_rng(k)).flips[2] for k in range(200))
     assert transforms.without_mirror(transforms.preset("volume")).flip_axes == "dh"
