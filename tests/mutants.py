@@ -666,6 +666,7 @@ class Runner:
         self.costs: dict[str, float] = _read(WORK / "seconds.json")
         self.green: dict[str, str] = _read(WORK / "green.json")
         self.results: dict[str, Any] = _read(WORK / "results.json")
+        self.known = {"seconds": dict(self.costs), "green": dict(self.green), "results": dict(self.results)}  # as read
         text = "".join(source.texts[p] for p in sorted(source.texts)) + "".join(
             p.read_text(encoding="utf-8")
             for p in sorted(TESTS.rglob("*.py"))
@@ -810,8 +811,13 @@ class Runner:
             record.unlink()
 
     def save(self) -> None:
+        """Write what was learnt beside what others wrote meanwhile."""
         for name, value in (("seconds", self.costs), ("green", self.green), ("results", self.results)):
             place = WORK / f"{name}.json"
+            known = self.known[name]
+            value.update({key: v for key, v in _read(place).items() if value.get(key) == known.get(key)})
+            known.clear()
+            known.update(value)
             temporary = place.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(value, indent=0, sort_keys=True))
             temporary.replace(place)
@@ -959,6 +965,7 @@ def choose(
         if not options.changed:
             must = {f.id for f in part}
         faults = [f for f in faults if f.id in must] * bool(options.changed) + part
+        must -= {i for row in rows.values() for i in weak_ids(row.state)}  # known, and said in docs/rows.md
     return faults, must
 
 

@@ -77,7 +77,7 @@ BREAKS = [
         "PNEU-T01",
         "load_recipe",
         "values = merge(values, parse_overrides(overrides))",
-        "values = merge({**values, 'train': {k: v for k, v in values.get('train', {}).items() if k != 'warmup_epochs'}}, parse_overrides(overrides))",
+        "values = merge(values, {**parse_overrides(overrides), 'train': {'warmup_epochs': None}})",
         "option ignored",
     ),
     Break(
@@ -85,7 +85,7 @@ BREAKS = [
         "PNEU-T04",
         "load_recipe",
         "values = merge(values, parse_overrides(overrides))",
-        "values = merge({**values, 'train': {k: v for k, v in values.get('train', {}).items() if k != 'patience'}}, parse_overrides(overrides))",
+        "values = merge(values, {**parse_overrides(overrides), 'train': {'patience': None}})",
         "option ignored",
     ),
     Break(

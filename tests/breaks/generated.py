@@ -22,18 +22,79 @@ from breaks import Break
 #: Bases whose subclasses are options classes.
 BASES = {"BaseModel"}
 
-#: ``Class.field`` -> the tests that must notice, where the rule of names would find none, too many or the wrong ones.
-OPTION_TESTS: dict[str, tuple[str, ...]] = {}
+_KNOBS = (
+    *("optimizer", "learning_rate", "head_learning_rate", "weight_decay", "momentum", "schedule", "end_rate", "warmup"),
+    *("layer_decay", "unfreeze"),
+)
+_OF_A_RUN = (
+    "name",
+    "out",
+    "seeds",
+    "stats",
+    "report",
+    "lang",
+    "keep_windows",
+    "models",
+    "split",
+    "window",
+    "train",
+    "grid",
+)
+_ASKED = ("task", "target", "classes", "device", "precision", "threads", "memory_gb", "stage", "weights")
+
+#: ``Class.field``, or ``Class`` for all its other fields -> the tests that must notice, where the rule of names would
+#: find none, too many or the wrong ones.
+OPTION_TESTS: dict[str, tuple[str, ...]] = {
+    "WindowConfig": ("engine/test_options.py::test_every_option_of_windows_reaches_what_is_cut",),
+    "WindowConfig.hu_window": ("engine/test_options.py::test_the_hounsfield_window_reaches_the_batches",),
+    "SplitConfig": ("engine/test_options.py::test_every_option_of_splits_reaches_the_split",),
+    "SplitConfig.test": ("engine/test_serve.py",),
+    "StatsConfig": ("engine/test_options.py::test_the_options_of_a_run_reach_its_folder",),
+    "ClaimConfig": ("engine/test_transfer_recipes.py::test_claims_get_a_verdict_and_absent_weights_are_not_a_result",),
+    "ClaimConfig.source": ("engine/test_options.py::test_the_options_of_a_run_reach_its_folder",),
+    "ClaimConfig.published": ("engine/test_options.py::test_the_options_of_a_run_reach_its_folder",),
+    **{
+        f"TrainConfig.{name}": ("engine/test_train.py::test_every_knob_of_the_optimiser_reaches_the_steps",)
+        for name in _KNOBS
+    },
+    "TrainConfig.iterations": ("engine/test_train.py::test_steps_are_rounded_up_and_iterations_replace_epochs",),
+    "TrainConfig.epochs": ("engine/test_train.py::test_steps_are_rounded_up_and_iterations_replace_epochs",),
+    "TrainConfig.batch_size": ("engine/test_train.py::test_each_step_asks_for_its_own_batch",),
+    "TrainConfig.balanced": ("engine/test_train.py::test_each_step_asks_for_its_own_batch",),
+    "TrainConfig.l2sp": ("engine/test_train.py::test_the_pull_towards_the_start_holds_the_body_and_not_the_head",),
+    "TrainConfig.clip_gradient": ("engine/test_train.py::test_the_largest_gradient_norm_holds",),
+    "TrainConfig.dropout": ("engine/test_options.py::test_every_option_of_an_arm_reaches_its_network",),
+    "TrainConfig.augment": ("engine/test_options.py::test_augmentation_follows_kind_preset_and_mirror",),
+    "TrainConfig.mirror": ("engine/test_options.py::test_augmentation_follows_kind_preset_and_mirror",),
+    "ArmConfig": ("engine/test_options.py::test_every_option_of_an_arm_reaches_its_network",),
+    **{f"Recipe.{name}": ("engine/test_options.py::test_the_options_of_a_run_reach_its_folder",) for name in _OF_A_RUN},
+    **{
+        f"Recipe.{name}": ("engine/test_options.py::test_what_a_recipe_asks_of_data_and_machine_is_heard",)
+        for name in _ASKED
+    },
+    "Recipe.workers": ("engine/test_options.py::test_workers_are_as_many_as_asked_for",),
+}
+
+#: Where the tests of an options class stand, for the rule of names.
+FOLDERS = {
+    "ScanOptions": ("intake/", "test_identity", "test_cli"),
+    "AuditOptions": ("intake/test_audit", "report/test_audit_page", "test_cli"),
+    "": ("engine/", "ground/", "report/", "test_cli"),
+}
 
 #: ``Class.field`` -> why reading the default changes nothing that a test could see.
-WITHOUT_EFFECT: dict[str, str] = {}
+WITHOUT_EFFECT: dict[str, str] = {
+    "AuditOptions.progress": "whether a bar is drawn on a terminal",
+    "ScanOptions.progress": "whether a bar is drawn on a terminal",
+    "Recipe.download": "fetches over a network, which tests do not have",
+}
 
 #: Measures: the decorator that registers them, its keyword for the direction, and what it stands at when left out.
 MEASURES = ("metric", "higher_is_better", True)
 MEASURE_TESTS = ("stats/test_metrics.py::test_every_measure_has_its_direction",)
 
-#: (id, function, what of it holds the parts, tests). ``dict`` = each entry of the dicts in it, ``call:NAME`` = each keyword
-#: of the calls of NAME in it, ``list:NAME`` = each element of the list assigned to NAME.
+#: (id, function, what of it holds the parts, tests). ``dict`` = each entry of the dicts in it, ``call:NAME`` = each
+#: keyword of the calls of NAME in it, ``list:NAME`` = each element of the list assigned to NAME.
 KEYS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("cell", "Context.cell", "call:Cell", ("engine/test_keys.py",)),
     ("cell", "Context.cell", "dict", ("engine/test_keys.py",)),
@@ -121,7 +182,8 @@ def ignored_options(source: Any, tests: dict[str, ast.AST]) -> list[Break]:
         for part in fields(node):
             field = part.target.id  # type: ignore[union-attr]
             key = f"{name}.{field}"
-            named = OPTION_TESTS.get(key) or mentions(field, tests) or ("ground/test_config.py",)
+            near = tuple(t for t in mentions(field, tests) if t.startswith(FOLDERS.get(name, FOLDERS[""])))
+            named = OPTION_TESTS.get(key) or OPTION_TESTS.get(name) or near or ("ground/test_config.py",)
             found.append(
                 Break(
                     f"option-{key}",

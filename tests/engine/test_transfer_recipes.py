@@ -204,7 +204,9 @@ def test_views_are_not_for_masks(tmp_path) -> None:
 
 
 def test_the_best_so_far_is_kept_every_few_epochs(recipe) -> None:
-    root = flow.run(recipe("train={epochs: 6, batch_size: 8, learning_rate: 3e-3, evaluations: 6, keep_every: 2}", "split.folds=2"), say=quiet)
+    words = "train={epochs: 6, batch_size: 8, learning_rate: 3e-3, evaluations: 6, keep_every: 2}"
+    root = flow.run(recipe(words, "split.folds=2", "split.select_share=0.5", signal=0.0), say=quiet)  # nothing to learn: scores go up and down
+    falls = 0
     cells = tables.read(root / "cells.parquet", "cells")
     for row in cells.iter_rows(named=True):
         folder = root / "cells" / row["hash"]
@@ -214,11 +216,13 @@ def test_the_best_so_far_is_kept_every_few_epochs(recipe) -> None:
             continue
         assert kept == ["best-002.ckpt", "best-004.ckpt", "best-006.ckpt", "best-overall.ckpt"]
         log = fit.read_log(folder / "log.csv")
+        falls += log[-1]["select_score"] < max(r["select_score"] for r in log)
         for name in kept:
             state = torch.load(folder / name, weights_only=True)
             last = {"best-002.ckpt": 2, "best-004.ckpt": 4}.get(name, 6) * log[-1]["step"] / 6
             assert state["score"] == pytest.approx(max(r["select_score"] for r in log if r["step"] <= last + 1e-6))
             assert {k.split(".")[0] for k in state["model"]} >= {"body", "head"}
+    assert falls  # in some fit the last weights are not the best
 
 
 # ---------------------------------------------------------------------------------------- the fault of a split
