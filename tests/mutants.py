@@ -3,9 +3,10 @@
     make mutants                     all breaks, one after the other
     make mutants rows=CEUS-P         those of the rows that begin so
     make mutants list=1              a line a break with its rows, then the rows that have none
-    make mutants ids=a,b             these alone
-    make mutants changed=COMMIT      breaks whose function or tests differ from that commit (auto: the newest older than a day)
-    make mutants share=.1            with `changed`: also a rotating share of the others, which only warns; alone: only that share
+    make mutants ids=a,b             these alone (key-* and the like may be said)
+    make mutants changed=COMMIT      breaks whose function or tests differ from that commit
+                                     (auto: the newest that is a day older than the last)
+    make mutants share=.1            a rotating share; beside `changed` of the others, and then it only warns
     make mutants minutes=4           stop then, and say what was left out
     make mutants again=1             those that were not caught when they were last run
     make mutants write=1             write into docs/rows.md which ticks are weak
@@ -164,9 +165,13 @@ def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
 
 def same(a: Any, b: Any) -> bool:
     """Whether two pieces of syntax are equal whatever their lines, brackets and comments."""
-    if isinstance(a, ast.AST) and isinstance(b, ast.AST):
-        return ast.dump(a) == ast.dump(b)
-    return False
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, ast.AST):
+        return all(same(getattr(a, name, None), getattr(b, name, None)) for name in a._fields if name != "type_comment")
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
 
 
 def snippet(text: str) -> tuple[str, Any]:
@@ -230,9 +235,9 @@ def _places(node: ast.AST, sort: str, wanted: Any) -> Iterator[tuple[ast.AST, st
                 for i, (argument, value) in enumerate(zip(parent.kwonlyargs, parent.kw_defaults)):
                     if argument.arg == named and value is not None and same(value, assign.value):
                         yield parent, "kw_defaults", i, 1
-            if isinstance(parent, ast.AnnAssign) and getattr(parent.target, "id", "") == named:
-                if parent.value is not None and same(parent.value, assign.value):
-                    yield parent, "value", None, 1
+            declares = isinstance(parent, ast.AnnAssign) and getattr(parent.target, "id", "") == named
+            if declares and same(getattr(parent, "value", None), assign.value):
+                yield parent, "value", None, 1
         for name, value in ast.iter_fields(parent):
             if isinstance(value, list):
                 if sort == "expression":
@@ -287,23 +292,33 @@ def _put(parent: ast.AST, name: str, index: int | None, length: int, new: str) -
         value[index : index + length] = [replacement]
 
 
+def change(fault: Break, node: ast.AST) -> None:
+    """Plant a break into the node of its definition. Raises ``Fault`` where it does not fit."""
+    who = f"break {fault.id}: "
+    before = copy.deepcopy(node)
+    try:
+        if fault.edit is not None:
+            fault.edit(node)
+        else:
+            plant(node, fault.old, fault.new)
+    except Fault as error:
+        raise Fault(f"{who}in {fault.where} {error}") from error
+    if same(node, before):
+        raise Fault(f"{who}changes nothing in {fault.where}")
+
+
+def fits(source: Source, fault: Break) -> None:
+    """Raise ``Fault`` where a break does not fit the package as it stands."""
+    change(fault, copy.deepcopy(source.find(fault.where, f"break {fault.id}: ").node))
+
+
 def mutated(source: Source, fault: Break) -> tuple[Definition, str]:
     """The definition that a break changes and the whole text of its module with the fault in it."""
     who = f"break {fault.id}: "
     found = source.find(fault.where, who)
     tree = ast.parse(source.texts[found.path])
-    nodes = [node for name, node in _definitions(tree, "") if name == found.name]
-    before = ast.dump(nodes[-1])
-    try:
-        if fault.edit is not None:
-            fault.edit(nodes[-1])
-        else:
-            plant(nodes[-1], fault.old, fault.new)
-    except Fault as error:
-        raise Fault(f"{who}in {fault.where} {error}") from error
-    if ast.dump(nodes[-1]) == before:
-        raise Fault(f"{who}changes nothing in {fault.where}")
-    text = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+    change(fault, [node for name, node in _definitions(tree, "") if name == found.name][-1])
+    text = ast.unparse(tree) + "\n"
     try:
         compile(text, str(found.path), "exec")
     except SyntaxError as error:
@@ -905,7 +920,7 @@ def show_list(faults: Sequence[Break], rows: dict[str, Row], source: Source) -> 
 def write_rows(
     verdicts: dict[str, Verdict], faults: Sequence[Break], path: Path = ROOT / "docs" / "rows.md"
 ) -> list[str]:
-    """Put ``weak: ids`` where a ticked row has an uncaught break, and the tick back where all of a row's breaks are caught.
+    """Put ``weak: ids`` where a ticked row has an uncaught break, the tick back where all of a row's breaks are caught.
 
     A row changes only when every one of its breaks was run. Returns the rows that changed.
     """
@@ -975,7 +990,7 @@ def work(options: Options) -> int:
     everything = load_breaks(source)
     faults, must = choose(everything, options, rows, source, _read(WORK / "results.json"))
     for fault in faults:
-        mutated(source, fault)
+        fits(source, fault)
         needed(fault, rows)
     if options.list:
         show_list(faults, rows, source)
@@ -1055,9 +1070,8 @@ def conclude(
     share = f"; {len(states['caught']) / judged:.1%} caught" if judged else ""
     print(f"{len(verdicts)} breaks run: {told}{share}")
     if left:
-        print(
-            f"left out, the time was up: {len(left)} ({', '.join(f.id for f in left[:20])}{', ...' if len(left) > 20 else ''})"
-        )
+        first = ", ".join(f.id for f in left[:20]) + (", ..." if len(left) > 20 else "")
+        print(f"left out, the time was up: {len(left)} ({first})")
     if options.write:
         changed = write_rows(verdicts, everything)
         print(f"docs/rows.md: {', '.join(changed) or 'nothing'} changed")

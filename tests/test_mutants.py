@@ -1,5 +1,6 @@
 """The tool that plants breaks: what it finds, what it refuses, and what it does not take for a catch."""
 
+# ruff: noqa: E501  (planted faults stand on one line)
 from __future__ import annotations
 
 import ast
@@ -7,11 +8,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import mutants
 import pytest
+
+import mutants
 from breaks import Break
 from breaks.generated import fields, options_classes
 
@@ -277,7 +278,7 @@ def package() -> mutants.Source:
 def test_every_break_fits_the_package_and_every_tick_has_one(package: mutants.Source) -> None:
     rows, faults = mutants.read_rows(), mutants.load_breaks(package)
     for fault in faults:
-        mutants.mutated(package, fault)
+        mutants.fits(package, fault)
         mutants.needed(fault, rows)
     assert len(faults) >= 300
     covered = {row for fault in faults if not fault.equal for row in fault.row_names}
@@ -296,10 +297,10 @@ def test_the_families_grow_with_the_package(package: mutants.Source) -> None:
 def test_what_a_commit_touched(monkeypatch: pytest.MonkeyPatch, source: mutants.Source) -> None:
     """A function that moved is the same; one that changed, or whose test changed, is touched."""
     where = source.folder / "elsewhere.py"
-    moved: Callable[[str], dict[Path, str]] = lambda text: {
-        where: text,
-        source.folder / "other.py": "def of():\n    return 1\n",
-    }  # noqa: E731
+
+    def moved(text: str) -> dict[Path, str]:
+        return {where: text, source.folder / "other.py": "def of():\n    return 1\n"}
+
     test = ast.parse("def test_x():\n    assert 1\n").body[0]
     other = ast.parse("def test_x():\n    assert 2\n").body[0]
     faults = [

@@ -1,5 +1,6 @@
 """Breaks of intake and of the simulated studies."""
 
+# ruff: noqa: E501  (a snippet stands on one line)
 from __future__ import annotations
 
 from breaks import Break

@@ -1,5 +1,6 @@
 """Breaks of the networks: preprocessing, heads, lifting, inflation, strategies, families of the zoo, weights."""
 
+# ruff: noqa: E501  (a snippet stands on one line)
 from __future__ import annotations
 
 from breaks import Break

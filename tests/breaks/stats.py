@@ -1,5 +1,6 @@
 """Breaks of the judging act: measures, intervals, tests, thresholds, curves, claims, the summary."""
 
+# ruff: noqa: E501  (a snippet stands on one line)
 from __future__ import annotations
 
 from breaks import Break

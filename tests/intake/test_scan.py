@@ -265,6 +265,8 @@ def test_rsna_rows_are_collapsed_to_images(tmp_path: Path) -> None:
     assert boxes.height == made.boxes == truth.height
     found = {(c, *json.loads(g).values()) for c, g in boxes.select("case_id", "geometry").iter_rows()}
     assert found == set(truth.select("patientId", "x", "y", "width", "height").iter_rows())
+    positive = dataset.manifest.filter(pl.col("label.pneumonia") == "pneumonia")["case_id"]
+    assert set(positive) == set(truth["patientId"])  # those with boxes, and no others
     (tmp_path / "rsna" / "patient_mapping.csv").unlink()
     with pytest.raises(UserError, match="patient"):
         scan(tmp_path / "rsna", ScanOptions(out=tmp_path / "out2"))
