@@ -143,7 +143,8 @@ def test_a_dishonest_tick_is_found() -> None:
     assert "no such test" in fault(["PNEU-D06", "x", "`y`", "", "done"])
     assert "mixed up" in fault(["CEUS-B01", "x", "`y`", real, "done"])
     assert fault(["PNEU-D06", "x", "`y`", "", "part: lacks the boxes"]) == ""
-    assert fault(["CEUS-S02", "x", "`y`", real, "weak: tsn-one-place-for-all"]) == ""  # keeps its tests, has lost its tick
+    # A weak row keeps its tests and has lost its tick.
+    assert fault(["CEUS-S02", "x", "`y`", real, "weak: tsn-one-place-for-all"]) == ""
     assert "no such test" in fault(["CEUS-S02", "x", "`y`", "", "weak: tsn-one-place-for-all"])
     assert "no break" in fault(["CEUS-S02", "x", "`y`", real, "weak: tsn-one-place-for-all, no-such-break"])
     assert "no break" in fault(["CEUS-S01", "x", "`y`", real, "weak: tsn-one-place-for-all"])

@@ -1,6 +1,5 @@
 """Breaks of the page and its figures."""
 
-# ruff: noqa: E501  (a snippet stands on one line)
 from __future__ import annotations
 
 from breaks import Break

@@ -1,4 +1,4 @@
-"""What makes a number is in its name: every part of a cell's hash, of a feature cache's key and of a case's digest counts."""
+"""What makes a number is in its name: each part of a cell's hash, a feature cache's key and a case's digest counts."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_what_a_recipe_asks_of_data_and_machine_is_heard(recipe, tmp_path: Path)
     (tmp_path / "files" / "mobilenet_v2_imagenet_fp16.pth").write_bytes(b"not a weights file")
     folded = config.ArmConfig(model="mobilenet_v2_folded", start="imagenet")
     given = prepared(recipe, "name=given", f"weights=[{tmp_path / 'files'}]")
-    with pytest.raises(UserError, match="fp16.pth has 18 bytes, the card says"):  # found there, and not the real one
+    with pytest.raises(UserError, match=r"fp16\.pth has 18 bytes, the card says"):  # found there, and not the real one
         fit.build(given, folded, given.make_task(), given.recipe.train, seed=0)
 
 
