@@ -2,8 +2,8 @@
 
     python bench/bench_audit.py [pictures=20000] [size=512]
 
-Pictures are simulated: what all share, what is their own, a hundred copies (re-encoded by noise) among them. Hashing reads
-stored arrays of ``size`` squared (made once, a few hundred of them); comparing sees ``pictures`` of them.
+Pictures are simulated: what all share, what is their own, a hundred copies (re-encoded by noise) among them. Hashing
+reads stored arrays of ``size`` squared (made once, a few hundred of them); comparing sees ``pictures`` of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from medgraft import store
-from medgraft.intake import fingerprint
+from medgraft.audit import fingerprint
 
 asked = dict(word.split("=") for word in sys.argv[1:])
 pictures, size = int(asked.get("pictures", 20000)), int(asked.get("size", 512))
@@ -32,7 +32,9 @@ def peak() -> float:
 with tempfile.TemporaryDirectory() as folder:
     few = 200
     row = {"view_center": None, "view_size": None, "kind": "image", "value_unit": "display", "p005": 0.0, "p995": 255.0}
-    ids = [store.write_array(folder, rng.integers(0, 256, (1, 1, size, size), dtype=np.uint8)).array_id for _ in range(few)]
+    ids = [
+        store.write_array(folder, rng.integers(0, 256, (1, 1, size, size), dtype=np.uint8)).array_id for _ in range(few)
+    ]
     began = time.perf_counter()
     for array_id in ids:
         fingerprint.read_records(store.open_array(Path(folder), array_id), {**row, "array_id": array_id})
@@ -53,7 +55,9 @@ def draw(weights: np.ndarray) -> np.ndarray:
     return np.round((found - low) / (high - low) * 255).astype(np.uint8)[:, None]
 
 
-grey = np.concatenate([draw(shared + rng.normal(0, 1.0, (min(2048, pictures - i), 24, 24)) * fall) for i in range(0, pictures, 2048)])
+grey = np.concatenate(
+    [draw(shared + rng.normal(0, 1.0, (min(2048, pictures - i), 24, 24)) * fall) for i in range(0, pictures, 2048)]
+)
 copies = rng.choice(pictures // 2, 100, replace=False)
 grey[pictures - 100 :] = np.clip(grey[copies].astype(int) + rng.normal(0, 2, (100, 1, side, side)), 0, 255)
 before = peak()
@@ -67,7 +71,11 @@ found = {(r["case_a"], r["case_b"]) for r in rows if some.fit(r["a"], r["b"], r[
 fitted = time.perf_counter()
 planted = set(zip(copies.tolist(), range(pictures - 100, pictures)))
 print(
-    f"comparing {pictures} pictures: features {features - began:.1f} s, {pictures * (pictures - 1) / 2:.3g} pairs twice (as they stand, mirrored) in "
+    f"comparing {pictures} pictures: features {features - began:.1f} s, {pictures * (pictures - 1) / 2:.3g} pairs "
+    f"twice (as they stand, mirrored) in "
     f"{searched - features:.1f} s, {len(rows)} fits in {fitted - searched:.1f} s"
 )
-print(f"memory: {before:.0f} MiB before, {peak():.0f} MiB at most; planted copies found {len(planted & found)} of 100, others {len(found - planted)}")
+print(
+    f"memory: {before:.0f} MiB before, {peak():.0f} MiB at most; planted copies found {len(planted & found)} of 100, "
+    f"others {len(found - planted)}"
+)

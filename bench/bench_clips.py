@@ -37,6 +37,8 @@ from medgraft import store, tables
 from medgraft.data.dataset import CaseDataset, TargetSpec
 from medgraft.data.transforms import Augment
 from medgraft.data.windows import WindowSpec
+from medgraft.datasets import Dataset, load_dataset
+from medgraft.files import write_json
 
 FRAMES, SIDE, LENGTH, STRIDE, PAD, BATCH = 176, 112, 32, 2, 12, 8
 
@@ -47,7 +49,10 @@ def picture(rng: np.random.Generator) -> np.ndarray:
     sector = np.hypot(rows, columns - SIDE / 2) < SIDE * 0.95
     sector &= np.abs(columns - SIDE / 2) < rows + 4
     speckle = rng.rayleigh(40, (SIDE + FRAMES // 4 + 1, SIDE))
-    frames = [np.clip(speckle[t // 4 : t // 4 + SIDE] * (1 + 0.4 * np.sin(rows / 9 + t / 6)), 0, 255) * sector for t in range(FRAMES)]
+    frames = [
+        np.clip(speckle[t // 4 : t // 4 + SIDE] * (1 + 0.4 * np.sin(rows / 9 + t / 6)), 0, 255) * sector
+        for t in range(FRAMES)
+    ]
     return np.stack(frames).astype(np.uint8)
 
 
@@ -88,26 +93,38 @@ def clip_from_avi_fast(path: Path, rng: np.random.Generator) -> np.ndarray:
     return crop(np.stack(frames), rng)
 
 
-def write_data_set(folder: Path, videos: Iterable[np.ndarray]) -> tables.Dataset:
+def write_data_set(folder: Path, videos: Iterable[np.ndarray]) -> Dataset:
     """Store the videos as a data set of one case each."""
     rows = []
     for index, video in enumerate(videos):
         stored = store.write_array(folder, video[None])
         rows.append(
             dict.fromkeys(tables.SCHEMAS["manifest"])
-            | {"patient_id": str(index), "case_id": str(index), "array_id": stored.array_id, "kind": "video", "shape": list(stored.shape)}
+            | {
+                "patient_id": str(index),
+                "case_id": str(index),
+                "array_id": stored.array_id,
+                "kind": "video",
+                "shape": list(stored.shape),
+            }
             | {"value_unit": "display", "p005": stored.p005, "p995": stored.p995, "label.finding": str(index % 2)}
         )
     tables.write(pl.DataFrame(rows), folder / "manifest.parquet", "manifest")
     tables.write(tables.empty("frames"), folder / "frames.parquet", "frames")
-    tables.write_json(folder / "dataset.json", {"name": "bench", "channels": 1, "patient": "column"})
-    return tables.load_dataset(folder)
+    write_json(folder / "dataset.json", {"name": "bench", "channels": 1, "patient": "column"})
+    return load_dataset(folder)
 
 
-def clips_of(dataset: tables.Dataset, cases: int) -> CaseDataset:
+def clips_of(dataset: Dataset, cases: int) -> CaseDataset:
     """Training clips of the first cases."""
     window = WindowSpec("dense", LENGTH, SIDE, stride=STRIDE)
-    return CaseDataset(dataset, range(cases), window=window, augment=Augment(crop=PAD), targets=[TargetSpec("finding", "binary", ("0", "1"))])
+    return CaseDataset(
+        dataset,
+        range(cases),
+        window=window,
+        augment=Augment(crop=PAD),
+        targets=[TargetSpec("finding", "binary", ("0", "1"))],
+    )
 
 
 def main() -> int:
@@ -151,7 +168,10 @@ def main() -> int:
                     pace[way].append(clips / (time.process_time() - began))
         size = sum(path.stat().st_size for path in paths) / len(paths) / 1024
 
-    print(f"{LENGTH}x{SIDE}x{SIDE}, stride {STRIDE}, pad-crop {PAD}; AVI of {FRAMES} frames, {size:.0f} KB; {arguments.turns} turns, 1 thread")
+    print(
+        f"{LENGTH}x{SIDE}x{SIDE}, stride {STRIDE}, pad-crop {PAD}; AVI of {FRAMES} frames, {size:.0f} KB; "
+        f"{arguments.turns} turns, 1 thread"
+    )
     print(f"{'way':8s} {'clips/s':>9s}   {'store is faster by':>20s}   95 % interval")
     low = 0.0
     for way, values in pace.items():

@@ -32,7 +32,7 @@ import numpy as np
 from bench_clips import BATCH, clips_of, picture, write_data_set
 
 from medgraft.data.loader import train_batches
-from medgraft.tables import load_dataset
+from medgraft.datasets import load_dataset
 
 CASES, MOST, WORKERS, STEPS = 20, 10, 4, 240
 
@@ -53,7 +53,9 @@ def measure(folder: Path, cases: int, workers: int) -> dict[str, float]:
     """Walk through batches; medians in MB of the training process, its largest worker and all together (PSS)."""
     clips = clips_of(load_dataset(folder), cases)
     main, worker, every = [], [], []
-    batches = train_batches(clips, seed=0, steps=STEPS, batch_size=BATCH, workers=workers, context="spawn" if workers else None)
+    batches = train_batches(
+        clips, seed=0, steps=STEPS, batch_size=BATCH, workers=workers, context="spawn" if workers else None
+    )
     for step, _ in batches:
         # By a third of the way all cases were seen; near the end workers begin to leave.
         if STEPS // 3 <= step < STEPS - 4 * WORKERS and step % 10 == 0:
@@ -62,7 +64,9 @@ def measure(folder: Path, cases: int, workers: int) -> dict[str, float]:
             main.append(private[0])
             worker.append(max(private[1:], default=0))
             every.append(sum(kilobytes(pid, "Pss") for pid in family))
-    return {name: statistics.median(values) / 1024 for name, values in (("main", main), ("worker", worker), ("all", every))}
+    return {
+        name: statistics.median(values) / 1024 for name, values in (("main", main), ("worker", worker), ("all", every))
+    }
 
 
 def main() -> int:
@@ -81,16 +85,24 @@ def main() -> int:
         for workers in (0, WORKERS):
             for cases in (CASES, CASES * MOST):
                 command = [sys.executable, __file__, "--measure", folder, str(cases), str(workers)]
-                seen[cases, workers] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                seen[cases, workers] = json.loads(
+                    subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                )
 
-    print(f"{BATCH} clips of 32x112x112 a batch; {CASES} and {CASES * MOST} videos of {176 * 112 * 112 / 1e6:.1f} MB; private memory (USS) in MB")
-    print(f"{'workers':>7s} {'cases':>6s} {'training process':>17s} {'largest worker':>15s} {'all, shared divided':>20s}")
+    print(
+        f"{BATCH} clips of 32x112x112 a batch; {CASES} and {CASES * MOST} videos of {176 * 112 * 112 / 1e6:.1f} MB; "
+        f"private memory (USS) in MB"
+    )
+    print(
+        f"{'workers':>7s} {'cases':>6s} {'training process':>17s} {'largest worker':>15s} {'all, shared divided':>20s}"
+    )
     for (cases, workers), mb in seen.items():
         print(f"{workers:7d} {cases:6d} {mb['main']:17.0f} {mb['worker'] or float('nan'):15.0f} {mb['all']:20.0f}")
     few, many = CASES, CASES * MOST
     ratios = {
         f"training process, {MOST} times the cases, 0 workers": seen[many, 0]["main"] / seen[few, 0]["main"],
-        f"training process, {MOST} times the cases, {WORKERS} workers": seen[many, WORKERS]["main"] / seen[few, WORKERS]["main"],
+        f"training process, {MOST} times the cases, {WORKERS} workers": seen[many, WORKERS]["main"]
+        / seen[few, WORKERS]["main"],
         f"worker, {MOST} times the cases": seen[many, WORKERS]["worker"] / seen[few, WORKERS]["worker"],
         f"training process, {WORKERS} workers against none": seen[many, WORKERS]["main"] / seen[many, 0]["main"],
     }

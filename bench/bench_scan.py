@@ -4,12 +4,13 @@
     python bench/bench_scan.py --small    a tenth of it, in less than a minute
 
 X-rays are 1024x1024 8-bit JPEG in DICOM. Cines are 120 frames of 480x640 in colour: JPEG baseline in DICOM, Motion
-JPEG in AVI, and H.264 in MP4. Pixels are smooth structure with noise, at the usual quality (about 100 KB an X-ray, 40 KB
-a frame of a cine). A scan is timed as a whole: walking, sniffing, decoding to grey, hashing, writing, tables; two
+JPEG in AVI, and H.264 in MP4. Pixels are smooth structure with noise, at the usual quality (about 100 KB an X-ray, 40
+KB a frame of a cine). A scan is timed as a whole: walking, sniffing, decoding to grey, hashing, writing, tables; two
 processes, warm file cache. Memory is the USS (``Private_Clean + Private_Dirty``) of the largest process of a scan
 with one worker, for 1 and 5 times the X-rays: its own peak, polled every 50 ms.
 
-Bars: 40 X-rays a second, 150 frames a second of each kind, memory within 1.10. Exit code 1 when one is missed. Linux only.
+Bars: 40 X-rays a second, 150 frames a second of each kind, memory within 1.10. Exit code 1 when one is missed. Linux
+only.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ BARS = {"xray": 40.0, "cine": 150.0, "memory": 1.10}
 
 def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """(H, W) uint8: blurred blobs under fine noise, which JPEG takes for anatomy."""
-    coarse = Image.fromarray(rng.integers(0, 256, (height // 32, width // 32), dtype=np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 32, width // 32), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     smooth = np.asarray(coarse.filter(ImageFilter.GaussianBlur(8)), np.int16)
     return np.clip(smooth + rng.normal(0, 4, (height, width)), 0, 255).astype(np.uint8)
 
@@ -117,7 +120,9 @@ def scan(source: Path, out: Path, workers: int, watch: Callable[[int], None] | N
     )
     script = out.parent / "scan_once.py"
     script.write_text(code)
-    process = subprocess.Popen([sys.executable, str(script), str(source), str(out), str(workers)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(source), str(out), str(workers)], stdout=subprocess.PIPE, text=True
+    )
     if watch is not None:
         threading.Thread(target=watch, args=(process.pid,), daemon=True).start()
     text, _ = process.communicate()
@@ -163,7 +168,11 @@ def main() -> int:
             size = sum(p.stat().st_size for p in (root / "xray").iterdir()) / xrays / 1e3
             rate = xrays / scan(root / "xray", root / "out-xray", WORKERS)
             held &= rate >= BARS["xray"]
-            print(f"{xrays} X-rays 1024x1024, {size:.0f} KB each, {WORKERS} processes: {rate:6.1f} a second (bar {BARS['xray']:.0f})", flush=True)
+            print(
+                f"{xrays} X-rays 1024x1024, {size:.0f} KB each, {WORKERS} processes: {rate:6.1f} a second (bar "
+                f"{BARS['xray']:.0f})",
+                flush=True,
+            )
         for kind in ("dicom", "avi", "mp4"):
             if arguments.only in (None, kind):
                 (root / kind).mkdir()
@@ -182,7 +191,11 @@ def main() -> int:
                 peaks.append(peak_memory(folder, root / f"out-memory{times}"))
             ratio = peaks[1] / peaks[0]
             held &= ratio <= BARS["memory"]
-            print(f"private memory of a scan of {xrays // 5} and {xrays} X-rays: {peaks[0]:.0f} and {peaks[1]:.0f} MB, {ratio:.2f} times", flush=True)
+            print(
+                f"private memory of a scan of {xrays // 5} and {xrays} X-rays: {peaks[0]:.0f} and {peaks[1]:.0f} MB, "
+                f"{ratio:.2f} times",
+                flush=True,
+            )
     print("held" if held else "MISSED")
     return 0 if held else 1
 

@@ -18,7 +18,10 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "medgraft", "--help"], check=True, stdout=subprocess.DEVNULL)
         times.append(time.perf_counter() - began)
     median = statistics.median(times[1:])
-    print(f"medgraft --help: median {median:.3f} s, {min(times[1:]):.3f} to {max(times[1:]):.3f}; bar 0.4 s: {'met' if median < 0.4 else 'MISSED'}")
+    print(
+        f"medgraft --help: median {median:.3f} s, {min(times[1:]):.3f} to {max(times[1:]):.3f}; bar 0.4 s: "
+        f"{'met' if median < 0.4 else 'MISSED'}"
+    )
 
 
 if __name__ == "__main__":

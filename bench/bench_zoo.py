@@ -1,4 +1,5 @@
-"""Every network of the zoo on this machine: time to build, forward samples/s of one core; on a GPU also what bf16, channels-last and compiling bring.
+"""Every network of the zoo on this machine: time to build, forward samples/s of one core; on a GPU also what bf16,
+channels-last and compiling bring.
 
 Bars: building without weights under 2 s; importing the registry imports no model file; on a GPU never slower
 than plain float32 (the faster of the two is what is kept), and at least 2.5 times as fast for 3D convolutions.
@@ -36,7 +37,10 @@ def built(name: str) -> tuple[nn.Module, tuple[int, ...], float]:
 
     def build() -> nn.Module:
         return registry.build_body(
-            name, channels=channels, structures=1 if facts.dense else None, size=facts.default_size if facts.fixed_size else None
+            name,
+            channels=channels,
+            structures=1 if facts.dense else None,
+            size=facts.default_size if facts.fixed_size else None,
         )
 
     build()  # imports of the library belong to the first network that needs it
@@ -45,7 +49,9 @@ def built(name: str) -> tuple[nn.Module, tuple[int, ...], float]:
     return body, (channels, *facts.default_size), time.process_time() - began
 
 
-def seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter, least: float = 1.0, repeats: int = 5) -> float:
+def seconds(
+    call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter, least: float = 1.0, repeats: int = 5
+) -> float:
     """Best time of a call: one warm-up, then up to ``repeats`` calls or ``least`` seconds."""
     call()
     found: list[float] = []
@@ -96,8 +102,20 @@ def on_gpu(name: str, batch: int = 4, device: str = "cuda", compiled: bool = Tru
         try:
             quick = batch / seconds(fast(body, x, compiled))
         except Exception as error:  # a network that the compiler cannot take keeps plain float32
-            return {"network": name, "float32": slow, "bf16": None, "ratio": 1.0, "take": f"float32 ({type(error).__name__})"}
-    return {"network": name, "float32": slow, "bf16": quick, "ratio": quick / slow, "take": "bf16" if quick > slow else "float32"}
+            return {
+                "network": name,
+                "float32": slow,
+                "bf16": None,
+                "ratio": 1.0,
+                "take": f"float32 ({type(error).__name__})",
+            }
+    return {
+        "network": name,
+        "float32": slow,
+        "bf16": quick,
+        "ratio": quick / slow,
+        "take": "bf16" if quick > slow else "float32",
+    }
 
 
 def keep(row: dict[str, Any]) -> None:
@@ -127,7 +145,9 @@ def main() -> None:
         row = on_cpu(name)
         bar = "met" if row["build_seconds"] < BUILD_BAR else "MISSED"
         print(
-            f"{name:28} {row['samples_per_second']:8.3f} samples/s   built in {row['build_seconds']:.2f} s (bar {BUILD_BAR:g} s: {bar})", flush=True
+            f"{name:28} {row['samples_per_second']:8.3f} samples/s   built in {row['build_seconds']:.2f} s (bar "
+            f"{BUILD_BAR:g} s: {bar})",
+            flush=True,
         )
         if asked.write:
             keep(row)
@@ -139,7 +159,8 @@ def main() -> None:
         convolves = any(isinstance(m, nn.Conv3d) and max(m.kernel_size) > 1 for m in built(name)[0].modules())
         bar = f" (bar {GPU_BAR}: {'met' if row['ratio'] >= GPU_BAR else 'MISSED'})" if convolves else ""
         print(
-            f"{name:28} float32 {row['float32']:8.1f}/s   bf16 {row['bf16'] or 0:8.1f}/s   ratio {row['ratio']:.2f}{bar}   take {row['take']}",
+            f"{name:28} float32 {row['float32']:8.1f}/s   bf16 {row['bf16'] or 0:8.1f}/s   ratio "
+            f"{row['ratio']:.2f}{bar}   take {row['take']}",
             flush=True,
         )
 

@@ -89,7 +89,10 @@ def install() -> None:
     """Make ``.venv`` and install the package with its pinned dependencies, unless that is already done."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         wanted = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
-        fail(f"this is Python {platform.python_version()}, medgraft needs {wanted}; run this file with such a Python (make PYTHON=python3.11 ...)")
+        fail(
+            f"this is Python {platform.python_version()}, medgraft needs {wanted}; run this file with such a Python "
+            f"(make PYTHON=python3.11 ...)"
+        )
     key = install_key()
     if STAMP.is_file() and STAMP.read_text(encoding="ascii").strip() == key and venv_program("python").exists():
         return
@@ -97,11 +100,17 @@ def install() -> None:
         import ensurepip  # noqa: F401  (Debian splits it off)
         import venv
     except ImportError:
-        fail("this Python cannot make virtual environments; install the package python3-venv (Debian, Ubuntu) or a Python from python.org")
+        fail(
+            "this Python cannot make virtual environments; install the package python3-venv (Debian, Ubuntu) or a "
+            "Python from python.org"
+        )
     begin = time.monotonic()
     STAMP.unlink(missing_ok=True)
     if not venv_works():
-        print(f"making {VENV.name} with Python {platform.python_version()} (once; up to 7 GB where torch brings CUDA)", flush=True)
+        print(
+            f"making {VENV.name} with Python {platform.python_version()} (once; up to 7 GB where torch brings CUDA)",
+            flush=True,
+        )
         try:
             venv.EnvBuilder(with_pip=True, clear=VENV.exists(), symlinks=os.name != "nt").create(VENV)
         except (OSError, subprocess.CalledProcessError) as error:

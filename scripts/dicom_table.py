@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What becomes of every DICOM file that pydicom and pydicom-data ship: a case, compared with a second decoder, or its reason.
+"""What becomes of every DICOM file that pydicom and pydicom-data ship: a case, compared with a second decoder, or its
+reason.
 
     python scripts/dicom_table.py            print the table
     python scripts/dicom_table.py --write    put it into docs/formats.md
@@ -25,7 +26,8 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 
-from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_study, sniff
+from medgraft.intake.read import Limits, Study, Unreadable, guarded, sniff
+from medgraft.intake.readers import open_study
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "formats.md"
@@ -63,7 +65,9 @@ class Row:
 
 def files() -> list[tuple[str, Path]]:
     """Names and paths of all files that are DICOM or claim to be, in the order of their names."""
-    found = {p.relative_to(folder).as_posix(): p for folder in FOLDERS for p in sorted(folder.rglob("*")) if p.is_file()}
+    found = {
+        p.relative_to(folder).as_posix(): p for folder in FOLDERS for p in sorted(folder.rglob("*")) if p.is_file()
+    }
     return [(n, p) for n, p in sorted(found.items()) if _claims(p)]
 
 
@@ -76,7 +80,13 @@ def row(name: str, path: Path, second: bool = True) -> Row:
     """Read one file as a scan does, and again with the second decoder."""
     header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
-    named = "" if syntax is None else re.sub(r" \(Process.*?\)|, Non-Hierarchical.*|,? ?Image Compression| Endian", "", pydicom.uid.UID(syntax).name)
+    named = (
+        ""
+        if syntax is None
+        else re.sub(
+            r" \(Process.*?\)|, Non-Hierarchical.*|,? ?Image Compression| Endian", "", pydicom.uid.UID(syntax).name
+        )
+    )
     colours = str(header.get("PhotometricInterpretation") or "")
     try:
         if sniff(path) is None:
@@ -148,16 +158,21 @@ def markdown(found: list[Row]) -> str:
     equal = sum(r.compared == "equal" for r in cases)
     refused = len(found) - len(cases)
     lines = [
-        f"pydicom {version('pydicom')} and pydicom-data {version('pydicom-data')}: {len(found)} files, {len(cases)} become cases, "
+        f"pydicom {version('pydicom')} and pydicom-data {version('pydicom-data')}: {len(found)} files, {len(cases)} "
+        f"become cases, "
         f"{refused} are refused. Of the cases {equal} equal what ITK's GDCM decodes, "
-        f"{sum(r.compared.startswith('equal to') for r in cases)} equal an uncompressed file with the same pixels where the second decoder errs, "
+        f"{sum(r.compared.startswith('equal to') for r in cases)} equal an uncompressed file with the same pixels "
+        f"where the second decoder errs, "
         f"{len(cases) - sum(r.compared.startswith('equal') for r in cases)} cannot be compared.",
         "",
         "| file | transfer syntax | colours | becomes | against the second decoder |",
         "|---|---|---|---|---|",
     ]
     for _, group in groupby(
-        found, key=lambda r: (r.name.rpartition("/")[0], r.syntax, r.colours, r.outcome, r.compared) if "/" in r.name else r.name
+        found,
+        key=lambda r: (
+            (r.name.rpartition("/")[0], r.syntax, r.colours, r.outcome, r.compared) if "/" in r.name else r.name
+        ),
     ):
         members = list(group)
         first = members[0]

@@ -43,7 +43,11 @@ def signature(node: Function, name: str) -> str:
 def fields(node: ast.ClassDef) -> list[str]:
     """Annotated public fields of a class, as written."""
     written = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
-    return [f"{ast.unparse(part.target)}: {ast.unparse(part.annotation)}" for part in written if not ast.unparse(part.target).startswith("_")]
+    return [
+        f"{ast.unparse(part.target)}: {ast.unparse(part.annotation)}"
+        for part in written
+        if not ast.unparse(part.target).startswith("_")
+    ]
 
 
 def decorated(node: Function, name: str) -> bool:
@@ -67,7 +71,16 @@ def section(name: str, path: Path) -> list[str]:
                     shown = part.name if decorated(part, "property") else signature(part, part.name)
                     lines += [f"`{shown}`", "", ast.get_docstring(part) or "", ""]
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            lines += [f"### {node.name}", "", "```python", signature(node, node.name), "```", "", ast.get_docstring(node) or "", ""]
+            lines += [
+                f"### {node.name}",
+                "",
+                "```python",
+                signature(node, node.name),
+                "```",
+                "",
+                ast.get_docstring(node) or "",
+                "",
+            ]
     return lines
 
 

@@ -44,7 +44,9 @@ def shape_of(name: str) -> tuple[int, ...]:
 
 @cache
 def cost(name: str) -> tuple[int, int]:
-    """Parameters of the body, and multiply-adds of one sample (convolutions and matrix products, as PyTorch counts them)."""
+    """Parameters of the body, and multiply-adds of one sample (convolutions and matrix products, as PyTorch counts
+    them).
+    """
     facts = registry.info(name)
     with torch.device("meta"):
         body = registry.build_body(
@@ -62,7 +64,13 @@ def facts_row(name: str) -> list[str]:
     """The columns of a network that no measurement changes."""
     parameters, operations = cost(name)
     gives = "a map" if registry.info(name).dense else f"{registry.info(name).features}"
-    return [f"`{name}`", "x".join(map(str, shape_of(name))), gives, f"{parameters / 1e6:.2f}", f"{operations / 1e9:.2f}"]
+    return [
+        f"`{name}`",
+        "x".join(map(str, shape_of(name))),
+        gives,
+        f"{parameters / 1e6:.2f}",
+        f"{operations / 1e9:.2f}",
+    ]
 
 
 def card_row(card: WeightCard) -> list[str]:
@@ -110,22 +118,29 @@ def zoo() -> str:
     lines = [
         "# The zoo",
         "",
-        "Written by `python scripts/zoo.py` from the registry, the weight cards and `bench/results/`; edit those, not this page.",
-        "How networks, starts and cards are used, and every other network by `library:name`, stands in [models.md](models.md);",
+        "Written by `python scripts/zoo.py` from the registry, the weight cards and `bench/results/`; edit those, not "
+        "this page.",
+        "How networks, starts and cards are used, and every other network by `library:name`, stands in "
+        "[models.md](models.md);",
         "how parity is shown in [parity.md](parity.md).",
         "",
         "## Networks",
         "",
-        "Input: channels, then depth, height and width of one sample (networks with a fixed size take no other). Gives: features, or a map of one",
-        "structure. Parameters in millions, of the body without a classifier. Operations in thousands of millions of multiply-adds for one sample.",
-        "Parity: the largest relative error against the official implementation in float32 (– where there is none to compare with).",
-        f"Samples/s: forward in float32, one core of a machine with {speed['machine'] or '(none yet)'} (– where not measured).",
+        "Input: channels, then depth, height and width of one sample (networks with a fixed size take no other). "
+        "Gives: features, or a map of one",
+        "structure. Parameters in millions, of the body without a classifier. Operations in thousands of millions of "
+        "multiply-adds for one sample.",
+        "Parity: the largest relative error against the official implementation in float32 (– where there is none to "
+        "compare with).",
+        f"Samples/s: forward in float32, one core of a machine with {speed['machine'] or '(none yet)'} (– where not "
+        f"measured).",
         "",
         *table(["network", "input", "gives", "parameters", "operations", "parity", "samples/s"], rows),
         "",
         "## Weights",
         "",
-        "The accuracy is that published for the file on its source data, with the column it stands in. `download=true` fetches a file; by hand means",
+        "The accuracy is that published for the file on its source data, with the column it stands in. "
+        "`download=true` fetches a file; by hand means",
         "that it goes into a folder named with `weights=[DIR]`.",
         "",
         *table(["network", "start", "trained on", "published accuracy", "licence", "file"], cards),
@@ -152,11 +167,20 @@ def parity_table() -> list[str]:
                 f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
             ]
         )
-    unmeasured = sorted(path.stem for path in GOLDENS.glob("*.json") if path.stem not in {row["network"] for row in found["rows"]})
+    unmeasured = sorted(
+        path.stem for path in GOLDENS.glob("*.json") if path.stem not in {row["network"] for row in found["rows"]}
+    )
     for name in unmeasured:
         official = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))["official"].partition("@")[0]
         rows.append([f"`{name}`", official, "within 1e-4 (golden)", "", "not measured", ""])
-    head = ["golden", "official project", "relative error", "spread", "CPU time, ours / official", "ratio (95 % interval)"]
+    head = [
+        "golden",
+        "official project",
+        "relative error",
+        "spread",
+        "CPU time, ours / official",
+        "ratio (95 % interval)",
+    ]
     return [f"Measured on {found['machine'] or 'no machine yet'}.", "", *table(head, rows)]
 
 

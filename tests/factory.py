@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 
 from medgraft import store, tables
+from medgraft.datasets import Dataset, load_dataset
+from medgraft.files import write_json
 
 _SHAPES = {"image": (1, 1, 32, 32), "video": (1, 12, 32, 32), "volume": (1, 12, 16, 16)}
 
@@ -31,7 +33,7 @@ def make_dataset(
     unit: str = "display",
     signal: float = 1.0,
     seed: int = 0,
-) -> tables.Dataset:
+) -> Dataset:
     """Write a data set below ``root`` and open it.
 
     Every case shows a bright blob on noise. Class c is carried by the blob's size and brightness
@@ -77,7 +79,11 @@ def make_dataset(
                 "view_direction": None,
                 "kind": kind,
                 "shape": list(stored.shape),
-                "spacing": [0.04, 0.5, 0.5] if kind == "video" else [1.0, 1.0, 1.0] if kind == "volume" else [None, None, None],
+                "spacing": [0.04, 0.5, 0.5]
+                if kind == "video"
+                else [1.0, 1.0, 1.0]
+                if kind == "volume"
+                else [None, None, None],
                 "value_unit": unit,
                 "p005": stored.p005,
                 "p995": stored.p995,
@@ -87,7 +93,11 @@ def make_dataset(
                 "pixel_text": "public",
                 "label.finding": None if rng.random() < missing else f"class{label}",
                 **({"label.size": float(radius)} if regress else {}),
-                **({"label.a": str(int(label == classes - 1)), "label.b": str(int(index % 3 == 0))} if multilabel else {}),
+                **(
+                    {"label.a": str(int(label == classes - 1)), "label.b": str(int(index % 3 == 0))}
+                    if multilabel
+                    else {}
+                ),
             }
         )
         where = {frame: row for row, frame in enumerate(traced_frames)}
@@ -103,7 +113,9 @@ def make_dataset(
                 }
             )
     names = [f"class{c}" for c in range(classes)]
-    targets: dict[str, Any] = {"finding": {"type": "classify", "classes": names, "positive": "class1" if classes == 2 else None, "unit": None}}
+    targets: dict[str, Any] = {
+        "finding": {"type": "classify", "classes": names, "positive": "class1" if classes == 2 else None, "unit": None}
+    }
     if regress:
         targets["size"] = {"type": "regress", "classes": [], "positive": None, "unit": "px"}
     if multilabel:
@@ -117,14 +129,22 @@ def make_dataset(
         "patient": "column",
         "warnings": [],
     }
-    manifest = pl.DataFrame(rows, schema_overrides={"mask_id": pl.String, "device": pl.String, "label.finding": pl.String})
+    manifest = pl.DataFrame(
+        rows, schema_overrides={"mask_id": pl.String, "device": pl.String, "label.finding": pl.String}
+    )
     tables.write(manifest, root / "manifest.parquet", "manifest")
-    tables.write(pl.DataFrame(frames, schema_overrides={"phase": pl.String, "time_s": pl.Float64}), root / "frames.parquet", "frames")
-    tables.write_json(root / "dataset.json", info)
-    return tables.load_dataset(root)
+    tables.write(
+        pl.DataFrame(frames, schema_overrides={"phase": pl.String, "time_s": pl.Float64}),
+        root / "frames.parquet",
+        "frames",
+    )
+    write_json(root / "dataset.json", info)
+    return load_dataset(root)
 
 
-def _blob(rng: np.random.Generator, shape: tuple[int, int, int, int], strength: float, kind: str) -> tuple[np.ndarray, np.ndarray, float]:
+def _blob(
+    rng: np.random.Generator, shape: tuple[int, int, int, int], strength: float, kind: str
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Noise with one blob: values 0..1 (C, D, H, W), the blob (D, H, W) and its radius in pixels."""
     channels, depth, height, width = shape
     radius = min(height, width) * (0.15 + 0.15 * strength)

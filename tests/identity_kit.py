@@ -78,7 +78,11 @@ def dicom(path: Path, pixels: np.ndarray, number: int, **more: Any) -> Path:
     d.StudyTime = d.ContentTime = "101112"
     d.AcquisitionDateTime = p["study date"] + "101112.50"
     d.InstitutionName, d.InstitutionAddress, d.StationName = p["institution"], p["address"], p["station"]
-    d.ReferringPhysicianName, d.OperatorsName, d.PerformingPhysicianName = f"{p['physician']}^A", p["operator"], p["physician"]
+    d.ReferringPhysicianName, d.OperatorsName, d.PerformingPhysicianName = (
+        f"{p['physician']}^A",
+        p["operator"],
+        p["physician"],
+    )
     d.Manufacturer, d.ManufacturerModelName, d.DeviceSerialNumber = "Maker", "Model 5", p["serial"]
     d.AccessionNumber, d.StudyID = p["accession"], p["accession"]
     d.StudyDescription = d.SeriesDescription = d.ProtocolName = f"{p['comment']} {p['family name']}"
@@ -132,7 +136,9 @@ def jpeg_dicom(path: Path, pixels: np.ndarray, number: int) -> Path:
 
 
 def plant(root: Path, *, burnt: bool) -> tuple[Path, Path]:
-    """Two sources below ``root``: ``pictures`` (16 of 8 patients, with a label table) and ``others`` (every other format, and broken files)."""
+    """Two sources below ``root``: ``pictures`` (16 of 8 patients, with a label table) and ``others`` (every other
+    format, and broken files).
+    """
     p = PLANTED
     pictures, others = root / "pictures", root / "others"
     rows = []
@@ -156,9 +162,21 @@ def plant(root: Path, *, burnt: bool) -> tuple[Path, Path]:
             exif[0x010E], exif[0x013B] = p["comment"], p["operator"]
             Image.fromarray(pixels).save(path.with_suffix(".jpg"), quality=95, exif=exif, comment=p["title"])
         suffix = (".dcm", ".png", ".jpg")[n % 3]
-        rows.append({"file": name + suffix, "patient": f"{p['family name']}^{n // 2}", "finding": f"class{label}", "clinic": p["institution"]})
+        rows.append(
+            {
+                "file": name + suffix,
+                "patient": f"{p['family name']}^{n // 2}",
+                "finding": f"class{label}",
+                "clinic": p["institution"],
+            }
+        )
     rows += [
-        {"file": f"{p['patient id']}_absent.png", "patient": p["given name"], "finding": "class0", "clinic": p["institution"]},
+        {
+            "file": f"{p['patient id']}_absent.png",
+            "patient": p["given name"],
+            "finding": "class0",
+            "clinic": p["institution"],
+        },
         {"file": rows[0]["file"], "patient": p["operator"], "finding": "class0", "clinic": p["institution"]},
         {"file": f"../{p['folder']}.png", "patient": p["given name"], "finding": "class1", "clinic": p["institution"]},
     ]
@@ -198,8 +216,16 @@ def plant(root: Path, *, burnt: bool) -> tuple[Path, Path]:
         (broken / f"{p['given name']}_{path.name}").write_bytes(data[: len(data) * 2 // 3])
     (broken / f"{p['family name']}.png").write_bytes(b"")
     (broken / f"{p['family name']}.dcm").write_bytes(f"{p['given name']} {p['patient id']}".encode())
-    lines = ["ObjectType = Image", "NDims = 3", "DimSize = 2 2 2", "ElementType = MET_UCHAR", f"Comment = {p['comment']}"]
-    (broken / f"{p['family name']}.mhd").write_text("\n".join([*lines, f"ElementDataFile = {p['family name']}.raw", ""]))
+    lines = [
+        "ObjectType = Image",
+        "NDims = 3",
+        "DimSize = 2 2 2",
+        "ElementType = MET_UCHAR",
+        f"Comment = {p['comment']}",
+    ]
+    (broken / f"{p['family name']}.mhd").write_text(
+        "\n".join([*lines, f"ElementDataFile = {p['family name']}.raw", ""])
+    )
     odd = dicom(broken / f"{p['accession']}_odd.dcm", picture(80, 0), 12)
     d = pydicom.dcmread(odd)
     d.add_new(0x00280008, "IS", "3")
@@ -251,7 +277,9 @@ def in_bytes(data: bytes, *, encoded: bool = True) -> set[str]:
 
 
 def _parts(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The bytes of a file, and what is packed inside: tables, archives, pictures within pages, values of DICOM elements."""
+    """The bytes of a file, and what is packed inside: tables, archives, pictures within pages, values of DICOM
+    elements.
+    """
     data = path.read_bytes()
     yield "", data
     if path.suffix == ".parquet":
@@ -269,14 +297,18 @@ def _parts(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def leaks(*roots: Path, private: str = ".medgraft-") -> list[str]:
-    """A line for every planted string in names and contents of files below ``roots``; of files for the owner alone only the rights are checked."""
+    """A line for every planted string in names and contents of files below ``roots``; of files for the owner alone only
+    the rights are checked.
+    """
     found = []
     for root in roots:
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             if path.name.startswith(private):
                 assert path.stat().st_mode & 0o077 == 0, path
                 continue
-            found += [f"{path.relative_to(root)}: name holds {w}" for w in in_bytes(str(path.relative_to(root)).encode())]
+            found += [
+                f"{path.relative_to(root)}: name holds {w}" for w in in_bytes(str(path.relative_to(root)).encode())
+            ]
             for part, data in _parts(path):
                 found += [f"{path.relative_to(root)} {part}: {w}" for w in in_bytes(data)]
     return found

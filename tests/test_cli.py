@@ -14,7 +14,20 @@ from PIL import Image
 
 from medgraft.cli import main
 
-VERBS = ["demo", "scan", "audit", "run", "status", "report", "predict", "models", "simulate", "bench", "checks", "weights"]
+VERBS = [
+    "demo",
+    "scan",
+    "audit",
+    "run",
+    "status",
+    "report",
+    "predict",
+    "models",
+    "simulate",
+    "bench",
+    "checks",
+    "weights",
+]
 
 
 Command = Callable[..., list[str]]
@@ -22,7 +35,9 @@ Command = Callable[..., list[str]]
 
 @pytest.fixture
 def medgraft(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """``medgraft(*words, cwd=..., code=0)`` -> the lines that a command printed (stdout, then stderr), its exit status checked."""
+    """``medgraft(*words, cwd=..., code=0)`` -> the lines that a command printed (stdout, then stderr), its exit status
+    checked.
+    """
 
     def call(*words: str, cwd: Path, code: int = 0) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["medgraft", *words])
@@ -42,7 +57,9 @@ def one_line(medgraft: Command) -> Callable[..., str]:
 
     def call(*words: str, cwd: Path) -> str:
         lines = medgraft(*words, cwd=cwd, code=2)
-        assert len(lines) == 1 and lines[0].startswith("medgraft: ") and not (cwd / "medgraft-error.log").exists(), lines
+        assert len(lines) == 1 and lines[0].startswith("medgraft: ") and not (cwd / "medgraft-error.log").exists(), (
+            lines
+        )
         return lines[0]
 
     return call
@@ -62,7 +79,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_names_every_verb_and_loads_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys\nfrom medgraft.cli import main\ntry: main()\nexcept SystemExit as e: print('exit', e.code)\nprint(*sys.modules)"
+    code = (
+        "import sys\nfrom medgraft.cli import main\ntry: main()\nexcept SystemExit as e: print('exit', "
+        "e.code)\nprint(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code, "--help"], cwd=tmp_path, capture_output=True, text=True)
     *text, status, modules = done.stdout.splitlines()
     assert status == "exit 0"
@@ -75,7 +95,14 @@ def test_help_names_every_verb_and_loads_nothing_heavy(tmp_path: Path) -> None:
 
 def test_help_of_a_verb_lists_its_keys(medgraft: Command, tmp_path: Path) -> None:
     text = "\n".join(medgraft("run", "--help", cwd=tmp_path))
-    for key in ("data ", "split.folds", "train.learning_rate", "models[].strategy", "frozen_logistic", "default 0.0001"):
+    for key in (
+        "data ",
+        "split.folds",
+        "train.learning_rate",
+        "models[].strategy",
+        "frozen_logistic",
+        "default 0.0001",
+    ):
         assert key in text, key
 
 
@@ -117,18 +144,24 @@ def test_a_read_only_folder_is_named(medgraft: Command, one_line: Callable[..., 
         code=3 if (here / "my studies" / "torn.png").exists() else 0,
     )
     (here / "fixed").mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(here / "fixed")], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(here / "fixed")], capture_output=True
+    ).returncode:
         pytest.skip("this user may not mount a file system")
     try:
         assert "read-only" in one_line("simulate", "chest_xray", "out=fixed/x", "patients=6", cwd=here)
-        assert "read-only" in one_line("run", "data=two", "models=[efficientnet_lite0]", "split={folds: 2, inner: 0}", "out=fixed", cwd=here)
+        assert "read-only" in one_line(
+            "run", "data=two", "models=[efficientnet_lite0]", "split={folds: 2, inner: 0}", "out=fixed", cwd=here
+        )
     finally:
         subprocess.run(["umount", "-l", str(here / "fixed")], check=True)
 
 
 def test_models_and_weights_can_be_looked_up(medgraft: Command, one_line: Callable[..., str], tmp_path: Path) -> None:
     text = medgraft("models", "resnet3d", cwd=tmp_path)
-    assert [line.split()[0] for line in text[1:]] == [f"resnet3d_{n}" for n in (10, 18, 34, 50)] and "random*" in text[1]
+    assert [line.split()[0] for line in text[1:]] == [f"resnet3d_{n}" for n in (10, 18, 34, 50)] and "random*" in text[
+        1
+    ]
     assert "no network has this in its name" in one_line("models", "no_such_network", cwd=tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mobilenet_v2_imagenet_fp16.pth").write_bytes(b"half a file")
@@ -140,7 +173,9 @@ def test_models_and_weights_can_be_looked_up(medgraft: Command, one_line: Callab
     dense = medgraft("weights", "list", "dense", cwd=tmp_path)
     assert len(dense) < len(text) and not any(line.startswith("efficientnet_lite0") for line in dense)
     one = medgraft("weights", "list", "ig65m_8", cwd=tmp_path)
-    assert one[0].split() == ["card", "r2plus1d_34.ig65m_8"] and any(line.split()[:2] == ["sha256", "9bae36ae"] for line in one)
+    assert one[0].split() == ["card", "r2plus1d_34.ig65m_8"] and any(
+        line.split()[:2] == ["sha256", "9bae36ae"] for line in one
+    )
     assert "no card has this" in one_line("weights", "list", "no_such_card", cwd=tmp_path)
     text = medgraft("weights", "verify", "weights=[mine]", cwd=tmp_path, code=2)
     assert any(line.startswith("efficientnet_lite0.imagenet") and line.endswith("whole") for line in text)
@@ -158,7 +193,16 @@ def test_weights_travel_in_a_pack(medgraft: Command, one_line: Callable[..., str
 
 def test_checks_say_what_the_machine_offers(medgraft: Command, tmp_path: Path) -> None:
     text = medgraft("checks", cwd=tmp_path)
-    assert [line.split(":")[0].split()[-1] for line in text] == ["device", "memory", "disk", "video", "DICOM", "volumes", "weights", "versions"]
+    assert [line.split(":")[0].split()[-1] for line in text] == [
+        "device",
+        "memory",
+        "disk",
+        "video",
+        "DICOM",
+        "volumes",
+        "weights",
+        "versions",
+    ]
     assert all(line.startswith("ok ") for line in text)
 
 
@@ -169,10 +213,22 @@ def test_simulating_prints_what_brightness_alone_can_tell(medgraft: Command, tmp
 
 
 def test_a_fault_of_medgraft_leaves_a_trace_and_status_1(tmp_path: Path) -> None:
-    code = "import medgraft.cli as c\nfrom medgraft import config\ndef broken(*a): raise ZeroDivisionError('plan' + 'ted')\n"
+    code = (
+        "import medgraft.cli as c\nfrom medgraft import config\ndef broken(*a): raise ZeroDivisionError('plan' + "
+        "'ted')\n"
+    )
     code += "config.parse_overrides = broken\nc.main()"
-    done = subprocess.run([sys.executable, "-c", code, "simulate", "chest_xray"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "ZeroDivisionError" in done.stderr and "planted" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code, "simulate", "chest_xray"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 1
+        and done.stderr.count("\n") == 1
+        and "ZeroDivisionError" in done.stderr
+        and "planted" not in done.stderr
+    )
     log, full = tmp_path / "medgraft-error.log", tmp_path / ".medgraft-error-full.log"
     assert "Traceback" in log.read_text(encoding="utf-8") and "planted" not in log.read_text(encoding="utf-8")
-    assert "ZeroDivisionError: planted" in full.read_text(encoding="utf-8") and (os.name != "posix" or full.stat().st_mode & 0o077 == 0)
+    assert "ZeroDivisionError: planted" in full.read_text(encoding="utf-8") and (
+        os.name != "posix" or full.stat().st_mode & 0o077 == 0
+    )

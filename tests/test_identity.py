@@ -1,4 +1,6 @@
-"""Nothing that names a person leaves the source: planted names are looked for in every byte that medgraft writes or prints."""
+"""Nothing that names a person leaves the source: planted names are looked for in every byte that medgraft writes or
+prints.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ import pydicom
 import pytest
 
 import identity_kit as kit
-from medgraft import store, tables
+from medgraft import store
 from medgraft.cli import main
+from medgraft.datasets import load_dataset
 
 MODEL = "timm:test_efficientnet"
 Command = Callable[..., str]
@@ -61,33 +64,53 @@ def test_the_search_finds_what_is_planted(tmp_path: Path) -> None:
     assert found == {*places, "table.parquet", "packed.ckpt"} - {"clean.txt"}
     pictures, others = kit.plant(tmp_path / "sources", burnt=False)
     planted = {line.rsplit(" ", 1)[-1] if line.count(":") else "" for line in kit.leaks(pictures, others)}
-    assert len({what for what in kit.PLANTED if any(line.endswith(what) for line in kit.leaks(pictures, others))}) == len(kit.PLANTED), planted
+    assert len(
+        {what for what in kit.PLANTED if any(line.endswith(what) for line in kit.leaks(pictures, others))}
+    ) == len(kit.PLANTED), planted
 
 
 def test_a_scan_of_every_format_names_nobody(tmp_path: Path, medgraft: Command) -> None:
     _pictures, _others = kit.plant(tmp_path, burnt=False)
     printed = medgraft(
-        "scan", "../pictures", "labels=labels.csv", "patient=patient", "site=clinic", "target=finding", "out=data", "workers=1", code=3
+        "scan",
+        "../pictures",
+        "labels=labels.csv",
+        "patient=patient",
+        "site=clinic",
+        "target=finding",
+        "out=data",
+        "workers=1",
+        code=3,
     )
     assert "16 cases" not in printed and "15 cases (15 images)" in printed  # one has two patients
     medgraft("scan", "../others", "patient=none", "out=other", "workers=1", code=3)
     medgraft("scan", "../others", "patient=header", "out=headers", "workers=2", code=3)
-    medgraft("scan", "../pictures", "labels=folders", "patient=none", "out=folders", "workers=1", code=2)  # classes that are people
+    medgraft(
+        "scan", "../pictures", "labels=folders", "patient=none", "out=folders", "workers=1", code=2
+    )  # classes that are people
     assert not kit.leaks(tmp_path / "work")
-    other = tables.load_dataset(tmp_path / "work" / "other")
+    other = load_dataset(tmp_path / "work" / "other")
     assert set(other.manifest["kind"]) == {"image", "video", "volume"} and other.manifest.height >= 8
     rejects = pl.read_csv(tmp_path / "work" / "other" / "rejects.csv")
     assert rejects.height >= 8 and rejects["source"].str.starts_with("case-").all()
     known = json.loads((tmp_path / "work" / ".medgraft-sources-other.json").read_text(encoding="utf-8"))
-    assert all(code in known["names"] or code in known["cases"] for code in rejects["source"])  # whoever holds the private map finds every file again
-    first = tables.load_dataset(tmp_path / "work" / "data").manifest
+    assert all(
+        code in known["names"] or code in known["cases"] for code in rejects["source"]
+    )  # whoever holds the private map finds every file again
+    first = load_dataset(tmp_path / "work" / "data").manifest
     assert set(first["site"].str.slice(0, 5)) == {"site-"} and set(first["device"].drop_nulls()) == {"Maker Model 5"}
-    headers = tables.load_dataset(tmp_path / "work" / "headers").manifest
+    headers = load_dataset(tmp_path / "work" / "headers").manifest
     true = (datetime.date(2019, 6, 27) - datetime.date(1970, 1, 1)).days
-    assert headers["day"].null_count() == 0 and true - headers["day"].max() >= 335 and true - headers["day"].min() <= 3651 + 30
+    assert (
+        headers["day"].null_count() == 0
+        and true - headers["day"].max() >= 335
+        and true - headers["day"].min() <= 3651 + 30
+    )
 
 
-def test_a_crash_leaves_no_name_where_others_look(tmp_path: Path, medgraft: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_leaves_no_name_where_others_look(
+    tmp_path: Path, medgraft: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kit.plant(tmp_path, burnt=False)
     from medgraft.intake import plan
 
@@ -98,15 +121,17 @@ def test_a_crash_leaves_no_name_where_others_look(tmp_path: Path, medgraft: Comm
     monkeypatch.setattr("medgraft.intake.layouts.folder.discover", crash)
     assert "RuntimeError" in medgraft("scan", "../pictures", "patient=none", "out=data", code=1)
     assert not kit.leaks(tmp_path / "work") and (tmp_path / "work" / "medgraft-error.log").stat().st_size > 100
-    assert kit.in_bytes((tmp_path / "work" / ".medgraft-error-full.log").read_bytes())  # its owner can still read what happened
+    assert kit.in_bytes(
+        (tmp_path / "work" / ".medgraft-error-full.log").read_bytes()
+    )  # its owner can still read what happened
 
 
 # ------------------------------------------------------------------------------------------ de-identified copies
 
 
 def test_copies_are_whole_and_name_nobody(tmp_path: Path) -> None:
-    from medgraft.intake import deidentify
-    from medgraft.intake.keys import Names
+    from medgraft.intake.private.copy import copy as write_copy
+    from medgraft.intake.private.keys import Names
 
     names, p = Names(b"k" * 32), kit.PLANTED
     pixels = kit.picture(1, 1, kit.BURNT)
@@ -114,7 +139,15 @@ def test_copies_are_whole_and_name_nobody(tmp_path: Path) -> None:
     second = kit.jpeg_dicom(tmp_path / "in" / "b.dcm", pixels, 1)
 
     def copy(file: Path) -> str:
-        return deidentify.copy(file, tmp_path / "out", names, "patient-0123", f"case-{file.stem}", -400, [(2, 2, 22, 130)] if file == source else [])
+        return write_copy(
+            file,
+            tmp_path / "out",
+            names,
+            "patient-0123",
+            f"case-{file.stem}",
+            -400,
+            [(2, 2, 22, 130)] if file == source else [],
+        )
 
     copies = [copy(source), copy(second)]
     assert not kit.leaks(tmp_path / "out")
@@ -125,28 +158,44 @@ def test_copies_are_whole_and_name_nobody(tmp_path: Path) -> None:
     assert one.file_meta.MediaStorageSOPInstanceUID == one.SOPInstanceUID and one.preamble == b"\0" * 128
     assert not [e for e in one.iterall() if e.tag.is_private or e.tag.group == 0x6000]
     assert (one.StudyDate, one.AcquisitionDateTime, one.StudyTime) == ("20180523", "20180523101112.50", "101112")
-    assert one.PatientIdentityRemoved == "YES" and one.BurnedInAnnotation == "NO" and one.LongitudinalTemporalInformationModified == "MODIFIED"
+    assert (
+        one.PatientIdentityRemoved == "YES"
+        and one.BurnedInAnnotation == "NO"
+        and one.LongitudinalTemporalInformationModified == "MODIFIED"
+    )
     assert [c.CodeValue for c in one.DeidentificationMethodCodeSequence] == ["113100", "113101", "113107"]
     assert one.AnatomicRegionSequence[0].CodeValue == "T-A" and one.Manufacturer == "Maker"  # what names nobody stays
     expected = pixels.copy()
     expected[2:22, 2:130] = pixels.min()
-    assert (one.pixel_array == expected).all() and not two.file_meta.TransferSyntaxUID.is_compressed  # the JPEG's comment held a name
-    dropped = pydicom.dcmread(tmp_path / "out" / deidentify.copy(source, tmp_path / "out", names, "patient-0123", "case-c", None, []))
-    assert dropped.StudyDate == "" and "AcquisitionDate" not in dropped and dropped.LongitudinalTemporalInformationModified == "REMOVED"
+    assert (
+        one.pixel_array == expected
+    ).all() and not two.file_meta.TransferSyntaxUID.is_compressed  # the JPEG's comment held a name
+    dropped = pydicom.dcmread(
+        tmp_path / "out" / write_copy(source, tmp_path / "out", names, "patient-0123", "case-c", None, [])
+    )
+    assert (
+        dropped.StudyDate == ""
+        and "AcquisitionDate" not in dropped
+        and dropped.LongitudinalTemporalInformationModified == "REMOVED"
+    )
 
 
-@pytest.mark.parametrize("name", ["examples_ybr_color.dcm", "examples_palette.dcm", "examples_rgb_color.dcm", "examples_jpeg2k.dcm", "CT_small.dcm"])
+@pytest.mark.parametrize(
+    "name",
+    ["examples_ybr_color.dcm", "examples_palette.dcm", "examples_rgb_color.dcm", "examples_jpeg2k.dcm", "CT_small.dcm"],
+)
 def test_real_files_keep_their_pixels_and_lose_their_names(tmp_path: Path, name: str) -> None:
     from pydicom.data import get_testdata_file
 
-    from medgraft.intake import deidentify
-    from medgraft.intake.keys import Names
+    from medgraft.intake.private.copy import copy as write_copy
+    from medgraft.intake.private.keys import Names
+    from medgraft.intake.private.names import identity_words, words
 
     source = Path(str(get_testdata_file(name)))
     before = pydicom.dcmread(source)
-    said = set(deidentify.identity_words(before, nested=True))
+    said = set(identity_words(before, nested=True))
     boxes = [] if name == "CT_small.dcm" else [(0, 0, 10, 40)]
-    copy = tmp_path / deidentify.copy(source, tmp_path, Names(b"k" * 32), "patient-1", "case-1", 0, boxes)
+    copy = tmp_path / write_copy(source, tmp_path, Names(b"k" * 32), "patient-1", "case-1", 0, boxes)
     after = pydicom.dcmread(copy)
     old, new = before.pixel_array, after.pixel_array
     if boxes:
@@ -156,14 +205,16 @@ def test_real_files_keep_their_pixels_and_lose_their_names(tmp_path: Path, name:
         assert (old[10:] == new[10:]).all()
     else:
         assert (old == new).all()
-    left = {w for e in after.iterall() if e.VR in ("PN", "LO", "SH", "CS", "AE", "IS", "DS") for w in deidentify.words(str(e.value))}
+    left = {
+        w for e in after.iterall() if e.VR in ("PN", "LO", "SH", "CS", "AE", "IS", "DS") for w in words(str(e.value))
+    }
     assert not {w for w in said & left if len(w) > 5 or not w.isdigit()}
     assert not [e for e in after.iterall() if e.tag.is_private]
 
 
 def test_a_header_that_cannot_be_cleaned_is_refused(tmp_path: Path) -> None:
-    from medgraft.intake import deidentify
-    from medgraft.intake.keys import Names
+    from medgraft.intake.private.copy import copy as write_copy
+    from medgraft.intake.private.keys import Names
     from medgraft.intake.read import Unreadable
 
     source = kit.dicom(tmp_path / "a.dcm", kit.picture(1, 1), 0)
@@ -171,7 +222,7 @@ def test_a_header_that_cannot_be_cleaned_is_refused(tmp_path: Path) -> None:
     d.add_new(0x00281201, "OW", kit.PLANTED["family name"].encode())  # a name where a colour table belongs
     d.save_as(source)
     with pytest.raises(Unreadable, match="a name of its header remains in RedPaletteColorLookupTableData"):
-        deidentify.copy(source, tmp_path / "out", Names(b"k" * 32), "patient-1", "case-1", 0, [])
+        write_copy(source, tmp_path / "out", Names(b"k" * 32), "patient-1", "case-1", 0, [])
     assert not (tmp_path / "out").exists()
 
 
@@ -181,11 +232,15 @@ def test_a_header_that_cannot_be_cleaned_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_way_names_nobody(tmp_path: Path, medgraft: Command) -> None:
-    """Scan with the text pass and copies, run, report in two languages, audit, predict: no planted string anywhere, nor a name in any picture."""
-    from medgraft.intake import text
+    """Scan with the text pass and copies, run, report in two languages, audit, predict: no planted string anywhere, nor
+    a name in any picture.
+    """
+    from medgraft.intake.private import ocr, text
 
     pictures, _ = kit.plant(tmp_path, burnt=True)
-    labels = pl.read_csv(pictures / "labels.csv").filter(~pl.col("patient").is_in([kit.PLANTED["operator"], kit.PLANTED["given name"]]))
+    labels = pl.read_csv(pictures / "labels.csv").filter(
+        ~pl.col("patient").is_in([kit.PLANTED["operator"], kit.PLANTED["given name"]])
+    )
     labels.write_csv(pictures / "labels.csv")
     options = ["labels=labels.csv", "patient=patient", "site=clinic", "target=finding"]
     medgraft("scan", "../pictures", *options, "out=data", "text=black", "deidentified=copies", code=3)
@@ -208,16 +263,26 @@ def test_the_whole_way_names_nobody(tmp_path: Path, medgraft: Command) -> None:
     medgraft("predict", "runs/tiny", "../pictures", "out=predicted.csv", code=3)
     work = tmp_path / "work"
     assert not kit.leaks(work)
-    manifest = tables.load_dataset(work / "data").manifest
-    assert manifest.height == 16 and sorted(manifest["pixel_text"].value_counts().rows()) == [("blacked", 4), ("clear", 12)]
+    manifest = load_dataset(work / "data").manifest
+    assert manifest.height == 16 and sorted(manifest["pixel_text"].value_counts().rows()) == [
+        ("blacked", 4),
+        ("clear", 12),
+    ]
     for array in manifest["array_id"]:
-        found = text.read_frame(np.asarray(store.open_array(work / "data", array))[0, 0])
+        found = ocr.read_frame(np.asarray(store.open_array(work / "data", array))[0, 0])
         assert not [f for f in found if f.kind in text.NAMING]
     copies = sorted((work / "copies").rglob("*.dcm"))
-    known = {c: Path(f[0]) for c, f in json.loads((work / ".medgraft-sources-data.json").read_text(encoding="utf-8"))["cases"].items()}
-    expected = {(r["patient_id"], r["study_id"], r["case_id"]) for r in manifest.iter_rows(named=True) if known[r["case_id"]].suffix == ".dcm"}
+    known = {
+        c: Path(f[0])
+        for c, f in json.loads((work / ".medgraft-sources-data.json").read_text(encoding="utf-8"))["cases"].items()
+    }
+    expected = {
+        (r["patient_id"], r["study_id"], r["case_id"])
+        for r in manifest.iter_rows(named=True)
+        if known[r["case_id"]].suffix == ".dcm"
+    }
     assert {(*p.relative_to(work / "copies").parts[:2], p.stem) for p in copies} == expected and len(copies) == 6
     for path in copies:
-        assert kit.BURNT not in " ".join(f.text.upper() for f in text.read_frame(pydicom.dcmread(path).pixel_array))
+        assert kit.BURNT not in " ".join(f.text.upper() for f in ocr.read_frame(pydicom.dcmread(path).pixel_array))
     others = pl.read_csv(work / "other" / "rejects.csv")
     assert others["reason"].str.contains("de-identified").any() or list((work / "othercopies").rglob("*.dcm"))

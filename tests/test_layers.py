@@ -9,22 +9,23 @@ import ast
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "medgraft"
-GROUND = {"errors", "config", "tables", "store", "runs"}
-ACTS = {"simulate", "intake", "data", "models", "tasks", "engine", "stats", "report"}
+GROUND = {"errors", "notices", "progress", "files", "config", "tables", "store", "datasets", "splits", "runs"}
+ACTS = {"simulate", "export", "intake", "data", "models", "tasks", "engine", "stats", "report"}
 
 #: layer -> the parts of medgraft (dotted prefixes) it may import, besides itself
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(GROUND, GROUND),
     "simulate": GROUND,
-    "intake": GROUND,
+    "intake": GROUND | {"export"},  # a scan hands its frames out where it is asked to
+    "export": GROUND,
     "data": GROUND,
-    "models": {"errors"},
+    "models": {"errors", "files", "progress"},
     "tasks": GROUND | {"models.heads", "data", "stats.metrics"},
     "engine": GROUND | {"intake", "data", "models", "tasks", "stats.metrics"},
     "stats": GROUND,
     "report": GROUND | {"stats"},
     "flow": GROUND | ACTS,  # the whole way, from a recipe to a report
-    "audit": GROUND | {"intake", "stats", "report"},  # from a data set to the page of its faults
+    "audit": GROUND | {"stats", "report"},  # from a data set to the page of its faults
     "cli": GROUND | ACTS | {"flow", "audit"},
     "__main__": GROUND | {"cli"},
     "__init__": set(),
@@ -41,7 +42,17 @@ TORCH = {
     "transformers",
     "captum",
 }
-WITHOUT_TORCH = GROUND | {"simulate", "intake", "stats", "report", "audit", "data.random", "__init__", "__main__"}
+WITHOUT_TORCH = GROUND | {
+    "simulate",
+    "intake",
+    "export",
+    "stats",
+    "report",
+    "audit",
+    "data.random",
+    "__init__",
+    "__main__",
+}
 
 
 def imported(path: Path, package: str) -> set[str]:
@@ -56,8 +67,15 @@ def imported(path: Path, package: str) -> set[str]:
                 parent = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parent, base]).rstrip(".")
             names |= {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__"):
-            names |= {argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant) and isinstance(argument.value, str)}
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            names |= {
+                argument.value
+                for argument in node.args[:1]
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+            }
     return names
 
 

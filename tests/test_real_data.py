@@ -20,18 +20,32 @@ SETS = [
     (
         "nih_cxr_pneumonia",
         {"labels": "labels.csv", "patient": "patient", "target": "label", "positive": "pneumonia"},
-        ["split.folds=2", "window.size=64", "models=[{model: efficientnet_lite0, strategy: frozen_logistic}, {model: mobilenet_v2_folded}]"],
+        [
+            "split.folds=2",
+            "window.size=64",
+            "models=[{model: efficientnet_lite0, strategy: frozen_logistic}, {model: mobilenet_v2_folded}]",
+        ],
         "images/00000193_019.jpg",
     ),
     (
         "lung_pocus_video",
         {"labels": "labels.csv", "patient": "patient", "target": "label"},
-        ["split.folds=2", "window={size: 64, length: 4}", "models=[{model: efficientnet_lite0, strategy: frozen_logistic}]"],
+        [
+            "split.folds=2",
+            "window={size: 64, length: 4}",
+            "models=[{model: efficientnet_lite0, strategy: frozen_logistic}]",
+        ],
         "videos/Cov-Atlas-Day_1.mp4",
     ),
     (
         "medmnist_adrenal3d",
-        {"labels": "labels.csv", "patient": "none", "split": "official_split", "target": "label", "positive": "hyperplasia"},
+        {
+            "labels": "labels.csv",
+            "patient": "none",
+            "split": "official_split",
+            "target": "label",
+            "positive": "hyperplasia",
+        },
         ["models=[{model: resnet3d_10, start: random, window: {kind: whole, length: 16, size: 16}}]"],
         "volumes/adrenal_train_0004.nii.gz",
     ),
@@ -51,9 +65,17 @@ def test_the_main_job_on_real_studies(shared_data: Path, tmp_path: Path, name, o
     source = shared_data / name
     if not source.is_dir():
         pytest.skip(f"{name} is absent")
-    report = scan.scan(source, config.build(scan.ScanOptions, {**options, "identity": "keep", "out": tmp_path / "data"}))
+    report = scan.scan(
+        source, config.build(scan.ScanOptions, {**options, "identity": "keep", "out": tmp_path / "data"})
+    )
     assert report.cases > 0 and not report.rejected
-    overrides = [f"data={tmp_path / 'data'}", f"out={tmp_path / 'runs'}", f"weights=[{shared_data / 'weights'}]", *SHORT, *words]
+    overrides = [
+        f"data={tmp_path / 'data'}",
+        f"out={tmp_path / 'runs'}",
+        f"weights=[{shared_data / 'weights'}]",
+        *SHORT,
+        *words,
+    ]
     root = flow.run(config.load_recipe(RECIPES / f"{name}.yaml", overrides))
     summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
     for model in summary["models"]:
@@ -84,11 +106,18 @@ def test_every_recipe_loads_and_says_how_it_was_run(path: Path) -> None:
         ("msd_hippocampus", {}, {"patients_unknown"}),
     ],
 )
-def test_the_audit_of_real_studies_says_what_is_known_and_raises_no_false_alarm(shared_data: Path, tmp_path: Path, name, more, expected) -> None:
+def test_the_audit_of_real_studies_says_what_is_known_and_raises_no_false_alarm(
+    shared_data: Path, tmp_path: Path, name, more, expected
+) -> None:
     options = next(facts for known, facts, _, _ in SETS if known == name)
-    scan.scan(shared_data / name, config.build(scan.ScanOptions, {**options, **more, "identity": "keep", "out": tmp_path / "data"}))
+    scan.scan(
+        shared_data / name,
+        config.build(scan.ScanOptions, {**options, **more, "identity": "keep", "out": tmp_path / "data"}),
+    )
     report = audit.audit(tmp_path / "data", audit.AuditOptions(permutations=4999))
     assert {f["kind"] for f in report.findings} - {"fact_weak"} == expected and report.leaks == 0
-    told = {e["fact"] for f in report.findings for e in (f["facts"] if f["kind"] in ("fact_strong", "fact_weak") else [])}
+    told = {
+        e["fact"] for f in report.findings for e in (f["facts"] if f["kind"] in ("fact_strong", "fact_weak") else [])
+    }
     assert set(more.get("facts", [])) <= told
     assert report.page.stat().st_size < 15_000_000

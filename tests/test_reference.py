@@ -18,7 +18,9 @@ def test_reference_lists_every_public_module(tmp_path: Path) -> None:
     target = tmp_path / "reference.md"
     subprocess.run([sys.executable, str(SCRIPT), str(target)], check=True, capture_output=True)
     lines = target.read_text(encoding="utf-8").splitlines()
-    public = [m.name for m in pkgutil.walk_packages(medgraft.__path__, "medgraft.", onerror=print) if "._" not in m.name]
+    public = [
+        m.name for m in pkgutil.walk_packages(medgraft.__path__, "medgraft.", onerror=print) if "._" not in m.name
+    ]
     assert len(public) > 20
     assert [name for name in public if f"## {name}" not in lines] == []
 

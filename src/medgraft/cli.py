@@ -26,17 +26,25 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Which pretrained model transfers best to my images, videos or volumes, by which way, and how sure can I be?\n\n"
-    "The usual way: medgraft scan SOURCE labels=FILE patient=COLUMN out=DATA, then medgraft audit DATA, then medgraft run data=DATA, "
+    help="Which pretrained model transfers best to my images, videos or volumes, by which way, and how sure can I "
+    "be?\n\n"
+    "The usual way: medgraft scan SOURCE labels=FILE patient=COLUMN out=DATA, then medgraft audit DATA, then medgraft "
+    "run data=DATA, "
     "then open report.html. "
     "Options are key=value words everywhere.",
     epilog="First time here? `medgraft demo` runs the whole flow on simulated chest X-rays.",
 )
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="options as key=value; nested ones with dots", show_default=False)]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="options as key=value; nested ones with dots", show_default=False),
+]
 
 Queries = Annotated[
-    list[str] | None, typer.Argument(metavar="[2d|3d|dense|features|PART] KEY=VALUE", help="which cards, and options", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="[2d|3d|dense|features|PART] KEY=VALUE", help="which cards, and options", show_default=False
+    ),
 ]
 
 
@@ -76,12 +84,14 @@ def _checked(values: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     for key in values:
         if key not in defaults:
             near = difflib.get_close_matches(key, list(defaults), n=1, cutoff=0.4)
-            raise UserError(f"unknown key {key!r}", fix=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(defaults)}")
+            raise UserError(
+                f"unknown key {key!r}", fix=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(defaults)}"
+            )
     return {**defaults, **values}
 
 
 @app.command(
-    cls=_with_keys("medgraft.intake.scan:ScanOptions"),
+    cls=_with_keys("medgraft.intake.options:ScanOptions"),
     short_help="Raw studies and a label table become a data set.",
     epilog="Example: medgraft scan xrays labels=labels.csv patient=patient_number target=label out=datasets/xrays",
 )
@@ -105,15 +115,18 @@ def scan(
 @app.command(
     cls=_with_keys("medgraft.audit:AuditOptions"),
     short_help="Find leaks, duplicates and confounders in a data set.",
-    epilog="Examples: medgraft audit data/xrays; medgraft audit data/xrays run=runs/xrays; medgraft audit data/here test=data/elsewhere",
+    epilog="Examples: medgraft audit data/xrays; medgraft audit data/xrays run=runs/xrays; medgraft audit data/here "
+    "test=data/elsewhere",
 )
 def audit(
     dataset: Annotated[Path, typer.Argument(help="data set folder written by medgraft scan")],
     words: Words = None,
 ) -> None:
-    """Look for what makes results too good: one picture under two patients, one patient in two roles, labels that size or scanner tell.
+    """Look for what makes results too good: one picture under two patients, one patient in two roles, labels that size
+    or scanner tell.
 
-    Writes audit.html (findings first, with pictures) and audit.json into the data set folder. Exit status 3 when there is a leak.
+    Writes audit.html (findings first, with pictures) and audit.json into the data set folder. Exit status 3 when there
+    is a leak.
     """
     from medgraft import audit as act
     from medgraft import config
@@ -130,7 +143,10 @@ def audit(
     epilog="Example: medgraft run recipes/cxr.yaml data=datasets/cxr seeds=[0] train.epochs=5",
 )
 def run(
-    words: Annotated[list[str] | None, typer.Argument(metavar="RECIPE KEY=VALUE", help="a recipe file, then key=value", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE KEY=VALUE", help="a recipe file, then key=value", show_default=False),
+    ] = None,
 ) -> None:
     """Compare models, starts and strategies on a data set, and write the report. Killed? Run it again: it goes on."""
     from medgraft import config
@@ -156,12 +172,12 @@ def status(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folde
 @app.command(short_help="Write the report of a finished run again.", epilog="Example: medgraft report runs/cxr lang=zh")
 def report(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")], words: Words = None) -> None:
     """Write the report of a finished run again, in English or Chinese (lang=zh)."""
-    from medgraft.report import html
+    from medgraft.report import page
 
     values = _checked(_values(words), lang="en")
     if values["lang"] not in ("en", "zh"):
         raise UserError(f"no language {values['lang']!r}", fix="use lang=en or lang=zh")
-    typer.echo(f"open {html.build(root, lang=values['lang'])}")
+    typer.echo(f"open {page.build(root, lang=values['lang'])}")
 
 
 @app.command(
@@ -173,7 +189,7 @@ def predict(
     words: Annotated[list[str], typer.Argument(metavar="FILES KEY=VALUE", help="studies or folders, then key=value")],
 ) -> None:
     """Predict new studies with the model that the inner scores of a run chose, by the same path."""
-    from medgraft.engine import serve
+    from medgraft import serve
 
     files = [Path(w) for w in words if "=" not in w or Path(w).exists()]
     values = _checked(
@@ -192,9 +208,14 @@ def predict(
 
 
 @app.command(
-    short_help="Networks by name, and the starts that are here.", epilog="Examples: medgraft models; medgraft models 3d; medgraft models resnet"
+    short_help="Networks by name, and the starts that are here.",
+    epilog="Examples: medgraft models; medgraft models 3d; medgraft models resnet",
 )
-def models(query: Annotated[str, typer.Argument(help="2d, 3d, dense, a library (torchvision, timm, monai, smp) or part of a name")] = "") -> None:
+def models(
+    query: Annotated[
+        str, typer.Argument(help="2d, 3d, dense, a library (torchvision, timm, monai, smp) or part of a name")
+    ] = "",
+) -> None:
     """Networks by name, and the starts that are on this machine."""
     from medgraft.models import catalogue
 
@@ -209,7 +230,11 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 
 
-@weights_app.command("list", epilog="Examples: medgraft weights list 3d; medgraft weights list ig65m_8; medgraft weights list weights=[my_weights]")
+@weights_app.command(
+    "list",
+    epilog="Examples: medgraft weights list 3d; medgraft weights list ig65m_8; medgraft weights list "
+    "weights=[my_weights]",
+)
 def weights_list(words: Queries = None) -> None:
     """Weight cards, and whether their file is here; all that is known of a card where three at most are meant."""
     from medgraft.models import catalogue
@@ -230,13 +255,20 @@ def weights_verify(words: Queries = None) -> None:
         raise typer.Exit(2)
 
 
-@weights_app.command("pack", epilog="Examples: medgraft weights pack weights.tar; medgraft weights pack usb/weights r2plus1d_34 torchvision:resnet50")
+@weights_app.command(
+    "pack",
+    epilog="Examples: medgraft weights pack weights.tar; medgraft weights pack usb/weights r2plus1d_34 "
+    "torchvision:resnet50",
+)
 def weights_pack(
     out: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="what to write")],
-    words: Annotated[list[str] | None, typer.Argument(metavar="NAME KEY=VALUE", help="networks or cards (none: the zoo), then key=value")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME KEY=VALUE", help="networks or cards (none: the zoo), then key=value"),
+    ] = None,
 ) -> None:
     """Collect the weight files that are here, for a machine without a network, with a list of hashes and licences."""
-    from medgraft.models import pack
+    from medgraft.models.weights import pack
 
     names = [word for word in words or [] if "=" not in word]
     folders = _folders(_checked(_values([word for word in words or [] if "=" in word]), weights=[]))
@@ -244,9 +276,11 @@ def weights_pack(
 
 
 @weights_app.command("unpack", epilog="Example: medgraft weights unpack weights.tar into=my_weights")
-def weights_unpack(source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="a pack")], words: Words = None) -> None:
+def weights_unpack(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="a pack")], words: Words = None
+) -> None:
     """Check every file of a pack and put it where weights are looked for, or into a folder (into=DIR)."""
-    from medgraft.models import pack
+    from medgraft.models.weights import pack
 
     values = _checked(_values(words), into=None)
     typer.echo(pack.unpack(source, into=Path(values["into"]) if values["into"] else None).text())
@@ -254,11 +288,19 @@ def weights_unpack(source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.t
 
 @weights_app.command("convert", epilog="Example: medgraft weights convert SLOWFAST_8x8_R50.pkl")
 def weights_convert(
-    file: Annotated[Path, typer.Argument(help="a Caffe2 or other pickle of arrays, a TorchScript archive, a PyTorch file that is refused as it is")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="a Caffe2 or other pickle of arrays, a TorchScript archive, a PyTorch file that is refused as it is"
+        ),
+    ],
     words: Words = None,
 ) -> None:
-    """Write the tensors of a foreign weight file as safetensors, without running anything in it. Not converted: what asks for more."""
-    from medgraft.models import convert
+    """Write the tensors of a foreign weight file as safetensors, without running anything in it.
+
+    Not converted: what asks for more.
+    """
+    from medgraft.models.weights import convert
 
     values = _checked(_values(words), out=None)
     made = convert.convert(file, Path(values["out"]) if values["out"] else None)
@@ -278,7 +320,10 @@ def _folders(values: dict[str, Any]) -> dict[str, Any]:
     return {"folders": [Path(w) for w in weights]}
 
 
-@app.command(short_help="Write studies with known answers.", epilog="Example: medgraft simulate chest_xray out=simulated patients=200 difficulty=0.5")
+@app.command(
+    short_help="Write studies with known answers.",
+    epilog="Example: medgraft simulate chest_xray out=simulated patients=200 difficulty=0.5",
+)
 def simulate(
     what: Annotated[str, typer.Argument(help="chest_xray")],
     words: Words = None,
@@ -289,7 +334,16 @@ def simulate(
     from medgraft.simulate import chest_xray as act
     from medgraft.stats.baseline import facts_alone
 
-    values = _checked(_values(words), out="simulated", patients=200, images_per_patient=2, size=256, difficulty=0.5, prevalence=0.4, seed=0)
+    values = _checked(
+        _values(words),
+        out="simulated",
+        patients=200,
+        images_per_patient=2,
+        size=256,
+        difficulty=0.5,
+        prevalence=0.4,
+        seed=0,
+    )
     out = Path(values.pop("out"))
     made = act.simulate(out, **values)
     typer.echo(made.text())
@@ -321,7 +375,9 @@ def bench(words: Words = None) -> None:
         return
     from medgraft.engine import bench as act
 
-    values = _checked(values, models=["efficientnet_lite0", "r3d_18"], batch_size=4, steps=4, repeats=7, device="auto", threads=0)
+    values = _checked(
+        values, models=["efficientnet_lite0", "r3d_18"], batch_size=4, steps=4, repeats=7, device="auto", threads=0
+    )
     typer.echo(act.text(act.step_overhead(**values)))
 
 
@@ -348,7 +404,11 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
     pass
 
 
@@ -368,12 +428,18 @@ def main() -> None:
 
 
 def _log(error: Exception) -> str:
-    """Write the trace of a fault and say where it is. Messages can quote a header, so they go to a file that only its owner reads."""
+    """Write the trace of a fault and say where it is.
+
+    Messages can quote a header, so they go to a file that only its owner reads.
+    """
     import os
     import traceback
 
     head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} medgraft {__version__}\n"
-    frames = "".join(f"  {Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}\n" for f in traceback.extract_tb(error.__traceback__))
+    frames = "".join(
+        f"  {Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}\n"
+        for f in traceback.extract_tb(error.__traceback__)
+    )
     log, full = Path("medgraft-error.log"), Path(".medgraft-error-full.log")
     try:
         with open(log, "a", encoding="utf-8") as stream:

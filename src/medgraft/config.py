@@ -7,7 +7,6 @@ at once. Config stops at the builders: below them, named arguments with defaults
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,15 +15,14 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from medgraft.errors import UserError
+from medgraft.errors import UserError, did_you_mean
+from medgraft.notices import Notice, notice
 
-#: Faults of the sources that can be brought back, and the sentence that the report then opens with.
-COMPAT: dict[str, str] = {
-    "split_80_20": "compat split_80_20: the part held out chose the settings and is reported too, so these numbers are too good",
-}
+#: Faults of the sources that can be brought back, and what the report then opens with.
+COMPAT: dict[str, Notice] = {"split_80_20": notice("split_80_20")}
 
 Strategy = Literal["finetune", "frozen", "frozen_logistic", "gradual"]
-WindowKind = Literal["auto", "uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled"]
+WindowKind = Literal["auto", "uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "marked"]
 SplitKind = Literal["kfold", "nested", "holdout", "column", "external"]
 
 
@@ -37,16 +35,40 @@ class Section(BaseModel):
 class WindowConfig(Section):
     """How windows are cut from a case."""
 
-    kind: WindowKind = Field("auto", description="auto: the image, a uniform clip, slices or the whole volume, by kind and network")
-    length: int = Field(0, ge=0, description="frames or slices in a window; 0 = 1 for images, 8 for videos and slices, the axis for volumes")
+    kind: WindowKind = Field(
+        "auto", description="auto: the image, a uniform clip, slices or the whole volume, by kind and network"
+    )
+    length: int = Field(
+        0,
+        ge=0,
+        description="frames or slices in a window; 0 = 1 for images, 8 for videos and slices, the axis for volumes",
+    )
     size: int | list[int] = Field(0, description="height and width of the window in pixels; 0 = the network's own size")
     stride: int = Field(1, ge=1, description="frames between neighbours (dense)")
     overlap: float = Field(0.5, ge=0, lt=1, description="share by which neighbouring cubes overlap when predicting")
     views: int = Field(1, ge=1, description="windows a case when predicting (uniform, dense)")
+    together: bool = Field(False, description="one window holds the frames about every mark of a case (marked)")
     join: Literal["mean", "vote"] = Field(
-        "mean", description="how windows become a case: mean probability; vote decides by the majority of the windows, ranks by the mean"
+        "mean",
+        description="how windows become a case: mean probability; vote decides by the majority of the windows, ranks "
+        "by the mean",
     )
-    hu_window: tuple[float, float] = Field((-1000.0, 1000.0), description="Hounsfield units shown as black and white (CT)")
+    hu_window: tuple[float, float] = Field(
+        (-1000.0, 1000.0), description="Hounsfield units shown as black and white (CT)"
+    )
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _old_word(cls, value: object) -> object:
+        return "marked" if value == "labelled" else value  # as recipes said it before marks could be other than traced
+
+
+class SelectConfig(Section):
+    """Which frames of the training part take part. Arrays stay whole; kept frames are computed for each part."""
+
+    max_per_second: int | None = Field(
+        None, ge=1, description="frames of any one second that train; which ones is drawn; default: all"
+    )
 
 
 class SplitConfig(Section):
@@ -54,10 +76,16 @@ class SplitConfig(Section):
 
     kind: SplitKind = "kfold"
     folds: int = Field(5, ge=2, description="outer folds (kfold, nested)")
-    inner: int = Field(1, ge=0, description="inner parts: 1 = one hold-out, k = k folds, 0 = no selection (only with one setting)")
+    inner: int = Field(
+        1, ge=0, description="inner parts: 1 = one hold-out, k = k folds, 0 = no selection (only with one setting)"
+    )
     test_share: float = Field(0.2, gt=0, lt=1, description="share of patients tested (holdout)")
     select_share: float | None = Field(
-        None, gt=0, lt=1, description="share of the training patients used for selection (inner=1); default .2, with holdout .125: 70/10/20 in all"
+        None,
+        gt=0,
+        lt=1,
+        description="share of the training patients used for selection (inner=1); default .2, with holdout .125: "
+        "70/10/20 in all",
     )
     column: str | None = Field(None, description="split column of the data set (column)")
     test: Path | None = Field(None, description="external data set folder (external)")
@@ -77,45 +105,75 @@ class TrainConfig(Section):
     batch_size: int = Field(16, ge=1)
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = Field(1e-4, gt=0)
-    head_learning_rate: float | None = Field(None, gt=0, description="learning rate of the new head; default: that of the body")
+    head_learning_rate: float | None = Field(
+        None, gt=0, description="learning rate of the new head; default: that of the body"
+    )
     weight_decay: float = Field(1e-2, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
-    end_rate: float | None = Field(None, gt=0, description="learning rate at the end of a cosine or linear schedule; default: 1 % of the peak")
+    end_rate: float | None = Field(
+        None, gt=0, description="learning rate at the end of a cosine or linear schedule; default: 1 % of the peak"
+    )
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a linear rise")
     warmup_epochs: float | None = Field(None, ge=0, description="epochs with a linear rise; replaces warmup")
-    augment: str = Field("auto", description="augmentation preset: auto (by kind), none, light, xray, xray_geometry, ultrasound, volume")
-    mirror: bool = Field(True, description="let the augmentation mirror left and right; false where the side matters (a mirrored heart is not real)")
+    augment: str = Field(
+        "auto", description="augmentation preset: auto (by kind), none, light, xray, xray_geometry, ultrasound, volume"
+    )
+    mirror: bool = Field(
+        True,
+        description="let the augmentation mirror left and right; false where the side matters (a mirrored heart is "
+        "not real)",
+    )
     tta: int = Field(
         0,
         ge=0,
         le=64,
-        description="test-time augmentation: random views of a fixed seed, averaged with the clean one, whose result stands beside",
+        description="test-time augmentation: random views of a fixed seed, averaged with the clean one, whose result "
+        "stands beside",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
     balanced: bool = Field(False, description="draw classes equally often")
     label_center: float | None = Field(
         None,
-        description="quantity that an untrained network answers, in the label's unit: the bias of the last layer; default: the training part's mean",
+        description="quantity that an untrained network answers, in the label's unit: the bias of the last layer; "
+        "default: the training part's mean",
     )
     label_scale: float | None = Field(
-        None, gt=0, description="unit in which the loss sees a quantity; 1 = the label's own; default: the training part's standard deviation"
+        None,
+        gt=0,
+        description="unit in which the loss sees a quantity; 1 = the label's own; default: the training part's "
+        "standard deviation",
     )
     positive_weight: float | Literal["balanced"] = Field(
-        1.0, description="weight of positive cases in the loss of yes/no targets; balanced: negatives over positives of the training part"
+        1.0,
+        description="weight of positive cases in the loss of yes/no targets; balanced: negatives over positives of "
+        "the training part",
     )
     auxiliary_weight: float = Field(
-        0.4, ge=0, description="weight of an auxiliary head's loss in training, for networks that have one (Inception v3); 0 leaves the head out"
+        0.4,
+        ge=0,
+        description="weight of an auxiliary head's loss in training, for networks that have one (Inception v3); 0 "
+        "leaves the head out",
     )
-    layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate factor per layer group, towards the input")
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="learning rate factor per layer group, towards the input"
+    )
     l2sp: float = Field(0.0, ge=0, description="strength of the pull towards the starting weights")
     unfreeze: float = Field(0.5, gt=0, le=1, description="share of the steps after which all groups train (gradual)")
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm")
-    logits: Literal[1, 2] = Field(1, description="outputs for a yes/no target: 1 (sigmoid), or 2 (softmax and cross-entropy)")
-    patience: int | None = Field(None, ge=1, description="evaluations without improvement before stopping; the refit takes the best step")
+    logits: Literal[1, 2] = Field(
+        1, description="outputs for a yes/no target: 1 (sigmoid), or 2 (softmax and cross-entropy)"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="evaluations without improvement before stopping; the refit takes the best step"
+    )
     evaluations: int = Field(4, ge=1, description="looks at the select part during a search fit")
-    keep_every: float | None = Field(None, gt=0, description="epochs after which a search fit keeps the best weights so far as best-<epoch>.ckpt")
-    logistic_c: float | None = Field(None, gt=0, description="inverse regularisation of a logistic head; default: chosen on the training part")
+    keep_every: float | None = Field(
+        None, gt=0, description="epochs after which a search fit keeps the best weights so far as best-<epoch>.ckpt"
+    )
+    logistic_c: float | None = Field(
+        None, gt=0, description="inverse regularisation of a logistic head; default: chosen on the training part"
+    )
 
 
 class ArmConfig(Section):
@@ -124,13 +182,25 @@ class ArmConfig(Section):
     model: str
     start: str = Field("imagenet", description="random, imagenet, kinetics, a tag or the name of a weight card")
     strategy: Strategy = "finetune"
-    join: Literal["mean", "bert"] = Field("mean", description="how the frames of a clip become one in an image network: mean of features, or BERT")
+    join: Literal["mean", "bert"] = Field(
+        "mean", description="how the frames of a clip become one in an image network: mean of features, or BERT"
+    )
     window: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
+    select: dict[str, Any] = Field(default_factory=dict)
+    normalise: Literal["card", "data"] | None = Field(None, description="as of the recipe, for this arm")
     grid: dict[str, list[Any]] | None = None
-    options: dict[str, Any] = Field(default_factory=dict, description="arguments of this network beyond its input, such as bn_mode or width")
-    hidden: int = Field(0, ge=0, description="width of a dense layer with ReLU before the last one, 0 = none; of BERT with join=bert, 0 = 1000")
-    label: str | None = Field(None, description="a name of its own for this arm's strategy, when two arms differ by setting alone")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of this network beyond its input, such as bn_mode or width"
+    )
+    hidden: int = Field(
+        0,
+        ge=0,
+        description="width of a dense layer with ReLU before the last one, 0 = none; of BERT with join=bert, 0 = 1000",
+    )
+    label: str | None = Field(
+        None, description="a name of its own for this arm's strategy, when two arms differ by setting alone"
+    )
 
     @property
     def id(self) -> str:
@@ -153,8 +223,9 @@ class ArmConfig(Section):
 class ClaimConfig(Section):
     """A sentence of a source, put to the test: arms chosen by ``better`` against those chosen by ``than``.
 
-    A chooser is a mapping of ``model``, ``start``, ``strategy`` (the printed name) to a value or a list of values. What ``better`` and ``than``
-    share in ``within`` (``model``: within each network) is compared pair by pair; else every chosen arm with every other.
+    A chooser is a mapping of ``model``, ``start``, ``strategy`` (the printed name) to a value or a list of values. What
+    ``better`` and ``than`` share in ``within`` (``model``: within each network) is compared pair by pair; else every
+    chosen arm with every other.
     """
 
     text: str
@@ -163,14 +234,18 @@ class ClaimConfig(Section):
     better: dict[str, str | list[str]]
     than: dict[str, str | list[str]] = Field(default_factory=dict, description="empty: all other arms")
     within: list[Literal["model", "start", "strategy"]] = Field(default_factory=list)
-    metrics: list[str] = Field(default_factory=list, description="measures by plain name (auc, accuracy, f1); default: the primary one")
+    metrics: list[str] = Field(
+        default_factory=list, description="measures by plain name (auc, accuracy, f1); default: the primary one"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> ClaimConfig:
         for chooser in (self.better, self.than):
             for key in chooser:
                 if key not in ("model", "start", "strategy"):
-                    raise ValueError(f"claims: unknown field {key!r} of an arm{_nearest(key, ('model', 'start', 'strategy'))}")
+                    raise ValueError(
+                        f"claims: unknown field {key!r} of an arm; {did_you_mean(key, ('model', 'start', 'strategy'))}"
+                    )
         if not self.better:
             raise ValueError(f"claims: {self.text!r} says of no arm that it is better (better: {{model: NAME}})")
         return self
@@ -184,27 +259,51 @@ class StatsConfig(Section):
     seed: int = 0
 
 
+S = TypeVar("S", bound=Section)
+
+
 class Recipe(Section):
     """A whole run: data, task, split, the arms to compare, and how to judge them."""
 
     name: str = "run"
     data: Path = Field(description="data set folder written by `medgraft scan`")
     out: Path = Field(Path("runs"), description="folder that holds runs")
-    task: Literal["auto", "classify", "regress", "segment"] = "auto"
-    target: str | list[str] | None = Field(None, description="label column or columns; default: the only one, or the masks")
-    classes: list[str] | None = Field(None, description="classes that take part; cases of other classes are left out and counted")
+    task: str = Field("auto", description="classify, regress or segment; default: told from labels and masks")
+    target: str | list[str] | None = Field(
+        None, description="label column or columns; default: the only one, or the masks"
+    )
+    classes: list[str] | None = Field(
+        None, description="classes that take part; cases of other classes are left out and counted"
+    )
     split: SplitConfig = SplitConfig()
     window: WindowConfig = WindowConfig()
     train: TrainConfig = TrainConfig()
-    grid: dict[str, list[Any]] = Field(default_factory=dict, description="settings to search on inner parts: field of train -> values")
+    select: SelectConfig = SelectConfig()
+    normalise: Literal["card", "data"] = Field(
+        "card",
+        description="mean and deviation of the inputs: the start's card, or measured on 128 cases of each training "
+        "part",
+    )
+    grid: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="settings to search on inner parts: field of train, window.FIELD, select.FIELD or normalise "
+        "-> values",
+    )
     models: list[ArmConfig] = Field(default_factory=list)
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
     negatives: str | None = Field(
-        None, description="label column that tells kinds of negatives apart: positives are also judged against each kind alone"
+        None,
+        description="label column that tells kinds of negatives apart: positives are also judged against each kind "
+        "alone",
     )
-    claims: list[ClaimConfig] = Field(default_factory=list, description="sentences of a source to be tested: text, better, than, within, metrics")
+    claims: list[ClaimConfig] = Field(
+        default_factory=list, description="sentences of a source to be tested: text, better, than, within, metrics"
+    )
     explain: int = Field(
-        0, ge=0, description="positive test cases with boxes, of each refitted image network, whose Grad-CAM is held against the boxes; 0 = none"
+        0,
+        ge=0,
+        description="positive test cases with boxes, of each refitted image network, whose Grad-CAM is held against "
+        "the boxes; 0 = none",
     )
     stats: StatsConfig = StatsConfig()
     weights: list[Path] = Field(default_factory=list, description="folders with weight files")
@@ -217,7 +316,9 @@ class Recipe(Section):
     stage: Path | None = Field(None, description="fast local folder to which arrays are copied first")
     checkpoint_seconds: float = Field(60.0, ge=0)
     keep_windows: bool = Field(False, description="keep window rows of the predictions too")
-    compat: list[str] = Field(default_factory=list, description="faults of a source to reproduce, by name (docs/compat.md)")
+    compat: list[str] = Field(
+        default_factory=list, description="faults of a source to reproduce, by name (docs/compat.md)"
+    )
     report: bool = Field(True, description="write report.html at the end; `medgraft report RUN` does it later")
     lang: Literal["en", "zh"] = "en"
 
@@ -234,8 +335,8 @@ class Recipe(Section):
             raise ValueError(f"two models of one name: {twice[0]} (give one of them a label)")
         for grid in [self.grid, *(arm.grid for arm in self.models if arm.grid is not None)]:
             for key, values in grid.items():
-                if key not in TrainConfig.model_fields:
-                    raise ValueError(f"grid: unknown field {key!r}{_nearest(key, TrainConfig.model_fields)}")
+                if key not in GRID_KEYS:
+                    raise ValueError(f"grid: unknown field {key!r}; {did_you_mean(key, GRID_KEYS)}")
                 if not values:
                     raise ValueError(f"grid: {key} has no values, so there is nothing to search")
         if not self.seeds:
@@ -245,42 +346,75 @@ class Recipe(Section):
                 raise ValueError(f"models: {arm.id}: a logistic head cannot read a sequence (use strategy: frozen)")
             if arm.join == "bert" and arm.hidden % 5:
                 raise ValueError(f"models: {arm.id}: BERT has 5 heads, so hidden is a multiple of 5, not {arm.hidden}")
-            for name, section in (("window", WindowConfig), ("train", TrainConfig)):
+            for name, section in (("window", WindowConfig), ("train", TrainConfig), ("select", SelectConfig)):
                 for key in getattr(arm, name):
                     if key not in section.model_fields:
-                        raise ValueError(f"models: {arm.id}: unknown {name} field {key!r}{_nearest(key, section.model_fields)}")
+                        raise ValueError(
+                            f"models: {arm.id}: unknown {name} field {key!r}; {did_you_mean(key, section.model_fields)}"
+                        )
         for arm in self.models:
             if arm.hidden and arm.strategy == "frozen_logistic":
-                raise ValueError(f"models: {arm.id}: a logistic head stands on the body itself, hidden goes with the other strategies")
+                raise ValueError(
+                    f"models: {arm.id}: a logistic head stands on the body itself, hidden goes with the other "
+                    f"strategies"
+                )
         for name in self.compat:
             if name not in COMPAT:
-                raise ValueError(f"compat: unknown name {name!r}{_nearest(name, COMPAT)}")
+                raise ValueError(f"compat: unknown name {name!r}; {did_you_mean(name, COMPAT)}")
         if "split_80_20" in self.compat and (self.split.kind != "holdout" or self.split.inner != 1):
             raise ValueError("compat: split_80_20 goes with split.kind=holdout and split.inner=1")
         return self
 
-    def arm_train(self, arm: ArmConfig) -> TrainConfig:
-        """Training setting of an arm: the recipe's with the arm's overrides."""
-        return build(TrainConfig, {**self.train.model_dump(), **arm.train}, where=f"models: {arm.id}: train")
-
-    def arm_window(self, arm: ArmConfig) -> WindowConfig:
-        return build(WindowConfig, {**self.window.model_dump(), **arm.window}, where=f"models: {arm.id}: window")
-
-    def arm_settings(self, arm: ArmConfig) -> list[TrainConfig]:
-        """All settings of an arm's grid, in the grid's order; one where there is no grid."""
-        base = self.arm_train(arm)
-        settings: list[dict[str, Any]] = [{}]
+    def arm_settings(self, arm: ArmConfig) -> list[SettingConfig]:
+        """All settings of an arm, the recipe's under the arm's own, in the order of its grid; one where there is
+        none.
+        """
+        over: list[dict[str, Any]] = [{}]
         for key, values in (self.grid if arm.grid is None else arm.grid).items():
-            settings = [{**s, key: v} for s in settings for v in values]
-        return [build(TrainConfig, {**base.model_dump(), **s}, where=f"grid: {arm.id}") for s in settings]
+            over = [{**s, key: v} for s in over for v in values]
+        return [self._setting(arm, some) for some in over]
+
+    def _setting(self, arm: ArmConfig, over: Mapping[str, Any]) -> SettingConfig:
+        """``over`` maps keys of a grid to values: a field of train, ``window.FIELD``, ``select.FIELD``,
+        ``normalise``.
+        """
+        where = f"models: {arm.id}: " if not over else f"grid: {arm.id}: "
+
+        def section(kind: type[S], name: str, base: Section, own: Mapping[str, Any]) -> S:
+            drawn = {k.rpartition(".")[2]: v for k, v in over.items() if _section_of(k) == name}
+            return build(kind, {**base.model_dump(), **own, **drawn}, where=f"{where}{name}")
+
+        return SettingConfig(
+            window=section(WindowConfig, "window", self.window, arm.window),
+            select=section(SelectConfig, "select", self.select, arm.select),
+            train=section(TrainConfig, "train", self.train, arm.train),
+            normalise=over.get("normalise", arm.normalise or self.normalise),
+        )
+
+
+class SettingConfig(Section):
+    """One setting of an arm as the recipe says it: what a grid ranges over, nothing resolved yet."""
+
+    window: WindowConfig
+    select: SelectConfig
+    train: TrainConfig
+    normalise: Literal["card", "data"]
+
+
+GRID_KEYS = (
+    *TrainConfig.model_fields,
+    *(f"window.{name}" for name in WindowConfig.model_fields),
+    *(f"select.{name}" for name in SelectConfig.model_fields),
+    "normalise",
+)
+
+
+def _section_of(key: str) -> str:
+    """The section of a setting that a key of a grid belongs to."""
+    return key.partition(".")[0] if "." in key else "" if key == "normalise" else "train"
 
 
 M = TypeVar("M", bound=BaseModel)
-
-
-def _nearest(key: str, names: Iterable[str]) -> str:
-    found = difflib.get_close_matches(key, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else f"; known are {', '.join(sorted(names))}"
 
 
 def build(model: type[M], values: Mapping[str, Any], *, where: str = "") -> M:
@@ -293,7 +427,7 @@ def build(model: type[M], values: Mapping[str, Any], *, where: str = "") -> M:
             path = ".".join(str(p) for p in fault["loc"])
             if fault["type"] == "extra_forbidden":
                 names = _fields_at(model, fault["loc"][:-1])
-                faults.append(f"unknown key {path!r}{_nearest(str(fault['loc'][-1]), names)}")
+                faults.append(f"unknown key {path!r}; {did_you_mean(str(fault['loc'][-1]), names)}")
             elif fault["type"] == "missing":
                 faults.append(f"{path} is required")
             else:
@@ -331,6 +465,8 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise UserError("is given twice, once as a value and once as a section", case=key)
+        if isinstance(place.get(last), dict) and not isinstance(value, dict):
+            raise UserError("is given twice, once as a section and once as a value", case=key)
         place[last] = value
     return result
 
@@ -351,13 +487,21 @@ def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for name, field in model.model_fields.items():
         kinds: list[Any] = [field.annotation, *get_args(field.annotation)]
-        section: type[BaseModel] | None = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        section: type[BaseModel] | None = next(
+            (k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None
+        )
         if section is not None:
             rows += keys(section, f"{prefix}{name}{'' if field.annotation is section else '[]'}.")
             continue
         choices = [str(c) for k in kinds if get_origin(k) is Literal for c in get_args(k)]
         default = field.get_default(call_default_factory=True)
-        told = "required" if field.is_required() else "" if default is None or default == [] or default == {} else f"default {default}"
+        told = (
+            "required"
+            if field.is_required()
+            else ""
+            if default is None or default == [] or default == {}
+            else f"default {default}"
+        )
         facts = [field.description or "", f"one of {', '.join(choices)}" if choices else "", told]
         rows.append((f"{prefix}{name}", "; ".join(f for f in facts if f)))
     return rows
@@ -375,13 +519,18 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe and apply overrides. ``models`` entries may be plain names. Paths in it are relative to the working folder."""
+    """Read a recipe and apply overrides.
+
+    ``models`` entries may be plain names. Paths in it are relative to the working folder.
+    """
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            loaded = _loaded(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise UserError("no such recipe", case=str(path), fix="give a YAML file, or only key=value words") from error
+            raise UserError(
+                "no such recipe", case=str(path), fix="give a YAML file, or only key=value words"
+            ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"not readable YAML: {error}", case=str(path)) from error
         if not isinstance(loaded, dict):
@@ -397,6 +546,25 @@ def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
         if key in values and not isinstance(values[key], list):
             values[key] = [values[key]]
     return build(Recipe, values, where=str(path) if path else "")
+
+
+class _Once(yaml.SafeLoader):
+    """YAML that refuses a key said twice; the library takes the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise UserError(
+                    "is given twice", case=f"{name} (line {key.start_mark.line + 1})", fix="keep one of them"
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _loaded(text: str) -> Any:
+    return yaml.load(text, Loader=_Once)
 
 
 def dump_recipe(recipe: Recipe) -> str:

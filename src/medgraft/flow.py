@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from medgraft import config, runs, store, tables
+from medgraft import config, notices, runs, store, tables
 from medgraft.config import Recipe
-from medgraft.engine import compare, external, fit
-from medgraft.engine.context import Context
+from medgraft.datasets import joined, load_dataset
+from medgraft.engine import compare, fit
+from medgraft.engine.defaults import with_defaults
+from medgraft.engine.plan import Plan
+from medgraft.engine.progress import Progress
+from medgraft.engine.session import Session
 from medgraft.errors import UserError, WeightsAbsent
-from medgraft.stats import summary
+from medgraft.stats import summary, write
 from medgraft.stats.baseline import facts_alone, trivial_auc
-from medgraft.stats.thresholds import youden_threshold
-from medgraft.tables import load_dataset
+from medgraft.stats.thresholds import thresholds
 
 
 def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
@@ -34,98 +37,133 @@ def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
     if not len(dataset.manifest):
         raise UserError("the data set holds no case", case=str(recipe.data), fix="see its rejects.csv, and scan again")
     if recipe.split.kind == "external":
-        dataset = external.join(dataset, recipe.split.test, recipe.out / recipe.name / "data")
-    recipe = compare.with_defaults(recipe, dataset, say)
-    context, the_run = compare.prepare(recipe, dataset)
+        dataset = joined(dataset, recipe.split.test, recipe.out / recipe.name / "data")
+    recipe = with_defaults(recipe, dataset, say)
+    session, the_run = compare.prepare(recipe, dataset, say)
     say(f"run folder {the_run.root}")
-    report = compare.Progress(context, say)
-    for arm in recipe.models:
-        say(f"{arm.id}: {compare.loading_text(context, arm)}")
+    report = Progress(session.plan, the_run, say)
+    for arm in session.plan.arms:
+        say(f"{arm.id}: {compare.loading_text(session, arm)}")
         try:
-            compare.run_arm(context, the_run, arm, report)
+            compare.run_arm(session, the_run, arm, report)
         except WeightsAbsent as error:
             say(f"{arm.id}: not run: weights absent. {error}")
-            compare.mark_absent(context, the_run, arm, str(error))
-    return gather(context, the_run, say)
+            compare.mark_absent(session, the_run, arm, str(error))
+    return gather(recipe, session, the_run, say)
 
 
-def gather(context: Context, the_run: runs.Run, say: Callable[[str], None]) -> Path:
-    """Join the cells, compute the statistics, write the tables and the report."""
-    hashes = compare.planned(context, the_run)
-    cells = the_run.cells(hashes)
+def gather(recipe: Recipe, session: Session, the_run: runs.Run, say: Callable[[str], None]) -> Path:
+    """Join the cells of the plan, compute the statistics, write the tables and the report."""
+    records = the_run.records()
+    hashes = [record["hash"] for record in records]
+    cells = the_run.cells()
     if not len(cells.filter((pl.col("state") == "done") & (pl.col("inner") == -1))):
         states = "; ".join(sorted(set(cells["state"].to_list()))[:3]) if len(cells) else "no cell was run"
-        raise UserError(f"no model could be judged ({states})", case=str(the_run.root), fix="see errors.log in the run folder")
+        raise UserError(
+            f"no model could be judged ({states})", case=str(the_run.root), fix="see errors.log in the run folder"
+        )
     tables.write(cells, the_run.root / "cells.parquet", "cells")
     predictions, measures = the_run.gather("predictions", hashes), the_run.gather("measures", hashes)
+    refuse_strangers(predictions, session.plan)
     tables.write(predictions, the_run.root / "predictions.parquet", "predictions")
     tables.write(measures, the_run.root / "measures.parquet", "measures")
-    records = the_run.records(hashes)
-    chosen = thresholds(cells, predictions) if context.task_name == "classify" else {}
-    voting = {arm.id for arm in context.recipe.models if context.recipe.arm_window(arm).join == "vote"}  # the majority decides, not a threshold
+    chosen = thresholds(cells, predictions) if session.task.yes_no else {}
+    voting = {  # the majority decides, not a threshold
+        arm.id for arm in session.plan.arms if any(setting.window.join == "vote" for setting in arm.settings)
+    }
     the_run.info["thresholds"] = {name: values for name, values in chosen.items() if name not in voting}
     facts = ("seconds", "parameters", "load", "score", "best_step", "horizon", "reason", "logistic_c", "wait_share")
     the_run.info["cell_facts"] = {r["hash"]: {k: r.get(k) for k in facts} for r in records}
     the_run.info["curves"] = {r["hash"]: fit.read_log(the_run.root / "cells" / r["hash"] / "log.csv") for r in records}
-    the_run.info["baseline"] = baseline(context)
+    the_run.info["baseline"] = baseline(session)
+    the_run.info["looks_before"] = earlier_looks(session.plan, the_run)
     the_run.save()
-    stats = context.recipe.stats
-    found = summary.summarise(predictions, measures, cells, the_run.info, resamples=stats.resamples, confidence=stats.confidence, seed=stats.seed)
-    summary.write_tables(found, the_run.root)
+    stats = recipe.stats
+    found = summary.summarise(
+        predictions,
+        measures,
+        cells,
+        judged_facts(the_run),
+        resamples=stats.resamples,
+        confidence=stats.confidence,
+        seed=stats.seed,
+    )
+    write.write_tables(found, the_run.root)
     for model in found["models"]:
         primary, confidence = found["run"]["primary_metric"], found["run"]["confidence"]
         metric = model.get("metrics", {}).get(primary)
-        say(f"{model['id']}: " + (model["state"] if not metric else summary.sentence(primary, metric, confidence)))
-    if not context.recipe.report:
+        say(f"{model['id']}: " + (model["state"] if not metric else write.sentence(primary, metric, confidence)))
+    if not recipe.report:
         return the_run.root
-    from medgraft.report import html
+    from medgraft.report import page
 
-    path = html.build(the_run.root, lang=context.recipe.lang)
+    path = page.build(the_run.root, lang=recipe.lang)
     say(f"report {path}")
     return the_run.root
 
 
-def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """Youden thresholds of arms with one yes/no target: {arm: {outer fold: threshold}}.
-
-    Each comes from the inner select predictions of the chosen setting within that outer fold alone, so
-    the patients it is applied to had no say in it.
+def judged_facts(the_run: runs.Run) -> dict[str, Any]:
+    """``run.json`` as the statistics take it: the looks of the last plan, and what was looked at before it said
+    aloud.
     """
-    key = ["model", "start", "strategy", "outer", "setting"]
-    chosen = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).select(key).unique()
-    inner = cells.filter(pl.col("inner") >= 0).join(chosen, on=key, how="semi")
-    arms = inner.select(pl.col("hash").alias("cell"), "outer", pl.concat_str(["model", "start", "strategy"], separator=" · ").alias("id"))
-    whole = predictions.filter((pl.col("split") == "select") & pl.col("y_true").is_not_null() & (pl.col("window") == -1))
-    whole = whole.group_by("cell", "case_id", "target", "class", maintain_order=True).agg(
-        pl.col("y_true").first(), pl.col("y_pred").mean()
-    )  # over views
-    joined = whole.join(arms, on="cell")
-    found: dict[str, dict[str, float]] = {}
-    for (name, outer), part in joined.group_by(["id", "outer"], maintain_order=True):
-        if part.select("target", "class").n_unique() == 1 and part["y_true"].n_unique() == 2:
-            found.setdefault(str(name), {})[str(outer)] = youden_threshold(part["y_true"].to_numpy(), part["y_pred"].to_numpy())
-    return found
+    cells = set(the_run.info["cells"])
+    looks = [look for look in the_run.info["looks"] if look["cell"] in cells]
+    before = the_run.info["looks_before"]
+    warnings = list(the_run.info["warnings"])
+    if before["looks"]:
+        warnings += notices.to_json([compare.seen_before(before)])
+    return {**the_run.info, "looks": looks, "warnings": warnings}
 
 
-def baseline(context: Context) -> dict[str, Any] | None:
-    """What size, brightness and length alone can tell: AUC of a logistic regression on these facts, by grouped cross-validation."""
-    if context.task_name != "classify" or len(context.targets) != 1 or context.targets[0].kind != "binary":
+def earlier_looks(plan: Plan, the_run: runs.Run) -> dict[str, Any]:
+    """How often the plan's test parts were looked at by earlier plans of this run, and by which other runs."""
+    found = the_run.earlier_looks({plan.digest_of(fold.test) for fold in plan.folds})
+    return {"looks": len(found), "runs": sorted({entry["run"] for entry in found if entry["run"]})}
+
+
+def refuse_strangers(predictions: pl.DataFrame, plan: Plan) -> None:
+    """Raise ``UserError`` for predictions of a class or target that the plan does not have: nothing joins by
+    position.
+    """
+    known = {(t.name, c) for t in plan.task.targets for c in (t.classes if t.kind == "classes" else [t.positive or ""])}
+    for target, said, cell in predictions.select("target", "class", "cell").unique(["target", "class"]).iter_rows():
+        if (target, said or "") not in known:
+            raise UserError(
+                f"holds predictions of {target} {said!r}, the plan asks for "
+                + ", ".join(f"{t} {c!r}" for t, c in sorted(known)),
+                case=str(cell),
+                fix="delete the folder of this cell and run again",
+            )
+
+
+def baseline(session: Session) -> dict[str, Any] | None:
+    """What size, brightness and length alone can tell: AUC of a logistic regression on these facts, by grouped
+    cross-validation.
+    """
+    if not session.task.yes_no:
         return None
-    samples = context.samples(context.rows_of(None), context.window(context.recipe.models[0]), "none", (-1000.0, 1000.0))
-    manifest = context.dataset.manifest[context.rows_of(None)]
+    rows = session.rows()
+    labels = session.samples(rows, session.plan.arms[0].settings[0]).labels()[:, 0]
+    manifest = session.dataset.manifest[rows]
     shape = np.array(manifest["shape"].to_list(), float)
-    facts = np.column_stack([shape[:, 1:], manifest["p005"].to_numpy(), manifest["p995"].to_numpy(), mean_intensity(context, manifest)])
+    brightness = mean_intensity(session.store_root or session.dataset.root, manifest)
+    facts = np.column_stack([shape[:, 1:], manifest["p005"].to_numpy(), manifest["p995"].to_numpy(), brightness])
     patients = manifest["patient_id"].to_list()
     codes = {p: k for k, p in enumerate(sorted(set(patients)))}
-    result = trivial_auc(facts, samples.labels()[:, 0], np.array([codes[p] for p in patients]))
-    return {"facts": ["frames", "height", "width", "darkest", "brightest", "mean"], "auc": result.value, "low": result.low, "high": result.high}
+    result = trivial_auc(facts, labels, np.array([codes[p] for p in patients]))
+    return {
+        "facts": ["frames", "height", "width", "darkest", "brightest", "mean"],
+        "auc": result.value,
+        "low": result.low,
+        "high": result.high,
+    }
 
 
-def mean_intensity(context: Context, manifest: pl.DataFrame) -> np.ndarray:
+def mean_intensity(root: Path, manifest: pl.DataFrame) -> np.ndarray:
     """Mean stored value of each case (of at most 16 frames, evenly spread)."""
     means = []
     for array_id in manifest["array_id"]:
-        array = store.open_array(context.store_root or context.dataset.root, array_id)
+        array = store.open_array(root, array_id)
         step = max(1, array.shape[1] // 16)
         means.append(float(array[:, ::step].mean()))
     return np.array(means)
@@ -138,12 +176,21 @@ def demo(*, out: str = "demo", patients: int = 90, size: int = 128, difficulty: 
 
     root = Path(out)
     print("1/3 simulating chest X-rays in the RSNA format")
-    made = chest_xray.simulate(root / "studies", patients=patients, images_per_patient=2, size=256, difficulty=difficulty, prevalence=0.45, seed=1)
+    made = chest_xray.simulate(
+        root / "studies",
+        patients=patients,
+        images_per_patient=2,
+        size=256,
+        difficulty=difficulty,
+        prevalence=0.45,
+        seed=1,
+    )
     print(made.text())
     print(facts_alone(made.facts, made.target, made.patient))
     print("2/3 scanning them")
     options = config.build(
-        act.ScanOptions, {"out": root / "data", "layout": "rsna", "target": "pneumonia", "patient": "patient_id", "identity": "keep"}
+        act.ScanOptions,
+        {"out": root / "data", "layout": "rsna", "target": "pneumonia", "patient": "patient_id", "identity": "keep"},
     )
     print(act.scan(root / "studies", options).text())
     print("3/3 comparing three ways of transfer")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from medgraft.errors import UserError
-from medgraft.tables import disk_error
+from medgraft.files import disk_error, whole
 
 HEADER_BYTES = 128
 TEMPORARY = "incoming"
@@ -84,7 +84,9 @@ class ArrayWriter:
                 raise UserError(f"values of type {frame.dtype} cannot be stored")
             self._frame_shape, self._dtype = frame.shape, frame.dtype.newbyteorder("<")
         if frame.shape != self._frame_shape or frame.dtype != self._dtype:
-            raise UserError(f"frame {self._frames} is {frame.dtype} {frame.shape}, the first is {self._dtype} {self._frame_shape}")
+            raise UserError(
+                f"frame {self._frames} is {frame.dtype} {frame.shape}, the first is {self._dtype} {self._frame_shape}"
+            )
         if frame.dtype == np.uint8:
             self._histogram += np.bincount(frame.reshape(-1), minlength=256)
         else:
@@ -145,7 +147,9 @@ class ArrayWriter:
     def __enter__(self) -> ArrayWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             self.abort()
         else:
@@ -196,7 +200,9 @@ def open_array(root: str | os.PathLike[str], array_id: str) -> np.ndarray:
         raise UserError("stored array is missing", case=array_id[:12], fix="run `medgraft scan` again") from error
     except (ValueError, OSError) as error:
         raise UserError(
-            f"stored array cannot be read ({type(error).__name__})", case=array_id[:12], fix="delete it and run `medgraft scan` again"
+            f"stored array cannot be read ({type(error).__name__})",
+            case=array_id[:12],
+            fix="delete it and run `medgraft scan` again",
         ) from error
     view = array.swapaxes(0, 1)
     _OPEN[key] = view
@@ -253,12 +259,7 @@ def stage(root: str | os.PathLike[str], array_ids: list[str], local: str | os.Pa
         target = path_of(local, array_id)
         if target.exists():
             continue
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
+        with whole(target) as temporary:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path_of(root, array_id), temporary)
-            os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise disk_error(error, local) from error
     return local

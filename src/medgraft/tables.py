@@ -7,15 +7,13 @@ dtypes; ``write`` goes through a temporary file, so a table on disk is always wh
 from __future__ import annotations
 
 import io
-import json
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from medgraft.errors import UserError
+from medgraft.files import write_bytes
 
 TEXT, INT, REAL = pl.String(), pl.Int64(), pl.Float64()
 
@@ -67,7 +65,9 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
         "frame": INT,  # -1 = every frame
         "kind": TEXT,  # box, line, point, polygon, time
         "geometry": TEXT,  # JSON, source pixels
-        "author": TEXT,
+        "author": TEXT,  # labels, header: a scan makes these rows anew; all others are kept
+        "what": TEXT,  # finding, region, clock, key, enhancement_start, wash_out, peak, structure; null = finding
+        "time_s": REAL,  # seconds from the first frame, where a time is meant; null = none
     },
     "predictions": {
         "cell": TEXT,
@@ -107,7 +107,7 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
 
 
 #: Columns that older tables lack; they are read as null.
-LATER = {"manifest": ("day", "region", "pixel_text")}
+LATER = {"manifest": ("day", "region", "pixel_text"), "annotations": ("what", "time_s")}
 
 
 def empty(name: str) -> pl.DataFrame:
@@ -122,12 +122,16 @@ def validate(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     when a case id stands twice in a manifest.
     """
     schema = SCHEMAS[name]
-    frame = frame.with_columns(pl.lit(None, dtype=schema[c]).alias(c) for c in LATER.get(name, ()) if c not in frame.columns)
+    frame = frame.with_columns(
+        pl.lit(None, dtype=schema[c]).alias(c) for c in LATER.get(name, ()) if c not in frame.columns
+    )
     extra = [c for c in frame.columns if c not in schema]
     unknown = [c for c in extra if name != "manifest" or not c.startswith(("label.", "split.", "fact."))]
     missing = [c for c in schema if c not in frame.columns]
     if unknown or missing:
-        raise UserError(f"table {name} lacks {missing} and has unknown {unknown}", fix="write it with medgraft.tables.write")
+        raise UserError(
+            f"table {name} lacks {missing} and has unknown {unknown}", fix="write it with medgraft.tables.write"
+        )
     try:
         frame = frame.select([pl.col(c).cast(t) for c, t in schema.items()] + [pl.col(c) for c in extra])
     except pl.exceptions.PolarsError as error:
@@ -153,134 +157,13 @@ def read(path: str | os.PathLike[str], name: str) -> pl.DataFrame:
     """Read and check a table."""
     path = Path(path)
     if not path.is_file():
-        raise UserError("no such table", case=str(path), fix="run `medgraft scan` first" if name in ("manifest", "frames") else "")
+        raise UserError(
+            "no such table", case=str(path), fix="run `medgraft scan` first" if name in ("manifest", "frames") else ""
+        )
     try:
         frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"not a readable table ({type(error).__name__})", case=str(path), fix="write it again") from error
+        raise UserError(
+            f"not a readable table ({type(error).__name__})", case=str(path), fix="write it again"
+        ) from error
     return validate(frame, name)
-
-
-Box = tuple[float, float, float, float]  # x, y, width, height in source pixels
-
-
-def drawn_boxes(root: str | os.PathLike[str]) -> dict[str, list[Box]]:
-    """case_id -> boxes that people drew on its first frame (``annotations.parquet``); empty where the table is absent."""
-    path = Path(root) / "annotations.parquet"
-    if not path.is_file():
-        return {}
-    rows = read(path, "annotations").filter((pl.col("kind") == "box") & (pl.col("frame") == 0) & (pl.col("author") != "header"))
-    found: dict[str, list[Box]] = {}
-    for case, geometry in rows.select("case_id", "geometry").iter_rows():
-        box = json.loads(geometry)
-        found.setdefault(case, []).append((float(box["x"]), float(box["y"]), float(box["width"]), float(box["height"])))
-    return found
-
-
-def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> Path:
-    """Write a file so that it appears whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
-    return path
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a text file (UTF-8, line feeds) so that it appears whole or not at all."""
-    return write_bytes(path, text.encode("utf-8"))
-
-
-def no_formula(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, quoted; other values as they are. White space is one line's."""
-    if not isinstance(value, str):
-        return value
-    cell = " ".join(value.split())
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")) else cell
-
-
-def write_csv(frame: pl.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """A table for people, as CSV without a formula in it: names of columns and text may come from strangers' labels."""
-    frame = frame.with_columns(pl.col(pl.String).map_elements(no_formula, return_dtype=pl.String))
-    return write_text(path, frame.rename({c: no_formula(c) for c in frame.columns}).write_csv())
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> Path:
-    """Write JSON (NaN becomes null) so that it appears whole or not at all."""
-    return write_text(path, json.dumps(_without_nan(value), ensure_ascii=False, indent=1, sort_keys=False) + "\n")
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; a broken one is named."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError("no such file", case=str(path)) from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"not a readable JSON file ({type(error).__name__})", case=str(path)) from error
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _without_nan(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
-    if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return _without_nan(value.tolist())
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
-
-
-def disk_error(error: OSError, path: str | os.PathLike[str]) -> UserError:
-    """Turn the operating system's refusal to write into one line with a way out."""
-    import errno
-
-    fixes = {
-        errno.ENOSPC: ("the disk is full", "free some space or choose another folder with out=DIR; what is done is kept"),
-        errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder with out=DIR; what is done is kept"),
-        errno.EACCES: ("the folder may not be written", "choose another folder with out=DIR"),
-        errno.EROFS: ("the folder is read-only", "choose another folder with out=DIR"),
-        errno.EPERM: ("the folder may not be written", "choose another folder with out=DIR"),
-        errno.ENOENT: ("the folder does not exist", "make it or choose another with out=DIR"),
-    }
-    cause, fix = fixes.get(error.errno or 0, (f"cannot write ({error.strerror})", "choose another folder with out=DIR"))
-    return UserError(cause, case=str(path), fix=fix)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A scanned data set: its facts, tables and folder. Arrays are opened through ``store``."""
-
-    root: Path
-    info: dict[str, Any]
-    manifest: pl.DataFrame
-    frames: pl.DataFrame
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def targets(self) -> list[str]:
-        """Names of the label columns."""
-        return [c.removeprefix("label.") for c in self.manifest.columns if c.startswith("label.")]
-
-    @property
-    def patients_known(self) -> bool:
-        return self.info.get("patient") != "none"
-
-
-def load_dataset(root: str | os.PathLike[str]) -> Dataset:
-    """Open a data set folder written by ``medgraft scan``."""
-    root = Path(root)
-    if not (root / "dataset.json").is_file():
-        raise UserError("not a medgraft data set (no dataset.json)", case=str(root), fix="make one with `medgraft scan SOURCE out=DIR`")
-    info = read_json(root / "dataset.json")
-    manifest = read(root / "manifest.parquet", "manifest")
-    frames = read(root / "frames.parquet", "frames")
-    return Dataset(root, info, manifest, frames, list(info.get("warnings", [])))

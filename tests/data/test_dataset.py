@@ -20,8 +20,8 @@ from medgraft.data.dataset import CaseDataset, TargetSpec
 from medgraft.data.loader import eval_batches, plan_memory, train_batches
 from medgraft.data.select import Rules, select
 from medgraft.data.windows import DenseJoin, WindowSpec, join_scores
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.tables import Dataset
 
 FINDING = TargetSpec("finding", "binary", ("class0", "class1"), "class1")
 
@@ -33,11 +33,25 @@ def same(a: Batch, b: Batch) -> bool:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return make_dataset(tmp_path_factory.mktemp("video"), "video", cases=7, masks=True, structures=2, traced="ends", vary_length=True, missing=0.3)
+    return make_dataset(
+        tmp_path_factory.mktemp("video"),
+        "video",
+        cases=7,
+        masks=True,
+        structures=2,
+        traced="ends",
+        vary_length=True,
+        missing=0.3,
+    )
 
 
 def clips(dataset: Dataset, **changes: Any) -> CaseDataset:
-    options: dict[str, Any] = {"window": WindowSpec("uniform", 4, 24), "augment": "ultrasound", "targets": [FINDING], "dense": True}
+    options: dict[str, Any] = {
+        "window": WindowSpec("uniform", 4, 24),
+        "augment": "ultrasound",
+        "targets": [FINDING],
+        "dense": True,
+    }
     return CaseDataset(dataset, range(dataset.manifest.height), **(options | changes))
 
 
@@ -70,7 +84,9 @@ def test_batches_are_full_and_every_epoch_sees_every_case(video: Dataset) -> Non
 
 def test_the_same_case_looks_different_in_every_sample(video: Dataset) -> None:
     still = CaseDataset(video, [1], window=WindowSpec("centre", 4, 24), augment="ultrasound")
-    views = [x.numpy().tobytes() for _, batch in train_batches(still, seed=0, steps=3, batch_size=3) for x in batch["x"]]
+    views = [
+        x.numpy().tobytes() for _, batch in train_batches(still, seed=0, steps=3, batch_size=3) for x in batch["x"]
+    ]
     assert len(set(views)) == 9
 
 
@@ -95,7 +111,9 @@ def test_labels_become_numbers_and_missing_ones_stay_missing(tmp_path: Path) -> 
     labels = CaseDataset(dataset, rows, window=WindowSpec(size=8), targets=targets).labels()
     for got, row in zip(labels, dataset.manifest[rows].iter_rows(named=True), strict=True):
         text = row["label.finding"]
-        expected = [np.nan, np.nan] if text is None else [("class2", "class0", "class1").index(text), float(text == "class0")]
+        expected = (
+            [np.nan, np.nan] if text is None else [("class2", "class0", "class1").index(text), float(text == "class0")]
+        )
         np.testing.assert_array_equal(got, np.array([*expected, row["label.size"], float(row["label.a"])], np.float32))
     assert np.isnan(labels).any()
     with pytest.raises(UserError, match=r"c00\d.*class2.*not one of"):
@@ -105,7 +123,9 @@ def test_labels_become_numbers_and_missing_ones_stay_missing(tmp_path: Path) -> 
 
 
 def test_untraced_frames_and_cases_are_ignored_and_never_background(video: Dataset) -> None:
-    manifest = video.manifest.with_columns(mask_id=pl.when(pl.col("case_id") == "c002").then(None).otherwise(pl.col("mask_id")))
+    manifest = video.manifest.with_columns(
+        mask_id=pl.when(pl.col("case_id") == "c002").then(None).otherwise(pl.col("mask_id"))
+    )
     dataset = clips(replace(video, manifest=manifest), augment="none", window=WindowSpec("all", 4, 32))
     traced = 0
     for _, batch in eval_batches(dataset, 5):
@@ -121,21 +141,32 @@ def test_untraced_frames_and_cases_are_ignored_and_never_background(video: Datas
     assert traced == 12
 
 
-def test_labelled_windows_show_each_tracing_with_its_own_frame(video: Dataset) -> None:
-    dataset = clips(video, augment="none", window=WindowSpec("labelled", 1, 32))
+def test_marked_windows_show_each_tracing_with_its_own_frame(video: Dataset) -> None:
+    dataset = clips(video, augment="none", window=WindowSpec("marked", 1, 32))
     windows = dataset.eval_windows()
     assert len(windows) == 14
     batch = dataset.batch(windows)
     for window, x, mask in zip(windows, batch["x"], batch["mask"]):
         line = video.manifest.row(window.case, named=True)
         np.testing.assert_array_equal(x[:, 0], store.open_array(video.root, line["array_id"])[:, window.frames[0]])
-        index = video.frames.filter((pl.col("array_id") == line["array_id"]) & (pl.col("frame") == window.frames[0]))["mask_index"][0]
+        index = video.frames.filter((pl.col("array_id") == line["array_id"]) & (pl.col("frame") == window.frames[0]))[
+            "mask_index"
+        ][0]
         np.testing.assert_array_equal(mask[:, 0], store.open_mask(video.root, line["mask_id"])[index])
-    for _, trained in train_batches(clips(video, window=WindowSpec("labelled", 1, 32)), seed=0, steps=5, batch_size=4):
+    for _, trained in train_batches(clips(video, window=WindowSpec("marked", 1, 32)), seed=0, steps=5, batch_size=4):
         assert ((trained["mask"] != 255).flatten(1).float().mean(1) > 0.5).all()
     with pytest.raises(UserError, match=r"c002.*no traced frame"):
-        manifest = video.manifest.with_columns(mask_id=pl.when(pl.col("case_id") == "c002").then(None).otherwise(pl.col("mask_id")))
-        list(train_batches(clips(replace(video, manifest=manifest), window=WindowSpec("labelled", 1, 32)), seed=0, steps=5, batch_size=4))
+        manifest = video.manifest.with_columns(
+            mask_id=pl.when(pl.col("case_id") == "c002").then(None).otherwise(pl.col("mask_id"))
+        )
+        list(
+            train_batches(
+                clips(replace(video, manifest=manifest), window=WindowSpec("marked", 1, 32)),
+                seed=0,
+                steps=5,
+                batch_size=4,
+            )
+        )
 
 
 def test_value_range_says_what_is_black_and_white(tmp_path: Path) -> None:
@@ -143,12 +174,18 @@ def test_value_range_says_what_is_black_and_white(tmp_path: Path) -> None:
         dataset = make_dataset(tmp_path / unit, "image", cases=2, unit=unit)
         batch = CaseDataset(dataset, [0, 1], window=WindowSpec(size=32), hu_window=(-150, 250)).train_batch(0, 0, 2)
         stored = dataset.manifest.select("p005", "p995").rows()
-        expected = {"display": [(0, 255)] * 2, "HU": [(-150, 250)] * 2, "raw": [stored[c] for c in batch["case"].tolist()]}[unit]
+        expected = {
+            "display": [(0, 255)] * 2,
+            "HU": [(-150, 250)] * 2,
+            "raw": [stored[c] for c in batch["case"].tolist()],
+        }[unit]
         np.testing.assert_allclose(batch["value_range"], np.array(expected, np.float32))
         assert batch["x"].dtype == {"display": torch.uint8, "raw": torch.uint16, "HU": torch.int16}[unit]
     wide = make_dataset(tmp_path / "wide", "image", cases=1, unit="raw")
     manifest = wide.manifest.with_columns(value_unit=pl.lit("display"))
-    assert CaseDataset(replace(wide, manifest=manifest), [0], window=WindowSpec()).train_batch(0, 0, 1)["value_range"].tolist() == [[0, 65535]]
+    assert CaseDataset(replace(wide, manifest=manifest), [0], window=WindowSpec()).train_batch(0, 0, 1)[
+        "value_range"
+    ].tolist() == [[0, 65535]]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -158,12 +195,17 @@ def test_an_unreadable_array_stops_the_run_and_is_named(tmp_path: Path, workers:
     store.close_all()
     path = store.path_of(tmp_path, dataset.manifest["array_id"][2])
     content = path.read_bytes()
-    for broken, message in ((content[:200], "c002: stored array cannot be read"), (None, "c002: stored array is missing")):
+    for broken, message in (
+        (content[:200], "c002: stored array cannot be read"),
+        (None, "c002: stored array is missing"),
+    ):
         path.write_bytes(broken) if broken else path.unlink()
         with pytest.raises(UserError, match=message) as caught:
             list(train_batches(cases, seed=0, steps=2, batch_size=4, workers=workers))
         assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
-    manifest = dataset.manifest.with_columns(array_id=pl.lit(dataset.manifest["array_id"][0]), shape=pl.lit([1, 1, 8, 8]))
+    manifest = dataset.manifest.with_columns(
+        array_id=pl.lit(dataset.manifest["array_id"][0]), shape=pl.lit([1, 1, 8, 8])
+    )
     with pytest.raises(UserError, match="c001: stored array has shape"):
         CaseDataset(replace(dataset, manifest=manifest), [1], window=WindowSpec()).train_batch(0, 0, 1)
 
@@ -185,7 +227,9 @@ def test_a_case_is_a_view_of_an_array(tmp_path: Path) -> None:
 
 
 def test_cubes_of_every_case_join_to_the_stored_volume_and_mask(tmp_path: Path) -> None:
-    dataset = make_dataset(tmp_path, "volume", cases=3, masks=True, structures=2, vary_length=True, shape=(1, 7, 13, 18))
+    dataset = make_dataset(
+        tmp_path, "volume", cases=3, masks=True, structures=2, vary_length=True, shape=(1, 7, 13, 18)
+    )
     cases = CaseDataset(dataset, [2, 0, 1], window=WindowSpec("cubes", 6, (16, 8), overlap=0.3), dense=True)
     joins = {row: (DenseJoin((1, *cases.grid(row))), DenseJoin((2, *cases.grid(row)))) for row in range(3)}
     windows, at = cases.eval_windows(), 0
@@ -205,7 +249,9 @@ def test_cubes_of_every_case_join_to_the_stored_volume_and_mask(tmp_path: Path) 
 
 def test_scores_of_windows_join_to_their_cases(video: Dataset) -> None:
     dataset = clips(video, window=WindowSpec("all", 2, 8), augment="none")
-    parts = [(b["x"].float().mean((1, 2, 3, 4)).numpy(), b["case"].numpy()) for _, b in eval_batches(dataset, 3, workers=1)]
+    parts = [
+        (b["x"].float().mean((1, 2, 3, 4)).numpy(), b["case"].numpy()) for _, b in eval_batches(dataset, 3, workers=1)
+    ]
     rows, means = join_scores(*(np.concatenate(p) for p in zip(*parts)))
     assert rows.tolist() == list(range(7))
     pairs = [(i, j) for i in range(video.manifest["shape"][3][1] - 1) for j in (i, i + 1)]
@@ -218,7 +264,7 @@ def test_selected_frames_are_the_only_ones_seen(video: Dataset) -> None:
     dataset = clips(video, window=WindowSpec("uniform", 3, 8), augment="none", kept=kept)
     for window in dataset.eval_windows():
         assert set(window.frames) <= set(kept[video.manifest["array_id"][window.case]].tolist())
-    traced = clips(video, window=WindowSpec("labelled", 1, 8), augment="none", kept={a: np.arange(1, 3) for a in kept})
+    traced = clips(video, window=WindowSpec("marked", 1, 8), augment="none", kept={a: np.arange(1, 3) for a in kept})
     assert traced.eval_windows() == []
 
 
@@ -282,7 +328,10 @@ def test_time_spent_waiting_is_told(video: Dataset) -> None:
 
 def test_memory_plan_follows_the_budget_and_refuses_the_impossible(video: Dataset) -> None:
     dataset = clips(video, window=WindowSpec("uniform", 8, 256), dense=False)
-    roomy, tight = plan_memory(dataset, 4, 16, cores=9, context="fork"), plan_memory(dataset, 4, 1, cores=9, context="fork")
+    roomy, tight = (
+        plan_memory(dataset, 4, 16, cores=9, context="fork"),
+        plan_memory(dataset, 4, 1, cores=9, context="fork"),
+    )
     batch = dataset.train_batch(0, 0, 4)
     assert roomy.bytes_per_batch == sum(v.numel() * v.element_size() for v in batch.values())  # type: ignore[attr-defined]
     assert roomy.workers == 8 and roomy.prefetch == 4 and "8 workers" in roomy.text

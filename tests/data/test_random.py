@@ -19,7 +19,14 @@ def test_stream_is_a_permutation_in_every_epoch_and_needs_no_history() -> None:
 
 
 def test_generators_differ_by_every_argument_and_repeat_exactly() -> None:
-    keys = [(0, "window", 1, 2), (1, "window", 1, 2), (0, "augment", 1, 2), (0, "window", 2, 1), (0, "window", 1, 3), (0, "window", 1)]
+    keys = [
+        (0, "window", 1, 2),
+        (1, "window", 1, 2),
+        (0, "augment", 1, 2),
+        (0, "window", 2, 1),
+        (0, "window", 1, 3),
+        (0, "window", 1),
+    ]
     draws = [tuple(generator(*key).random(4)) for key in keys]
     assert len(set(draws)) == len(draws)
     assert draws == [tuple(generator(*key).random(4)) for key in keys]

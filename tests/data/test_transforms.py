@@ -18,7 +18,17 @@ from medgraft.data.windows import Window, WindowSpec, eval_windows
 from medgraft.errors import UserError
 
 EVERYTHING = Augment(
-    flip_lr=0.5, flip_axes="dhw", rotate=30, scale=(0.7, 1.5), translate=0.2, crop=3, brightness=0.2, contrast=0.2, gamma=0.3, noise=0.1, erase=0.5
+    flip_lr=0.5,
+    flip_axes="dhw",
+    rotate=30,
+    scale=(0.7, 1.5),
+    translate=0.2,
+    crop=3,
+    brightness=0.2,
+    contrast=0.2,
+    gamma=0.3,
+    noise=0.1,
+    erase=0.5,
 )
 
 
@@ -30,7 +40,9 @@ def smooth(shape: tuple[int, int, int, int]) -> np.ndarray:
     """A picture without edges: what differs between two good resamplings of it is small."""
     _, d, h, w = shape
     z, y, x = np.meshgrid(np.arange(d), np.arange(h) / h, np.arange(w) / w, indexing="ij")
-    return np.broadcast_to((128 + 60 * np.sin(5 * y + 1 + 0.1 * z) + 60 * np.cos(4 * x + 3 * y)).astype(np.float32), shape).copy()
+    return np.broadcast_to(
+        (128 + 60 * np.sin(5 * y + 1 + 0.1 * z) + 60 * np.cos(4 * x + 3 * y)).astype(np.float32), shape
+    ).copy()
 
 
 def full(shape: tuple[int, ...], size: tuple[int, int]) -> Window:
@@ -43,7 +55,10 @@ def test_resize_without_augmentation_is_torchvisions(size: tuple[int, int]) -> N
     expected = tv.resize(torch.from_numpy(real), list(size), antialias=True)
     torch.testing.assert_close(cut(real, full(real.shape, size))[0], expected, rtol=0, atol=0)
     display = rng(1).integers(0, 256, (1, 3, 50, 61), np.uint8)
-    ours, theirs = cut(display, full(display.shape, size))[0], tv.resize(torch.from_numpy(display), list(size), antialias=True)
+    ours, theirs = (
+        cut(display, full(display.shape, size))[0],
+        tv.resize(torch.from_numpy(display), list(size), antialias=True),
+    )
     assert ours.dtype == torch.uint8
     # torchvision may round between the two passes; we round once.
     assert (ours.int() - theirs.int()).abs().max() <= 1
@@ -111,7 +126,9 @@ def test_pad_crop_is_padding_and_cropping() -> None:
 
 @pytest.mark.parametrize("shrink", [0.5, 1.0, 1.7, 3.2, 9.0])
 def test_the_rotating_path_continues_the_resizing_path(shrink: float) -> None:
-    """A turn by a hair must give what no turn gives, whatever the change of size; a shift or blur of half a pixel would show."""
+    """A turn by a hair must give what no turn gives, whatever the change of size; a shift or blur of half a pixel would
+    show.
+    """
     size = (int(160 / shrink), int(120 / shrink))
     x = smooth((1, 2, 160, 120))
     still = cut(x, full(x.shape, size), Draw(scale=1.25))[0]
@@ -147,7 +164,11 @@ def test_masks_stay_on_their_structure_under_every_geometry() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32), st.tuples(st.integers(1, 3), st.integers(4, 20), st.integers(4, 20)), st.tuples(st.integers(2, 24), st.integers(2, 24)))
+@given(
+    st.integers(0, 2**32),
+    st.tuples(st.integers(1, 3), st.integers(4, 20), st.integers(4, 20)),
+    st.tuples(st.integers(2, 24), st.integers(2, 24)),
+)
 def test_every_frame_of_a_clip_moves_alike(seed: int, shape: tuple[int, int, int], size: tuple[int, int]) -> None:
     frame = rng(seed).integers(0, 256, (1, 1, *shape[1:]), np.uint8)
     clip = np.repeat(frame, shape[0], 1)
@@ -259,7 +280,13 @@ def test_switching_one_part_leaves_the_other_draws_alone() -> None:
     for seed in range(20):
         most = draw(EVERYTHING, rng(seed))
         less = draw(replace(EVERYTHING, rotate=0, erase=0, flip_axes=""), rng(seed))
-        assert (most.scale, most.shift, most.pixels, most.brightness, most.key) == (less.scale, less.shift, less.pixels, less.brightness, less.key)
+        assert (most.scale, most.shift, most.pixels, most.brightness, most.key) == (
+            less.scale,
+            less.shift,
+            less.pixels,
+            less.brightness,
+            less.key,
+        )
         assert less.angle == 0 and less.erase is None
 
 

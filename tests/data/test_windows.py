@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -100,11 +101,13 @@ def test_a_single_image_is_any_frame() -> None:
     for kind in ("uniform", "tsn"):
         drawn = [draw_window(WindowSpec(kind, 1, 8), (1, 20, 8, 8), rng(seed)).frames for seed in range(2000)]  # type: ignore[arg-type]
         counts = np.bincount(np.ravel(drawn), minlength=20)
-        assert counts.sum() == 2000 and len(counts) == 20 and counts.min() > 60 and counts.max() < 145  # 100 each, 4 standard deviations
+        assert (
+            counts.sum() == 2000 and len(counts) == 20 and counts.min() > 60 and counts.max() < 145
+        )  # 100 each, 4 standard deviations
 
 
-def test_labelled_windows_hold_traced_frames_in_the_middle() -> None:
-    spec, shape, traced = WindowSpec("labelled", 5, 8, stride=2), (1, 30, 8, 8), [3, 29]
+def test_marked_windows_hold_traced_frames_in_the_middle() -> None:
+    spec, shape, traced = WindowSpec("marked", 5, 8, stride=2), (1, 30, 8, 8), [3, 29]
     assert [w.frames for w in eval_windows(spec, shape, traced)] == [(0, 1, 3, 5, 7), (25, 27, 29, 29, 29)]
     assert {draw_window(spec, shape, rng(s), traced).frames[2] for s in range(40)} == {3, 29}
     assert eval_windows(spec, shape, []) == []
@@ -118,7 +121,7 @@ def test_slices_go_through_a_volume() -> None:
     assert [w.frames[1] for w in eval_windows(WindowSpec("slices", 3, 8, max_windows=2), (1, 8, 8, 8))] == [2, 6]
 
 
-@pytest.mark.parametrize("kind", ["uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled"])
+@pytest.mark.parametrize("kind", ["uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "marked"])
 def test_one_frame_is_one_frame_for_every_kind(kind: str) -> None:
     spec = WindowSpec(kind, 8, 16, stride=2)  # type: ignore[arg-type]
     for window in (draw_window(spec, (1, 1, 16, 16), rng()), *eval_windows(spec, (1, 1, 16, 16))):
@@ -197,7 +200,9 @@ def test_join_scores_is_the_mean_of_each_case() -> None:
     np.testing.assert_allclose(means, [[0.5, 0.5], [0.375, 0.625]])
 
 
-@pytest.mark.parametrize("bad", [{"kind": "cube"}, {"length": 0}, {"size": (0, 4)}, {"overlap": 1.0}, {"max_windows": 0}, {"stride": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"kind": "cube"}, {"length": 0}, {"size": (0, 4)}, {"overlap": 1.0}, {"max_windows": 0}, {"stride": 0}]
+)
 def test_impossible_specs_are_refused(bad: dict) -> None:
     with pytest.raises(UserError):
         WindowSpec(**bad)
@@ -210,4 +215,16 @@ def test_a_case_of_500_images_needs_more_than_250_votes() -> None:
     assert (yes / windows > 0.5).tolist() == [False, True]
     spec = WindowSpec("uniform", length=1, max_windows=500, join="vote")
     chosen = [w.frames[0] for w in eval_windows(spec, (1, 690, 8, 8))]
-    assert len(chosen) == 500 == len(set(chosen)) and min(chosen) == 0 and max(chosen) == 689  # spread over the video, none twice
+    assert (
+        len(chosen) == 500 == len(set(chosen)) and min(chosen) == 0 and max(chosen) == 689
+    )  # spread over the video, none twice
+
+
+def test_one_window_may_hold_every_mark_of_a_case() -> None:
+    spec, shape = WindowSpec("marked", 1, 8, together=True), (1, 30, 8, 8)
+    both = eval_windows(spec, shape, [3, 29])
+    assert [w.frames for w in both] == [(3, 29)] and both[0].size == (2, 8, 8)
+    assert draw_window(spec, shape, np.random.default_rng(0), [3, 29]).frames == (3, 29)
+    apart = eval_windows(replace(spec, together=False), shape, [3, 29])
+    assert [w.frames for w in apart] == [(3,), (29,)]
+    assert eval_windows(spec, shape, []) == []

@@ -17,16 +17,16 @@ import pytest
 import torch
 
 from medgraft import config
-from medgraft.config import Recipe, TrainConfig
+from medgraft.config import TrainConfig
 from medgraft.data.dataset import CaseDataset, TargetSpec
 from medgraft.data.windows import WindowSpec
+from medgraft.datasets import Dataset, load_dataset
 from medgraft.engine import loop
 from medgraft.engine.bench import FixedSamples
-from medgraft.engine.context import make_fabric
+from medgraft.engine.device import make_fabric
 from medgraft.intake import scan
 from medgraft.models import registry
 from medgraft.models.model import Model, make_model
-from medgraft.tables import Dataset, load_dataset
 from medgraft.tasks.classify import Classify
 from medgraft.tasks.segment import Segment
 from medgraft.tasks.task import Task
@@ -51,7 +51,12 @@ def studies(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapp
     root = tmp_path_factory.mktemp("studies")
     options: dict[str, dict[str, Any]] = {
         "lung_pocus_video": {"labels": "labels.csv", "patient": "patient", "target": "label"},
-        "msd_hippocampus": {"labels": "cases.csv", "masks": "label", "patient": "none", "structures": {1: "anterior", 2: "posterior"}},
+        "msd_hippocampus": {
+            "labels": "cases.csv",
+            "masks": "label",
+            "patient": "none",
+            "structures": {1: "anterior", 2: "posterior"},
+        },
     }
     found = {}
     for name, words in options.items():
@@ -95,7 +100,9 @@ def window_of(facts: registry.BackboneInfo) -> WindowSpec:
     return WindowSpec("uniform", max(8, facts.min_size[0]), max(32, facts.min_size[-1]))
 
 
-def task_and_batch(facts: registry.BackboneInfo, studies: Mapping[str, Dataset]) -> tuple[Task, Mapping[str, Any], WindowSpec]:
+def task_and_batch(
+    facts: registry.BackboneInfo, studies: Mapping[str, Dataset]
+) -> tuple[Task, Mapping[str, Any], WindowSpec]:
     """Four real cases as one batch."""
     window = window_of(facts)
     if facts.dense:
@@ -130,19 +137,35 @@ class Killed(Exception):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow) for n in EVERY])
 def test_every_network_learns_and_resumes(name: str, studies: Mapping[str, Dataset], tmp_path: Path) -> None:
-    """20 steps on four cases: the loss falls by a tenth at least; a run killed at step 3 goes on as if it had not been."""
+    """20 steps on four cases: the loss falls by a tenth at least; a run killed at step 3 goes on as if it had not
+    been.
+    """
     facts = registry.info(name.partition(" + ")[0])
     task, batch, window = task_and_batch(facts, studies)
-    fabric, _ = make_fabric(Recipe(data=Path("."), device="cpu", threads=torch.get_num_threads()))
+    fabric = make_fabric("cpu", "32", torch.get_num_threads())
     setting = TrainConfig(
-        iterations=STEPS, batch_size=CASES, evaluations=STEPS, learning_rate=1e-2 if facts.dense else 3e-4, clip_gradient=1.0, warmup=0.1
+        iterations=STEPS,
+        batch_size=CASES,
+        evaluations=STEPS,
+        learning_rate=1e-2 if facts.dense else 3e-4,
+        clip_gradient=1.0,
+        warmup=0.1,
     )
     samples = FixedSamples([batch])
 
     def fit(channels: int, stop: int = STEPS, **options: Any) -> list[float]:
         network = built(name, facts, task, window, channels)
         history, _ = loop.train(
-            fabric, network, task, samples, setting, seed=1, horizon=STEPS, stop=stop, evaluate=lambda model: (0.0, None), **options
+            fabric,
+            network,
+            task,
+            samples,
+            setting,
+            seed=1,
+            horizon=STEPS,
+            stop=stop,
+            evaluate=lambda model: (0.0, None),
+            **options,
         )
         return [row["train_loss"] for row in history.rows]
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,12 @@ import torch
 
 from conftest import MODEL, predictions
 from medgraft import config, flow, runs, store, tables
-from medgraft.engine import compare, fit, loop, search
+from medgraft.datasets import load_dataset
+from medgraft.engine import checkpoint, compare, fit, loop, search
+from medgraft.engine.build import build, load_model
+from medgraft.engine.defaults import with_defaults
+from medgraft.engine.plan import Fold, HeadSpec, Part
+from medgraft.engine.progress import Progress
 from medgraft.errors import UserError
 from medgraft.models import surgery
 
@@ -28,7 +34,16 @@ def quiet(line: str) -> None:
 
 def test_a_run_ends_in_tables_and_a_report(recipe) -> None:
     root = flow.run(recipe("report=true"), say=quiet)
-    for name in ("recipe.yaml", "run.json", "splits.json", "cells.parquet", "predictions.parquet", "leaderboard.csv", "summary.json", "report.html"):
+    for name in (
+        "recipe.yaml",
+        "run.json",
+        "splits.json",
+        "cells.parquet",
+        "predictions.parquet",
+        "leaderboard.csv",
+        "summary.json",
+        "report.html",
+    ):
         assert (root / name).is_file(), name
     cells = tables.read(root / "cells.parquet", "cells")
     assert set(cells["state"]) == {"done"} and len(cells) == 2 * (1 + 1)
@@ -73,7 +88,8 @@ def test_only_missing_cells_are_trained(recipe, monkeypatch) -> None:
     flow.run(
         recipe(
             "seeds=[0, 1]",
-            f"models=[{{model: '{MODEL}', start: random}}, {{model: '{MODEL}', start: random, label: slow, train: {{learning_rate: 1e-5}}}}]",
+            f"models=[{{model: '{MODEL}', start: random}}, {{model: '{MODEL}', start: random, label: slow, train: "
+            f"{{learning_rate: 1e-5}}}}]",
         ),
         say=quiet,
     )
@@ -84,7 +100,12 @@ def test_a_changed_data_set_is_refused_and_the_difference_named(recipe, tmp_path
     flow.run(recipe(), say=quiet)
     path = tmp_path / "data" / "manifest.parquet"
     manifest = tables.read(path, "manifest")
-    flipped = pl.when(pl.col("case_id") == "c003").then(pl.lit("class0")).otherwise(pl.col("label.finding")).alias("label.finding")
+    flipped = (
+        pl.when(pl.col("case_id") == "c003")
+        .then(pl.lit("class0"))
+        .otherwise(pl.col("label.finding"))
+        .alias("label.finding")
+    )
     tables.write(manifest.with_columns(flipped), path, "manifest")
     with pytest.raises(UserError, match=r"1 changed \(first c003\)"):
         flow.run(recipe(), say=quiet)
@@ -94,7 +115,9 @@ def test_a_changed_data_set_is_refused_and_the_difference_named(recipe, tmp_path
 
 
 def test_search_never_sees_the_test_part(recipe, tmp_path) -> None:
-    """Spoil the labels of the first test part: the search of that fold must come out the same, the test score must not."""
+    """Spoil the labels of the first test part: the search of that fold must come out the same, the test score must
+    not.
+    """
     words = ["grid={learning_rate: [1e-3, 1e-5]}", "split.folds=2"]
     one = recipe("name=a", *words)
     flow.run(one, say=quiet)
@@ -103,20 +126,35 @@ def test_search_never_sees_the_test_part(recipe, tmp_path) -> None:
     path = tmp_path / "data" / "manifest.parquet"
     manifest = tables.read(path, "manifest")
     swap = pl.when(pl.col("label.finding") == "class0").then(pl.lit("class1")).otherwise(pl.lit("class0"))
-    spoiled = pl.when(pl.col("patient_id").is_in(sorted(tested))).then(swap).otherwise(pl.col("label.finding")).alias("label.finding")
+    spoiled = (
+        pl.when(pl.col("patient_id").is_in(sorted(tested)))
+        .then(swap)
+        .otherwise(pl.col("label.finding"))
+        .alias("label.finding")
+    )
     tables.write(manifest.with_columns(spoiled), path, "manifest")
 
     def inner(run: str) -> dict:
         records = runs.Run.open(tmp_path / "runs" / run).records()
-        return {json.dumps(r["setting"], sort_keys=True): r["score"] for r in records if r["outer"] == 0 and r["inner"] == 0}
+        return {
+            json.dumps(r["setting"], sort_keys=True): r["score"] for r in records if r["outer"] == 0 and r["inner"] == 0
+        }
 
-    dataset = tables.load_dataset(one.data)
-    context, the_run = compare.prepare(recipe("name=b", *words), dataset)
+    dataset = load_dataset(one.data)
+    session, the_run = compare.prepare(recipe("name=b", *words), dataset)
     # The new labels would stratify anew: put the old split back.
     first = [r for r in splits if r["outer"] == 0]
-    context.outer = {0: {"train": {r["patient_id"] for r in first if r["role"] != "test"}, "test": tested}}
-    context.inner = {(0, 0): {role: {r["patient_id"] for r in first if r["inner"] == 0 and r["role"] == role} for role in ("train", "select")}}
-    compare.run_arm(context, the_run, context.recipe.models[0], compare.Progress(context, quiet))
+    learns, (trains, selects) = (
+        tuple(sorted({r["patient_id"] for r in first if r["role"] != "test"})),
+        (
+            tuple(r["patient_id"] for r in first if r["inner"] == 0 and r["role"] == role)
+            for role in ("train", "select")
+        ),
+    )
+    old = Fold(0, learns, tuple(sorted(tested)), {0: Part(trains, selects)})
+    session.plan = replace(session.plan, folds=(old,))
+    the_run.belongs(*session.plan.inner_cells)
+    compare.run_arm(session, the_run, session.plan.arms[0], Progress(session.plan, the_run, quiet))
     assert inner("b") == inner("a") and len(inner("a")) == 2
     scores = {}
     for name in "ab":
@@ -127,13 +165,14 @@ def test_search_never_sees_the_test_part(recipe, tmp_path) -> None:
 
 def test_the_refit_trains_on_all_patients_that_are_not_tested(recipe, monkeypatch) -> None:
     seen: list[tuple[int, set[int], set[int]]] = []
-    original = fit.run_cell
+    original = fit.parts_of
 
-    def spy(context, run, arm, cell, setting, *, train, judge, **rest):
-        seen.append((cell.inner, set(train), set(judge)))
-        return original(context, run, arm, cell, setting, train=train, judge=judge, **rest)
+    def spy(session, training, task, model):
+        parts = original(session, training, task, model)
+        seen.append((training.cell.inner, set(parts.learns.cases.tolist()), set(parts.judged_rows)))
+        return parts
 
-    monkeypatch.setattr(fit, "run_cell", spy)
+    monkeypatch.setattr(fit, "parts_of", spy)
     flow.run(recipe(), say=quiet)
     refits = [(t, j) for inner, t, j in seen if inner == -1]
     searches = [(t, j) for inner, t, j in seen if inner == 0]
@@ -155,7 +194,7 @@ def test_absent_weights_are_a_row_and_not_a_random_body(recipe) -> None:
 
 def test_a_failed_cell_is_named_and_the_rest_goes_on(recipe, tmp_path) -> None:
     made = recipe()
-    dataset = tables.load_dataset(made.data)
+    dataset = load_dataset(made.data)
     compare.prepare(made, dataset)
     victim = dataset.manifest["array_id"][5]
     store.close_all()
@@ -172,10 +211,15 @@ def test_a_failed_cell_is_named_and_the_rest_goes_on(recipe, tmp_path) -> None:
     assert (flow.run(made, say=quiet) / "summary.json").is_file()  # a failed cell is tried again
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a full disk is made with a tiny tmpfs, which needs root on Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0,
+    reason="a full disk is made with a tiny tmpfs, which needs root on Linux",
+)
 def test_a_disk_that_fills_up_while_training_loses_nothing(recipe, tmp_path) -> None:
     (tmp_path / "small").mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "small")], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "small")], capture_output=True
+    ).returncode:
         pytest.skip("tmpfs cannot be mounted here")
     try:
         said: list[str] = []
@@ -195,7 +239,9 @@ def test_a_disk_that_fills_up_while_training_loses_nothing(recipe, tmp_path) -> 
 
 def _killed(root: Path, words: list[str], after: str) -> None:
     """Start a run in another process and kill it once a file of the given kind has appeared."""
-    process = subprocess.Popen([sys.executable, "-m", "medgraft", "run", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medgraft", "run", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None and not list(root.glob(after)):
         time.sleep(0.02)
@@ -206,7 +252,10 @@ def _killed(root: Path, words: list[str], after: str) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX kill")
 def test_a_killed_run_resumes_to_the_same_numbers(recipe, tmp_path) -> None:
-    words = ["train={epochs: 60, batch_size: 8, learning_rate: 1e-3, evaluations: 3, dropout: 0.2}", "checkpoint_seconds=0"]
+    words = [
+        "train={epochs: 60, batch_size: 8, learning_rate: 1e-3, evaluations: 3, dropout: 0.2}",
+        "checkpoint_seconds=0",
+    ]
     whole = flow.run(recipe("name=whole", *words), say=quiet)
     flags = [f"{k}={v}" for k, v in [("data", tmp_path / "data"), ("out", tmp_path / "runs"), ("name", "killed")]]
     (tmp_path / "r.yaml").write_text(config.dump_recipe(recipe("name=killed", *words)), encoding="utf-8")
@@ -222,11 +271,11 @@ def test_a_killed_run_resumes_to_the_same_numbers(recipe, tmp_path) -> None:
 
 
 def test_a_torn_checkpoint_is_not_taken_for_a_whole_one(tmp_path) -> None:
-    loop.save_checkpoint(tmp_path / "last.ckpt", {"step": 3})
-    assert loop.load_checkpoint(tmp_path / "last.ckpt") == {"step": 3}
+    checkpoint.save(tmp_path / "last.ckpt", {"step": 3})
+    assert checkpoint.load(tmp_path / "last.ckpt") == {"step": 3}
     data = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(data[: len(data) // 2])
-    assert loop.load_checkpoint(tmp_path / "last.ckpt") is None and not (tmp_path / "last.ckpt").exists()
+    assert checkpoint.load(tmp_path / "last.ckpt") is None and not (tmp_path / "last.ckpt").exists()
     assert os.listdir(tmp_path) == []
 
 
@@ -241,20 +290,25 @@ def test_early_stopping_keeps_the_best_step_and_the_refit_follows_it(recipe) -> 
         assert rows[-1]["step"] < found["horizon"] or found["best_step"] <= rows[-1]["step"]
         assert found["score"] == pytest.approx(max(r["select_score"] for r in rows))
         share = found["best_step"] / found["horizon"]
-        assert refit["best_step"] == pytest.approx(max(1, round(share * refit["horizon"])), abs=1) or refit["context"]["steps"] == round(share * 1000)
+        assert refit["best_step"] == pytest.approx(max(1, round(share * refit["horizon"])), abs=1) or refit["context"][
+            "steps"
+        ] == round(share * 1000)
 
 
 def test_frozen_features_from_the_cache_are_those_of_the_network(recipe) -> None:
-    words = "models=[{model: efficientnet_lite0, strategy: frozen, train: {augment: none, epochs: 8, learning_rate: 1e-2}}]"
+    words = (
+        "models=[{model: efficientnet_lite0, strategy: frozen, train: {augment: none, epochs: 8, learning_rate: 1e-2}}]"
+    )
     made = recipe(words)
     root = flow.run(made, say=quiet)
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    the_run = runs.Run.open(root)
+    session, _ = compare.prepare(made, load_dataset(made.data))
     record = next(r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0)
-    model, task = fit.load_model(context, the_run, made.models[0], record)  # the head alone was stored
-    samples = context.samples(context.rows_of(context.outer[0]["test"]), context.window(made.models[0]), "none", (-1000.0, 1000.0))
+    model, task, setting = load_model(session, session.plan.arms[0], record)  # the head alone was stored
+    samples = session.samples(session.rows(session.plan.places[0].test), setting)
     from medgraft.engine.predict import predict_cases
 
-    fresh = predict_cases(context.fabric, model, task, samples, context.cases, batch_size=5).columns
+    fresh = predict_cases(session.fabric, model, task, samples, session.cases, batch_size=5).columns
     stored = tables.read(root / "cells" / record["hash"] / "predictions.parquet", "predictions")
     both = dict(zip(fresh["case_id"], fresh["y_pred"]))
     np.testing.assert_allclose([both[c] for c in stored["case_id"]], stored["y_pred"], rtol=1e-4, atol=1e-5)
@@ -268,14 +322,19 @@ def test_a_logistic_head_is_the_regression_it_claims_to_be(recipe) -> None:
 
     made = recipe("models=[{model: efficientnet_lite0, strategy: frozen_logistic, train: {logistic_c: 0.1}}]")
     root = flow.run(made, say=quiet)
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    the_run = runs.Run.open(root)
+    session, _ = compare.prepare(made, load_dataset(made.data))
     cache = dict(np.load(next((root / "features").glob("*.npz"))))
-    fold = context.outer[0]
+    fold = session.plan.places[0]
     parts = {}
-    for role in ("train", "test"):
-        rows = context.rows_of(fold[role])
-        samples = FeatureSamples(context.samples(rows, context.window(made.models[0]), "none", (-1e3, 1e3)), cache)
-        parts[role] = (samples.case_features().astype(float), samples.labels()[:, 0], [context.cases.ids[r] for r in rows])
+    for role, patients in (("train", fold.learns), ("test", fold.test)):
+        rows = session.rows(patients)
+        samples = FeatureSamples(session.samples(rows, session.plan.arms[0].settings[0]), cache)
+        parts[role] = (
+            samples.case_features().astype(float),
+            samples.labels()[:, 0],
+            [session.cases.ids[r] for r in rows],
+        )
     mean, spread = parts["train"][0].mean(0), parts["train"][0].std(0)
     spread[spread < 1e-8] = 1  # features that never fire
     oracle = LogisticRegression(C=0.1, max_iter=2000).fit((parts["train"][0] - mean) / spread, parts["train"][1])
@@ -296,7 +355,11 @@ def test_a_logistic_head_is_the_regression_it_claims_to_be(recipe) -> None:
         (
             "volume",
             {"unit": "raw"},
-            ["models=[{model: resnet3d_10, start: random, strategy: gradual}]", "window={size: 16, length: 16}", "train.epochs=1"],
+            [
+                "models=[{model: resnet3d_10, start: random, strategy: gradual}]",
+                "window={size: 16, length: 16}",
+                "train.epochs=1",
+            ],
         ),
     ],
     ids=["multi-label", "three classes", "regression", "video network", "lifted clips", "volume"],
@@ -314,7 +377,7 @@ def test_a_given_center_and_scale_travel_with_the_checkpoint(recipe) -> None:
     made = recipe("task=regress", "target=size", short, "split.inner=0", regress=True)
     root = flow.run(made, say=quiet)
     record = next(r for r in runs.Run.open(root).records() if r["state"] == "done")
-    scale = torch.load(root / "cells" / record["hash"] / "best.ckpt", weights_only=True)["scale"]
+    scale = torch.load(root / "cells" / record["hash"] / "best.ckpt", weights_only=True)["task"]
     assert (scale["center"].tolist(), scale["scale"].tolist()) == ([pytest.approx(55.6)], [1.0])
     answers = tables.read(root / "predictions.parquet", "predictions")["y_pred"]
     assert (answers - 55.6).abs().max() < 5  # blobs of a few pixels: an untrained network answers the centre
@@ -322,20 +385,24 @@ def test_a_given_center_and_scale_travel_with_the_checkpoint(recipe) -> None:
 
 def test_options_of_a_network_and_a_hidden_layer_reach_the_cell(recipe) -> None:
     arm = "{model: genesis_encoder3d, start: random, hidden: 8, options: {bn_mode: %s}, strategy: %s}"
-    short = ["train={iterations: 1, batch_size: 2, evaluations: 1, augment: none}", "window={size: 16, length: 16}", "split.inner=0"]
+    short = [
+        "train={iterations: 1, batch_size: 2, evaluations: 1, augment: none}",
+        "window={size: 16, length: 16}",
+        "split.inner=0",
+    ]
     facts = {"kind": "volume", "cases": 6, "patients": 6, "shape": (1, 16, 16, 16)}
     made = recipe(*short, f"models=[{arm % ('batch', 'finetune')}]", **facts)
     root = flow.run(made, say=quiet)
     record = next(r for r in runs.Run.open(root).records() if r["state"] == "done")
-    assert record["context"]["options"] == {"bn_mode": "batch"} and record["context"]["hidden"] == 8
+    assert record["context"]["options"] == {"bn_mode": "batch"} and record["context"]["head"]["hidden"] == 8
     stored = torch.load(root / "cells" / record["hash"] / "best.ckpt", weights_only=True)["model"]
     assert stored["head.hidden.weight"].shape == (8, 512)
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
-    model, _ = fit.load_model(context, the_run, made.models[0], record)
+    session, _ = compare.prepare(made, load_dataset(made.data))
+    model, _, _ = load_model(session, session.plan.arms[0], record)
     assert surgery.mixes_cases(model)
     frozen = recipe(*short, "name=frozen", f"models=[{arm % ('batch', 'frozen')}]", **facts)
-    context, the_run = compare.prepare(frozen, tables.load_dataset(frozen.data))
-    compare.run_arm(context, the_run, frozen.models[0], compare.Progress(context, quiet))
+    session, the_run = compare.prepare(frozen, load_dataset(frozen.data))
+    compare.run_arm(session, the_run, session.plan.arms[0], Progress(session.plan, the_run, quiet))
     assert "its features cannot be kept" in (the_run.root / "errors.log").read_text()
     with pytest.raises(UserError, match="a logistic head stands on the body itself"):
         recipe(f"models=[{arm % ('running', 'frozen_logistic')}]")
@@ -366,7 +433,7 @@ def test_segmentation_learns_and_counts(recipe, kind, model, words) -> None:
     summary = json.loads((root / "summary.json").read_text())
     assert summary["models"][0]["metrics"]["case.dice"]["value"] > 0.75
     measures = tables.read(root / "measures.parquet", "measures")
-    dataset = tables.load_dataset(made.data)
+    dataset = load_dataset(made.data)
     mask = store.open_mask(dataset.root, dataset.manifest["mask_id"][0])
     refits = tables.read(root / "cells.parquet", "cells").filter(pl.col("inner") == -1)["hash"].to_list()
     mine = measures.filter((pl.col("case_id") == "c000") & (pl.col("frame") == -1) & pl.col("cell").is_in(refits))
@@ -374,19 +441,21 @@ def test_segmentation_learns_and_counts(recipe, kind, model, words) -> None:
     assert counts["tp.structure0"] + counts["fn.structure0"] == int((mask == 1).sum())  # untraced frames count nowhere
 
 
-@pytest.mark.parametrize(("kind", "masks"), [("image", False), ("video", False), ("volume", False), ("volume", True), ("image", True)])
+@pytest.mark.parametrize(
+    ("kind", "masks"), [("image", False), ("video", False), ("volume", False), ("volume", True), ("image", True)]
+)
 def test_a_recipe_without_models_gets_a_sensible_set_and_says_so(recipe, kind, masks) -> None:
     said: list[str] = []
     wish = ["task=segment", "target=null"] if masks else []
     made = recipe("models=[]", "window.size=0", *wish, kind=kind, masks=masks)
-    full = compare.with_defaults(made, tables.load_dataset(made.data), said.append)
+    full = with_defaults(made, load_dataset(made.data), said.append)
     assert full.models and any("no models were named" in line for line in said)
-    context, _ = compare.prepare(full, tables.load_dataset(made.data))
+    session, _ = compare.prepare(full, load_dataset(made.data))
     starts = {arm.start for arm in full.models}
     assert masks or {"imagenet", "random"} <= starts  # the from-scratch control is never left out
-    for arm in full.models:
-        model, _ = fit.build(context, arm, context.make_task(), full.arm_train(arm), seed=0)
-        window = context.window(arm)
+    for arm in session.plan.arms:
+        model, _ = build(session.plan, arm, arm.settings[0], session.task, seed=0)
+        window = arm.settings[0].window
         x = torch.zeros(2, 1, window.length, *window.sides)
         out = model.eval()({"x": x, "value_range": torch.tensor([[0.0, 1.0]] * 2)})
         assert out.shape[:2] == (2, 1)
@@ -402,16 +471,19 @@ def test_mixed_precision_trains_and_is_a_cell_of_its_own(recipe) -> None:
 def test_settings_are_chosen_by_the_mean_of_inner_scores(recipe) -> None:
     made = recipe("grid={learning_rate: [1e-6, 3e-3]}", "split.inner=2", "train.epochs=8")
     flow.run(made, say=quiet)
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
-    for outer in (0, 1):
-        choice = search.search(context, the_run, made.models[0], outer, progress=None, seen=lambda cell: None)
-        means = {
-            s.learning_rate: np.mean([fit.outcome(the_run, c).score for c in cells])
-            for s, cells in search.inner_cells(context, made.models[0], outer)
-        }
-        assert choice.score == pytest.approx(max(means.values())) and means[choice.setting.learning_rate] == max(means.values())
-        assert choice.tried == 2
+    the_run = runs.Run.open(made.out / made.name)
     refits = [r for r in the_run.records() if r["inner"] == -1]
+    session, the_run = compare.prepare(made, load_dataset(made.data))
+    arm = session.plan.arms[0]
+    for outer in (0, 1):
+        choice = search.search(session, the_run, arm, outer, progress=None, seen=lambda cell: None)
+        means = {
+            s.train.learning_rate: np.mean([fit.outcome(the_run, c).score for c in cells])
+            for s, cells in session.plan.searches(arm, outer)
+        }
+        best = max(means.values())
+        assert choice.score == pytest.approx(best) and means[choice.setting.train.learning_rate] == best
+        assert choice.tried == 2
     assert len(refits) == 2  # the losing setting was never refitted, so never judged
 
 
@@ -419,8 +491,9 @@ def test_the_deterministic_seed_leaves_the_global_generator_alone(recipe) -> Non
     torch.manual_seed(1)
     before = torch.initial_seed()
     made = recipe()
-    context, _ = compare.prepare(made, tables.load_dataset(made.data))
-    fit.build(context, made.models[0], context.make_task(), made.train, seed=3)
+    session, _ = compare.prepare(made, load_dataset(made.data))
+    arm = session.plan.arms[0]
+    build(session.plan, arm, arm.settings[0], session.task, seed=3)
     assert torch.initial_seed() == before
 
 
@@ -443,9 +516,14 @@ def test_a_wrong_wish_is_refused_before_anything_is_trained(recipe, words, says,
 
 
 def test_bert_reads_frames_through_the_whole_run_and_serving(recipe, tmp_path) -> None:
-    """Join is part of the arm's name, its cells and the feature cache; a frozen network's sequences come from the cache."""
+    """Join is part of the arm's name, its cells and the feature cache; a frozen network's sequences come from the
+    cache.
+    """
     clip = "window={length: 4, size: 32}"
-    lite = "{model: efficientnet_lite0, strategy: frozen, join: bert, train: {augment: none, epochs: 2, learning_rate: 1e-4, logits: 2}}"
+    lite = (
+        "{model: efficientnet_lite0, strategy: frozen, join: bert, train: {augment: none, epochs: 2, "
+        "learning_rate: 1e-4, logits: 2}}"
+    )
     made = recipe(
         clip,
         "split.kind=holdout",
@@ -455,29 +533,33 @@ def test_bert_reads_frames_through_the_whole_run_and_serving(recipe, tmp_path) -
     )
     root = flow.run(made, say=quiet)
     assert [arm.id.rpartition(" · ")[2] for arm in made.models] == ["frozen+bert", "frozen"]
-    context, the_run = compare.prepare(made, tables.load_dataset(made.data))
+    the_run = runs.Run.open(root)
+    session, _ = compare.prepare(made, load_dataset(made.data))
     shapes = {np.load(path)["features"].shape for path in (root / "features").glob("*.npz")}
     assert shapes == {(24, 4, 1000), (24, 1280)}
-    plain, wide = (
-        config.load_recipe(None, [f"data={made.data}", f"models=[{{model: {MODEL}, join: bert{w}}}]"]).models[0] for w in ("", ", hidden: 1280")
-    )
-    assert wide.id.endswith("finetune+bert1280")
-    labelled = [arm.model_copy(update={"label": "same"}) for arm in (plain, wide, plain.model_copy(update={"join": "mean"}))]
-    assert len({context.cell(arm, made.train, outer=0, inner=-1, seed=0).hash for arm in labelled}) == 3
+    wide = config.load_recipe(None, [f"data={made.data}", f"models=[{{model: {MODEL}, join: bert, hidden: 1280}}]"])
+    assert wide.models[0].id.endswith("finetune+bert1280")
+    arm = session.plan.arms[0]
+    heads = [HeadSpec("bert"), HeadSpec("bert", 1280), HeadSpec("mean")]
+    alike = [replace(arm, id="same", printed="same", head=head) for head in heads]
+    assert len({session.plan.cell(a, arm.settings[0], outer=0, inner=-1, seed=0).hash for a in alike}) == 3
+    renamed = replace(arm, id="another", printed="another")  # a name decides no number
+    assert len({session.plan.cell(a, arm.settings[0], outer=0, inner=-1, seed=0).hash for a in (arm, renamed)}) == 1
 
-    arm = made.models[0]
-    record = next(r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0 and r["strategy"] == "frozen+bert")
-    model, task = fit.load_model(context, the_run, arm, record)  # the head alone was stored, BERT in it
-    samples = context.samples(context.rows_of(context.outer[0]["test"]), context.window(arm), "none", (-1000.0, 1000.0))
-    from medgraft.engine import serve
+    record = next(
+        r for r in the_run.records() if r["inner"] == -1 and r["outer"] == 0 and r["strategy"] == "frozen+bert"
+    )
+    model, task, setting = load_model(session, arm, record)  # the head alone was stored, BERT in it
+    samples = session.samples(session.rows(session.plan.places[0].test), setting)
+    from medgraft import serve
     from medgraft.engine.predict import predict_cases
 
-    fresh = predict_cases(context.fabric, model, task, samples, context.cases, batch_size=5).columns
+    fresh = predict_cases(session.fabric, model, task, samples, session.cases, batch_size=5).columns
     stored = tables.read(root / "cells" / record["hash"] / "predictions.parquet", "predictions")
     both = dict(zip(fresh["case_id"], fresh["y_pred"]))
     np.testing.assert_allclose([both[c] for c in stored["case_id"]], stored["y_pred"], rtol=1e-4, atol=1e-5)
     assert np.ptp(stored["y_pred"].to_numpy()) > 1e-4
-    assert serve.choose(the_run, made, "frozen+bert").join == "bert"
+    assert serve.choose(the_run, session.plan, "frozen+bert").head.join == "bert"
     with pytest.raises(UserError, match="cannot read a sequence"):
         recipe("models=[{model: efficientnet_lite0, strategy: frozen_logistic, join: bert}]")
     with pytest.raises(UserError, match="joins the frames of an image network"):
@@ -489,16 +571,16 @@ def test_the_same_pixels_in_training_and_test_are_a_warning_on_every_page(recipe
     from medgraft.report.text import Text
 
     asked = recipe()
-    context, run = compare.prepare(asked, tables.load_dataset(asked.data))
-    assert not any("pixels" in w or "pictures" in w for w in run.info["warnings"])
-    first, second = (sorted(context.outer[fold]["test"])[0] for fold in (0, 1))
+    session, run = compare.prepare(asked, load_dataset(asked.data))
+    assert not any(w["kind"] in ("same_pixels", "two_roles") for w in run.info["warnings"])
+    first, second = (session.plan.places[fold].test[0] for fold in (0, 1))
     path = asked.data / "manifest.parquet"
     manifest = tables.read(path, "manifest")
     case = manifest.filter(pl.col("patient_id") == second)["case_id"][0]
     array = manifest.filter(pl.col("patient_id") == first)["array_id"][0]
     copied = pl.when(pl.col("case_id") == case).then(pl.lit(array)).otherwise("array_id").alias("array_id")
     tables.write(manifest.with_columns(copied), path, "manifest")
-    _, run = compare.prepare(recipe("name=copied"), tables.load_dataset(asked.data))
+    _, run = compare.prepare(recipe("name=copied"), load_dataset(asked.data))
     warning = run.info["warnings"][-1]
     assert "1 picture stands in training and test under two patients" in Text("en").say(warning)
     assert "1 幅图像分属两名患者" in Text("zh").say(warning)

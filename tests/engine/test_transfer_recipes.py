@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,18 @@ from PIL import Image
 
 from conftest import MODEL
 from factory import make_dataset
-from medgraft import config, flow, runs, store, tables
+from medgraft import config, flow, runs, serve, splits, store, tables
 from medgraft.config import TrainConfig
 from medgraft.data import transforms
 from medgraft.data.dataset import TargetSpec
 from medgraft.data.windows import Window
-from medgraft.engine import compare, explain, fit, loop, optim, serve
-from medgraft.engine.context import make_fabric
+from medgraft.datasets import Box, load_dataset
+from medgraft.engine import fit, loop, optim
+from medgraft.engine.build import build
+from medgraft.engine.device import make_fabric
+from medgraft.engine.evaluators import explain
+from medgraft.engine.plan import resolve
 from medgraft.errors import UserError
-from medgraft.intake import split
 from medgraft.models import registry, weights
 from medgraft.models.model import make_model
 from medgraft.tasks.classify import Classify
@@ -45,29 +49,42 @@ def test_the_rate_warms_up_for_one_epoch_and_ends_where_it_is_told() -> None:
     assert np.allclose(rates[:100], np.linspace(1e-5, 1e-3, 100))
     assert rates[100] == pytest.approx(1e-3) and rates[3000] == pytest.approx(1e-4)
     assert rates[100 + 1450] == pytest.approx(5.5e-4)
-    assert optim.rate_factor(TrainConfig(learning_rate=1e-3, warmup=0), 3000, 3000) == pytest.approx(0.01)  # untold: 1 % of the peak
+    assert optim.rate_factor(TrainConfig(learning_rate=1e-3, warmup=0), 3000, 3000) == pytest.approx(
+        0.01
+    )  # untold: 1 % of the peak
     with pytest.raises(UserError, match="warmup_epochs needs epochs"):
         optim.rate_factor(TrainConfig(iterations=10, warmup_epochs=1), 0, 10)
 
 
 def test_positive_cases_weigh_as_told_or_as_the_classes_stand() -> None:
-    task = Classify([TargetSpec("x", "binary", ("no", "yes"), "yes")])
-    output, batch = torch.tensor([[0.3], [-1.2], [0.8], [0.0]]), {"y": torch.tensor([[1.0], [0.0], [0.0], [float("nan")]])}
+    target = TargetSpec("x", "binary", ("no", "yes"), "yes")
+    task = Classify([target], weight="balanced")
+    output, batch = (
+        torch.tensor([[0.3], [-1.2], [0.8], [0.0]]),
+        {"y": torch.tensor([[1.0], [0.0], [0.0], [float("nan")]])},
+    )
     plain = torch.nn.functional.binary_cross_entropy_with_logits(output[:3], batch["y"][:3], reduction="none")
     assert task.loss(output, batch)["loss"] == pytest.approx(float(plain.mean()))
-    task.fit_weight(np.array([[1.0], [0.0], [0.0], [0.0], [np.nan]]), "balanced")
+    task.fit(np.array([[1.0], [0.0], [0.0], [0.0], [np.nan]]))
     assert task.positive_weight == pytest.approx([3.0])
-    assert task.loss(output, batch)["loss"] == pytest.approx(float((plain * torch.tensor([[3.0], [1.0], [1.0]])).mean()))
-    task.fit_weight(np.array([[1.0], [1.0]]), "balanced")
+    assert task.loss(output, batch)["loss"] == pytest.approx(
+        float((plain * torch.tensor([[3.0], [1.0], [1.0]])).mean())
+    )
+    task.fit(np.array([[1.0], [1.0]]))
     assert task.positive_weight == pytest.approx([1.0])  # one class alone says nothing
-    task.fit_weight(np.zeros((0, 1)), 2.5)
+    task = Classify([target], weight=2.5)
+    task.fit(np.zeros((0, 1)))
     assert task.positive_weight == pytest.approx([2.5])
 
 
 def test_balance_reaches_the_loss_and_the_sampler_through_the_engine(recipe) -> None:
     words = ["train={epochs: 8, batch_size: 8, learning_rate: 1e-2, evaluations: 1}", "split.inner=0"]
     found = {}
-    for name, extra in {"plain": [], "weight": ["train.positive_weight=8.0"], "sampler": ["train.balanced=true"]}.items():
+    for name, extra in {
+        "plain": [],
+        "weight": ["train.positive_weight=8.0"],
+        "sampler": ["train.balanced=true"],
+    }.items():
         root = flow.run(recipe(f"name={name}", *words, *extra, signal=0.0), say=quiet)
         found[name] = tables.read(root / "predictions.parquet", "predictions")["y_pred"].mean()
     assert found["weight"] > found["plain"] + 0.05  # a heavy positive class draws every score up
@@ -81,9 +98,13 @@ def test_a_weight_for_positives_needs_yes_or_no(recipe) -> None:
 
 def test_the_geometry_preset_and_the_mirror_switch() -> None:
     preset = transforms.preset("xray_geometry")
-    assert (preset.scale, preset.rotate, preset.flip_lr) == ((0.9, 1.1), 10, 0.5) and not (preset.brightness or preset.contrast)
+    assert (preset.scale, preset.rotate, preset.flip_lr) == ((0.9, 1.1), 10, 0.5) and not (
+        preset.brightness or preset.contrast
+    )
     draws = [transforms.draw(preset, np.random.default_rng(k)) for k in range(200)]
-    assert any(d.flips[2] for d in draws) and not any(d.flips[0] or d.flips[1] for d in draws)  # left-right only, never upside down
+    assert any(d.flips[2] for d in draws) and not any(
+        d.flips[0] or d.flips[1] for d in draws
+    )  # left-right only, never upside down
     assert 9 < max(np.degrees(d.angle) for d in draws) <= 10 and -10 <= min(np.degrees(d.angle) for d in draws) < -9
     assert 0.9 <= min(d.scale for d in draws) < 0.91 and 1.09 < max(d.scale for d in draws) <= 1.1
     for axis in (0, 1):  # the crop wanders by a twentieth of each side
@@ -125,7 +146,7 @@ def test_inceptions_side_head_trains_and_is_never_heard_when_judging() -> None:
         def train_batch(self, seed: int, step: int, batch_size: int, balanced: bool = False) -> dict:
             return batch
 
-    fabric, _ = make_fabric(config.Recipe(data=Path("."), threads=1))
+    fabric = make_fabric("cpu", "32", 1)
     setting = TrainConfig(iterations=1, learning_rate=1e-2, weight_decay=0.0, warmup=0, evaluations=1)
     history, _ = loop.train(fabric, model, task, Samples(), setting, seed=0, horizon=1)
     assert len(losses) == 2 and history.rows[0]["train_loss"] == pytest.approx(losses[0] + 0.4 * losses[1])
@@ -150,21 +171,30 @@ def test_inceptions_published_file_fills_the_tower_but_not_its_classifier(tmp_pa
     assert card is not None
     body = registry.build_body("torchvision:inception_v3", options={"auxiliary": True})
     report = weights.load(body, card, tmp_path / name)
-    assert report.share_of_parameters == 1 and set(report.head) == {"AuxLogits.fc.weight", "AuxLogits.fc.bias", "fc.weight", "fc.bias"}
+    assert report.share_of_parameters == 1 and set(report.head) == {
+        "AuxLogits.fc.weight",
+        "AuxLogits.fc.bias",
+        "fc.weight",
+        "fc.bias",
+    }
     assert torch.equal(body.AuxLogits.conv0.conv.weight, official.AuxLogits.conv0.conv.weight)
 
 
 def test_the_side_head_is_for_training_strategies_alone(recipe) -> None:
-    words = ["window.size=80", "models=[{model: 'torchvision:inception_v3', start: random, strategy: frozen}]", "train.epochs=1"]
+    words = [
+        "window.size=80",
+        "models=[{model: 'torchvision:inception_v3', start: random, strategy: frozen}]",
+        "train.epochs=1",
+    ]
     made = recipe(*words)
-    context, _ = compare.prepare(made, tables.load_dataset(made.data))
-    arm = made.models[0]
-    task = context.make_task()
-    assert fit.build(context, arm, task, made.arm_train(arm), seed=0)[0].auxiliary is None
-    tuned = arm.model_copy(update={"strategy": "finetune"})
-    assert fit.build(context, tuned, task, made.arm_train(arm), seed=0)[0].auxiliary is not None
-    off = made.arm_train(arm).model_copy(update={"auxiliary_weight": 0.0})
-    assert fit.build(context, tuned, task, off, seed=0)[0].auxiliary is None
+    plan = resolve(made, load_dataset(made.data))
+    arm, task = plan.arms[0], plan.make_task()
+    setting = arm.settings[0]
+    assert build(plan, arm, setting, task, seed=0)[0].auxiliary is None
+    tuned = replace(arm, strategy="finetune")
+    assert build(plan, tuned, setting, task, seed=0)[0].auxiliary is not None
+    off = replace(setting, train=setting.train.model_copy(update={"auxiliary_weight": 0.0}))
+    assert build(plan, tuned, off, task, seed=0)[0].auxiliary is None
 
 
 # ---------------------------------------------------------------------------------------- views and kept weights
@@ -177,20 +207,31 @@ def test_views_are_averaged_with_the_clean_one_which_stands_beside(recipe, tmp_p
     again = flow.run(recipe("name=again", "train.tta=3", *words), say=quiet)
 
     def test_rows(where: Path) -> pl.DataFrame:
-        return tables.read(where / "predictions.parquet", "predictions").filter(pl.col("split") == "test").sort("case_id", "view")
+        return (
+            tables.read(where / "predictions.parquet", "predictions")
+            .filter(pl.col("split") == "test")
+            .sort("case_id", "view")
+        )
 
     views = test_rows(root)
-    assert sorted(views["view"].unique()) == [0, 1, 2, 3] and views["y_pred"].to_list() == test_rows(again)["y_pred"].to_list()
+    assert (
+        sorted(views["view"].unique()) == [0, 1, 2, 3]
+        and views["y_pred"].to_list() == test_rows(again)["y_pred"].to_list()
+    )
     clean = views.filter(pl.col("view") == 0)
     assert clean["y_pred"].to_list() == test_rows(plain)["y_pred"].to_list()  # the same training: only judging differs
     assert views.filter(pl.col("view") == 1)["y_pred"].to_list() != clean["y_pred"].to_list()
     model = summary(root)["models"][0]
-    assert model["clean"]["metrics"]["auc"]["value"] == pytest.approx(summary(plain)["models"][0]["metrics"]["case.auc"]["value"])
+    assert model["clean"]["metrics"]["auc"]["value"] == pytest.approx(
+        summary(plain)["models"][0]["metrics"]["case.auc"]["value"]
+    )
     assert "clean" not in summary(plain)["models"][0]
     assert "With and without test-time augmentation" in (root / "report.html").read_text(encoding="utf-8")
     # Serving sees the same views: the mean over members of each study's mean over views.
     study = tmp_path / "one.png"
-    array = store.open_array(tmp_path / "data", tables.read(tmp_path / "data" / "manifest.parquet", "manifest")["array_id"][1])
+    array = store.open_array(
+        tmp_path / "data", tables.read(tmp_path / "data" / "manifest.parquet", "manifest")["array_id"][1]
+    )
     Image.fromarray(np.asarray(array[0, 0])).save(study)
     served = [serve.predict(where, [study]).rows[0]["p(class1)"] for where in (root, again, plain)]
     assert served[0] == served[1] != served[2]
@@ -198,14 +239,22 @@ def test_views_are_averaged_with_the_clean_one_which_stands_beside(recipe, tmp_p
 
 def test_views_are_not_for_masks(tmp_path) -> None:
     make_dataset(tmp_path / "data", "image", masks=True)
-    words = [f"data={tmp_path / 'data'}", f"out={tmp_path / 'runs'}", "task=segment", "models=[{model: unet2d, start: random}]", "train.tta=2"]
+    words = [
+        f"data={tmp_path / 'data'}",
+        f"out={tmp_path / 'runs'}",
+        "task=segment",
+        "models=[{model: unet2d, start: random}]",
+        "train.tta=2",
+    ]
     with pytest.raises(UserError, match="not for masks"):
         flow.run(config.load_recipe(None, words), say=quiet)
 
 
 def test_the_best_so_far_is_kept_every_few_epochs(recipe) -> None:
     words = "train={epochs: 6, batch_size: 8, learning_rate: 3e-3, evaluations: 6, keep_every: 2}"
-    root = flow.run(recipe(words, "split.folds=2", "split.select_share=0.5", signal=0.0), say=quiet)  # nothing to learn: scores go up and down
+    root = flow.run(
+        recipe(words, "split.folds=2", "split.select_share=0.5", signal=0.0), say=quiet
+    )  # nothing to learn: scores go up and down
     falls = 0
     cells = tables.read(root / "cells.parquet", "cells")
     for row in cells.iter_rows(named=True):
@@ -243,9 +292,14 @@ def test_split_80_20_chooses_on_the_part_it_reports_and_says_so(recipe) -> None:
     looks = json.loads((root / "run.json").read_text())["looks"]
     assert len(looks) == 3  # two settings looked at the reported part, then the refit
     said = "compat split_80_20: the part held out chose the settings and is reported too"
-    assert said in (root / "report.html").read_text(encoding="utf-8") and said not in (honest / "report.html").read_text(encoding="utf-8")
+    assert said in (root / "report.html").read_text(encoding="utf-8") and said not in (
+        honest / "report.html"
+    ).read_text(encoding="utf-8")
     with pytest.raises(UserError, match="tested and trained"):
-        split.check([*rows, {**next(r for r in rows if r["role"] == "test"), "inner": 1, "role": "train"}], compat=("split_80_20",))
+        splits.check(
+            [*rows, {**next(r for r in rows if r["role"] == "test"), "inner": 1, "role": "train"}],
+            compat=("split_80_20",),
+        )
     with pytest.raises(UserError, match="split_80_20 goes with"):
         recipe("compat=[split_80_20]")
     with pytest.raises(UserError, match="did you mean 'split_80_20'"):
@@ -258,11 +312,20 @@ def test_split_80_20_chooses_on_the_part_it_reports_and_says_so(recipe) -> None:
 def with_kinds_and_boxes(root: Path) -> None:
     """Two kinds of negatives, and a box around the blob of every positive."""
     manifest = tables.read(root / "manifest.parquet", "manifest")
-    kinds = ["sick" if y == "class1" else "healthy" if k % 3 else "other disease" for k, y in enumerate(manifest["label.finding"])]
+    kinds = [
+        "sick" if y == "class1" else "healthy" if k % 3 else "other disease"
+        for k, y in enumerate(manifest["label.finding"])
+    ]
     tables.write(manifest.with_columns(pl.Series("label.kind", kinds)), root / "manifest.parquet", "manifest")
     positive = manifest.filter(pl.col("label.finding") == "class1")["case_id"].to_list()
     rows = [
-        {"case_id": c, "frame": 0, "kind": "box", "geometry": json.dumps({"x": 6, "y": 6, "width": 20, "height": 20}), "author": "labels"}
+        {
+            "case_id": c,
+            "frame": 0,
+            "kind": "box",
+            "geometry": json.dumps({"x": 6, "y": 6, "width": 20, "height": 20}),
+            "author": "labels",
+        }
         for c in positive
     ]
     tables.write(pl.DataFrame(rows), root / "annotations.parquet", "annotations")
@@ -280,12 +343,20 @@ def test_each_kind_of_negative_and_every_box_is_judged_apart(recipe, tmp_path) -
     assert {k: v["auc"]["negatives"] for k, v in model["against"].items()} == counts
     # The AUC of all negatives is the mean of the parts, weighted by their number of pairs.
     parts = [(v["auc"]["value"], v["auc"]["negatives"]) for v in model["against"].values()]
-    assert model["metrics"]["case.auc"]["value"] == pytest.approx(sum(a * n for a, n in parts) / sum(n for _, n in parts))
+    assert model["metrics"]["case.auc"]["value"] == pytest.approx(
+        sum(a * n for a, n in parts) / sum(n for _, n in parts)
+    )
     assert found["run"]["majority"] == pytest.approx(max(truth["label.finding"].value_counts()["count"]) / 24)
     looked = model["looks_at"]
-    assert looked["hit"]["n"] == 8 and looked["chance"] == pytest.approx(400 / 1024) and 0 <= looked["hit"]["value"] <= 1
+    assert (
+        looked["hit"]["n"] == 8 and looked["chance"] == pytest.approx(400 / 1024) and 0 <= looked["hit"]["value"] <= 1
+    )
     page = (root / "report.html").read_text(encoding="utf-8")
-    assert "Against each kind of negative" in page and "Where the network looks" in page and "always naming the larger class" in page
+    assert (
+        "Against each kind of negative" in page
+        and "Where the network looks" in page
+        and "always naming the larger class" in page
+    )
     assert len(list((root / "cells").glob("*/explain.npz"))) == 2
     with pytest.raises(UserError, match="no label column 'nothing'"):
         flow.run(recipe("name=n", "negatives=nothing"), say=quiet)
@@ -296,7 +367,10 @@ def test_grad_cam_is_the_weighted_sum_of_the_last_map_and_pointing_counts_boxes(
     model.eval()
     for parameter in model.body.parameters():
         parameter.requires_grad_(False)  # a frozen body is looked through all the same
-    batch = {"x": torch.randint(0, 255, (2, 1, 1, 64, 64), dtype=torch.uint8), "value_range": torch.tensor([[0.0, 255.0]] * 2)}
+    batch = {
+        "x": torch.randint(0, 255, (2, 1, 1, 64, 64), dtype=torch.uint8),
+        "value_range": torch.tensor([[0.0, 255.0]] * 2),
+    }
     layer = explain.last_map(model, batch)
     assert layer is model.body.body.layer4
     kept: list[torch.Tensor] = []
@@ -313,9 +387,9 @@ def test_grad_cam_is_the_weighted_sum_of_the_last_map_and_pointing_counts_boxes(
     cam = np.zeros((8, 8))
     cam[2, 6] = 1  # row 2, column 6 of a window that covers the left upper quarter of a 64 x 64 picture
     window = Window(0, (0,), (0, 0, 32, 32), (1, 8, 8))
-    assert explain.pointing(cam, window, [(24, 8, 4, 4)], (64, 64)) == (1.0, 16 / 4096)
-    assert explain.pointing(cam, window, [(8, 24, 4, 4)], (64, 64)) == (0.0, 16 / 4096)  # x is the column
-    assert explain.pointing(np.zeros((8, 8)), window, [(0, 0, 64, 64)], (64, 64)) == (0.0, 1.0)
+    assert explain.pointing(cam, window, [Box.from_xywh(24, 8, 4, 4)], (64, 64)) == (1.0, 16 / 4096)
+    assert explain.pointing(cam, window, [Box.from_xywh(8, 24, 4, 4)], (64, 64)) == (0.0, 16 / 4096)  # x is the column
+    assert explain.pointing(np.zeros((8, 8)), window, [Box.from_xywh(0, 0, 64, 64)], (64, 64)) == (0.0, 1.0)
 
 
 def test_claims_get_a_verdict_and_absent_weights_are_not_a_result(recipe) -> None:
@@ -326,15 +400,22 @@ def test_claims_get_a_verdict_and_absent_weights_are_not_a_result(recipe) -> Non
     )
     claims = (
         "claims=[{text: training helps, better: {strategy: good}, than: {strategy: lazy}, metrics: [auc, accuracy]}, "
-        "{text: idleness helps, better: {strategy: lazy}, than: {strategy: good}}, {text: VGG helps, better: {model: 'torchvision:vgg19'}}, "
+        "{text: idleness helps, better: {strategy: lazy}, than: {strategy: good}}, {text: VGG helps, better: {model: "
+        "'torchvision:vgg19'}}, "
         "{text: same network, better: {strategy: good}, within: [model]}, {text: nobody, better: {model: none}}]"
     )
     root = flow.run(recipe(models, claims, "report=true", "lang=zh", cases=40, patients=40, signal=1.5), say=quiet)
     found = {c["text"]: c for c in summary(root)["claims"]}
-    assert found["training helps"]["verdict"] == "supported" and [c["metric"] for c in found["training helps"]["comparisons"]] == ["auc", "accuracy"]
-    assert found["idleness helps"]["verdict"] == "contradicted" and found["idleness helps"]["comparisons"][0]["difference"] < 0
-    assert found["VGG helps"]["verdict"] == "not run" and "weights absent" in found["VGG helps"]["reason"]
-    assert len(found["same network"]["comparisons"]) == 1 and found["nobody"]["reason"] == "the run holds no such arms"
+    assert found["training helps"]["verdict"] == "supported" and [
+        c["metric"] for c in found["training helps"]["comparisons"]
+    ] == ["auc", "accuracy"]
+    assert (
+        found["idleness helps"]["verdict"] == "contradicted"
+        and found["idleness helps"]["comparisons"][0]["difference"] < 0
+    )
+    assert found["VGG helps"]["verdict"] == "not run"
+    assert "weights absent" in found["VGG helps"]["reason"][0]["values"]["state"]
+    assert len(found["same network"]["comparisons"]) == 1 and found["nobody"]["reason"][0]["kind"] == "no_such_arms"
     record = next(r for r in runs.Run.open(root).records() if "vgg19" in r["model"])
     assert record["state"] == "not run: weights absent"
     page = (root / "report.zh.html").read_text(encoding="utf-8")
@@ -347,11 +428,19 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def test_the_recipe_says_what_the_rows_say() -> None:
-    """Adam with decoupled decay from 1e-3 to 1e-4, one epoch of warm-up, 30 epochs with early stopping, best kept every 10; all four networks."""
+    """Adam with decoupled decay from 1e-3 to 1e-4, one epoch of warm-up, 30 epochs with early stopping, best kept every
+    10; all four networks.
+    """
     made = config.load_recipe(RECIPES / "rsna_pneumonia.yaml")
     train = made.train
     assert (train.optimizer, train.learning_rate, train.end_rate, train.weight_decay) == ("adamw", 1e-3, 1e-4, 1e-4)
-    assert (train.epochs, train.warmup_epochs, train.keep_every, train.tta, train.augment) == (30, 1, 10, 8, "xray_geometry") and train.patience
+    assert (train.epochs, train.warmup_epochs, train.keep_every, train.tta, train.augment) == (
+        30,
+        1,
+        10,
+        8,
+        "xray_geometry",
+    ) and train.patience
     assert made.split.kind == "holdout" and (made.split.test_share, made.split.selects) == (0.2, 0.125)
     arms = {arm.id: arm for arm in made.models}
     for bare in ("vgg19", "resnet50", "densenet121", "inception_v3"):
@@ -361,7 +450,9 @@ def test_the_recipe_says_what_the_rows_say() -> None:
     assert (source.learning_rate, source.epochs, source.schedule) == (1e-5, 10, "constant")
     assert made.arm_window(arms["torchvision:inception_v3 · imagenet · finetune"]).size == 299
     for name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v2_folded"):
-        assert {f"{name} · imagenet · {way}" for way in ("finetune", "frozen", "frozen at the source's rate")} <= set(arms)
+        assert {f"{name} · imagenet · {way}" for way in ("finetune", "frozen", "frozen at the source's rate")} <= set(
+            arms
+        )
 
 
 def test_early_stopping_ends_a_fit_and_the_refit_takes_its_best_step(recipe) -> None:
@@ -390,8 +481,10 @@ def test_ways_of_one_network_stand_side_by_side(recipe) -> None:
     page = (root / "report.html").read_text(encoding="utf-8")
     assert "Fine-tuning or frozen features" in page
     drawn = (root / "figures" / "ways.svg").read_text(encoding="utf-8")
-    assert "test_efficientnet" in drawn and "test_resnet" not in drawn  # a network used in one way has nothing to stand beside
+    assert (
+        "test_efficientnet" in drawn and "test_resnet" not in drawn
+    )  # a network used in one way has nothing to stand beside
     alone = flow.run(recipe("name=alone", "report=true", "train.epochs=2"), say=quiet)
-    assert not (alone / "figures" / "ways.svg").exists() and "Fine-tuning or frozen features" not in (alone / "report.html").read_text(
-        encoding="utf-8"
-    )
+    assert not (alone / "figures" / "ways.svg").exists() and "Fine-tuning or frozen features" not in (
+        alone / "report.html"
+    ).read_text(encoding="utf-8")

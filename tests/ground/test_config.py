@@ -46,7 +46,9 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 def test_the_grid_is_every_combination_over_the_arms_own_setting() -> None:
-    made = recipe("models=[{model: a, train: {epochs: 5}}]", "grid={learning_rate: [1e-3, 1e-4], weight_decay: [0, 0.1, 0.2]}")
+    made = recipe(
+        "models=[{model: a, train: {epochs: 5}}]", "grid={learning_rate: [1e-3, 1e-4], weight_decay: [0, 0.1, 0.2]}"
+    )
     settings = made.arm_settings(made.models[0])
     assert len(settings) == 6 and {s.epochs for s in settings} == {5}
     assert [(s.learning_rate, s.weight_decay) for s in settings][:2] == [(1e-3, 0.0), (1e-3, 0.1)]

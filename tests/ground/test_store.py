@@ -20,14 +20,20 @@ FLOATS = st.floats(-(2.0**60), 2.0**60, width=32)  # readers refuse what is not 
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.one_of(hnp.arrays(np.uint8, SHAPES), hnp.arrays(np.int16, SHAPES), hnp.arrays(np.float32, SHAPES, elements=FLOATS)))
+@given(
+    st.one_of(
+        hnp.arrays(np.uint8, SHAPES), hnp.arrays(np.int16, SHAPES), hnp.arrays(np.float32, SHAPES, elements=FLOATS)
+    )
+)
 def test_what_goes_in_comes_out(tmp_path_factory: pytest.TempPathFactory, array: np.ndarray) -> None:
     root = tmp_path_factory.mktemp("store")
     stored = store.write_array(root, array)
     back = store.open_array(root, stored.array_id)
     assert back.dtype == array.dtype and stored.shape == array.shape
     np.testing.assert_array_equal(back, array)
-    assert np.load(store.path_of(root, stored.array_id), allow_pickle=False).shape[0] == array.shape[1]  # a plain .npy for anybody
+    assert (
+        np.load(store.path_of(root, stored.array_id), allow_pickle=False).shape[0] == array.shape[1]
+    )  # a plain .npy for anybody
 
 
 def test_content_names_the_file(tmp_path) -> None:
@@ -97,9 +103,14 @@ def test_a_pickle_posing_as_an_array_is_refused(tmp_path) -> None:
         store.open_array(tmp_path, "0" * 64)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a full disk is made with a tiny tmpfs, which needs root on Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0,
+    reason="a full disk is made with a tiny tmpfs, which needs root on Linux",
+)
 def test_a_full_disk_is_one_clear_line(tmp_path) -> None:
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True
+    ).returncode:
         pytest.skip("tmpfs cannot be mounted here")
     try:
         with pytest.raises(UserError, match="the disk is full") as error:

@@ -2,9 +2,9 @@
 
     python tests/intake/fuzz.py FOLDER COUNT [FIRST [LAST]]
 
-Prints one JSON line a mutant: its number, the seed, how it was changed, and what became of it. Everything follows from the
-mutant's number, so that one can be made again. A decoder that brings the process down leaves the number of the guilty mutant
-as the last line begun; one that hangs is ended with status 1 and a trace.
+Prints one JSON line a mutant: its number, the seed, how it was changed, and what became of it. Everything follows from
+the mutant's number, so that one can be made again. A decoder that brings the process down leaves the number of the
+guilty mutant as the last line begun; one that hangs is ended with status 1 and a trace.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def _dicom(pixels: np.ndarray, syntax: str, coded: list[bytes] | None = None, **
     data = Dataset()
     data.file_meta = FileMetaDataset()
     compressed = pydicom.uid.UID(syntax).is_encapsulated
-    data.file_meta.TransferSyntaxUID = pydicom.uid.UID("1.2.840.10008.1.2.1" if compressed and coded is None else syntax)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.UID(
+        "1.2.840.10008.1.2.1" if compressed and coded is None else syntax
+    )
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3"
     data.PatientID, data.Modality = "7", "US"
@@ -121,7 +123,10 @@ def seeds(folder: Path) -> dict[str, Files]:
     jpeg = [_picture(f, "JPEG")["a.jpeg"] for f in cine]
     uid = "1.2.840.10008.1.2"
     palette = {f"{c}PaletteColorLookupTableDescriptor": [256, 0, 16] for c in ("Red", "Green", "Blue")}
-    palette |= {f"Segmented{c}PaletteColorLookupTableData": np.array([0, 1, 0, 1, 255, 65280], "<u2").tobytes() for c in ("Red", "Green", "Blue")}
+    palette |= {
+        f"Segmented{c}PaletteColorLookupTableData": np.array([0, 1, 0, 1, 255, 65280], "<u2").tobytes()
+        for c in ("Red", "Green", "Blue")
+    }
     found = {
         "png": _picture(grey, "PNG"),
         "png colour": _picture(colour, "PNG"),
@@ -151,19 +156,30 @@ def seeds(folder: Path) -> dict[str, Files]:
         "nrrd zipped": _volume(folder / "v", "a.nrrd", True),
         "nhdr": _volume(folder / "v", "a.nhdr"),
         "npy": _array(np.save, "npy", deep),
-        "npz": _array(lambda stream, *v: np.savez_compressed(stream, train_images=v[0], train_labels=v[1]), "npz", cine[..., 0], np.arange(4)),
+        "npz": _array(
+            lambda stream, *v: np.savez_compressed(stream, train_images=v[0], train_labels=v[1]),
+            "npz",
+            cine[..., 0],
+            np.arange(4),
+        ),
         "dicom explicit": _dicom(deep, f"{uid}.1", WindowCenter=9, WindowWidth=9),
         "dicom implicit": _dicom(colour, uid),
         "dicom big endian": _dicom(grey, f"{uid}.2"),
         "dicom deflated": _dicom(cine[..., 0], f"{uid}.1.99", NumberOfFrames=4, FrameTime=40),
         "dicom rle": _dicom(deep, f"{uid}.5"),
-        "dicom jpeg": _dicom(cine, f"{uid}.4.50", jpeg, PhotometricInterpretation="YBR_FULL_422", NumberOfFrames=4, FrameTime=40),
+        "dicom jpeg": _dicom(
+            cine, f"{uid}.4.50", jpeg, PhotometricInterpretation="YBR_FULL_422", NumberOfFrames=4, FrameTime=40
+        ),
         "dicom jpeg ls": _dicom(deep, f"{uid}.4.80"),
         "dicom jpeg 2000": _dicom(grey, f"{uid}.4.90"),
         "dicom palette": _dicom(grey, f"{uid}.1", PhotometricInterpretation="PALETTE COLOR", **palette),
-        "dicom mpeg": _dicom(cine, f"{uid}.4.100", [video(clip, "mpeg2video", "mpegts")], NumberOfFrames=4, Rows=64, Columns=64),
+        "dicom mpeg": _dicom(
+            cine, f"{uid}.4.100", [video(clip, "mpeg2video", "mpegts")], NumberOfFrames=4, Rows=64, Columns=64
+        ),
     }
-    lossless = next(iter((Path(np.__file__).parents[1] / "pydicom" / "data" / "test_files").glob("SC_rgb_jpeg_gdcm.dcm")), None)
+    lossless = next(
+        iter((Path(np.__file__).parents[1] / "pydicom" / "data" / "test_files").glob("SC_rgb_jpeg_gdcm.dcm")), None
+    )
     if lossless is not None:
         found["dicom jpeg lossless"] = {"a.dcm": lossless.read_bytes()}
     return found
@@ -207,7 +223,10 @@ def mutate(files: Files, others: list[Files], rng: np.random.Generator) -> tuple
     elif how == "swap":
         size = max(1, int(rng.integers(1, 1 + len(data) // 4)))
         first, second = sorted((at, int(rng.integers(len(data)))))
-        data[first : first + size], data[second : second + size] = data[second : second + size], data[first : first + size]
+        data[first : first + size], data[second : second + size] = (
+            data[second : second + size],
+            data[first : first + size],
+        )
     elif how == "token":
         token = TOKENS[int(rng.integers(len(TOKENS)))]
         where = at if rng.random() < 0.3 else int(rng.integers(min(len(data), 900)))
@@ -224,7 +243,9 @@ def mutate(files: Files, others: list[Files], rng: np.random.Generator) -> tuple
 
 
 def read(folder: Path) -> str:
-    """What a scan makes of the files in a folder: ``case``, ``refused: reason`` or ``left alone``, one for each study."""
+    """What a scan makes of the files in a folder: ``case``, ``refused: reason`` or ``left alone``, one for each
+    study.
+    """
     from medgraft.intake import npz, plan, work
     from medgraft.intake.read import Limits, Unreadable, guarded
 
@@ -267,7 +288,9 @@ def main(arguments: list[str]) -> int:
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # what allocates without asking fails here, and the test with it
+        resource.setrlimit(
+            resource.RLIMIT_AS, (8 << 30, 8 << 30)
+        )  # what allocates without asking fails here, and the test with it
     except (ImportError, ValueError):
         pass
     inside = [
@@ -277,7 +300,15 @@ def main(arguments: list[str]) -> int:
         str(Path(__file__).resolve().parents[2]),
         *{str(Path(p).resolve()) for p in sys.path if p},
     ]
-    system = ("/dev/null", "/dev/urandom", "/proc/", "/sys/", "/usr/share/zoneinfo", "/etc/localtime", "/etc/mime.types")
+    system = (
+        "/dev/null",
+        "/dev/urandom",
+        "/proc/",
+        "/sys/",
+        "/usr/share/zoneinfo",
+        "/etc/localtime",
+        "/etc/mime.types",
+    )
     outside: set[str] = set()
 
     def watch(event: str, details: tuple[Any, ...]) -> None:

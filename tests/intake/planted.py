@@ -1,4 +1,5 @@
-"""The planted-leak kit: pictures, clips and volumes with known copies, each altered in one way, among many that are no copies.
+"""The planted-leak kit: pictures, clips and volumes with known copies, each altered in one way, among many that are no
+copies.
 
 Every case is anatomy-like (smooth shapes that all cases share, and shapes of its own), so that two people look alike as
 two chest X-rays do.
@@ -16,15 +17,27 @@ import polars as pl
 from PIL import Image
 
 from medgraft import store, tables
+from medgraft.datasets import Dataset, load_dataset
+from medgraft.files import write_json
 
 
 def body(seed: int, side: int = 160) -> np.ndarray:
-    """One picture (side, side) uint8: two dark lungs on a bright body as in all, ribs, heart and spots as in this one only."""
+    """One picture (side, side) uint8: two dark lungs on a bright body as in all, ribs, heart and spots as in this one
+    only.
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
-    lungs = sum(np.exp(-((((x - c - rng.normal(0, 0.015)) / 0.13) ** 2 + ((y - 0.45 - rng.normal(0, 0.02)) / 0.27) ** 2) ** 2)) for c in (0.3, 0.7))
+    lungs = sum(
+        np.exp(-((((x - c - rng.normal(0, 0.015)) / 0.13) ** 2 + ((y - 0.45 - rng.normal(0, 0.02)) / 0.27) ** 2) ** 2))
+        for c in (0.3, 0.7)
+    )
     ribs = 0.05 * np.cos(2 * np.pi * (rng.uniform(6, 9) * y + rng.uniform(0.5, 1.5) * np.abs(x - 0.5) + rng.uniform()))
-    picture = 0.75 - 0.5 * lungs + ribs * lungs + 0.1 * np.exp(-(((x - 0.56) / rng.uniform(0.1, 0.16)) ** 2 + ((y - 0.62) / 0.12) ** 2))
+    picture = (
+        0.75
+        - 0.5 * lungs
+        + ribs * lungs
+        + 0.1 * np.exp(-(((x - 0.56) / rng.uniform(0.1, 0.16)) ** 2 + ((y - 0.62) / 0.12) ** 2))
+    )
     for _ in range(14):
         cx, cy, r, a = rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.9), rng.uniform(0.03, 0.09), rng.normal(0, 0.09)
         picture += a * np.exp(-(((x - cx) / r) ** 2 + ((y - cy) / r) ** 2))
@@ -100,7 +113,7 @@ class Planted:
         }
         self.rows.append({**row, "pixel_text": "public", **more})
 
-    def write(self, **info: Any) -> tables.Dataset:
+    def write(self, **info: Any) -> Dataset:
         manifest = pl.DataFrame(self.rows, infer_schema_length=None)
         text = [c for c in manifest.columns if manifest[c].dtype == pl.Null]
         schema = tables.SCHEMAS["manifest"]
@@ -118,5 +131,5 @@ class Planted:
             "warnings": [],
             **info,
         }
-        tables.write_json(self.root / "dataset.json", facts)
-        return tables.load_dataset(self.root)
+        write_json(self.root / "dataset.json", facts)
+        return load_dataset(self.root)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from planted import ALTERED, Planted, body, brighter, jpeg, mirrored, resized
 
-from medgraft import audit, store, tables
+from medgraft import audit, store
+from medgraft.audit import fingerprint, leaks
 from medgraft.errors import UserError
-from medgraft.intake import audit as leaks
-from medgraft.intake import fingerprint
+from medgraft.files import read_json, write_json
 
 
 def run(root: Path, **options: Any) -> dict[str, Any]:
     """Content of ``audit.json``."""
     audit.audit(root, audit.AuditOptions(permutations=99, **options))
-    content = tables.read_json(root / "audit.json")
+    content = read_json(root / "audit.json")
     assert isinstance(content, dict)
     return content
 
@@ -50,7 +50,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 def test_a_copy_under_another_patient_is_found_and_named(images: tuple[Path, dict[str, Any]], name: str) -> None:
     number = list(ALTERED).index(name)
     relation = ALTERED[name][1]
-    kind = "mirrored_two_patients" if name == "mirrored" else "same_two_patients" if relation in ("identical", "rescaled") else "near_two_patients"
+    kind = (
+        "mirrored_two_patients"
+        if name == "mirrored"
+        else "same_two_patients"
+        if relation in ("identical", "rescaled")
+        else "near_two_patients"
+    )
     pair = pairs(images[1], kind)[f"c{number:03d}", f"copy of c{number:03d}, {name}"]
     assert pair["relation"] == relation and pair["mirrored"] is (name == "mirrored") and pair["likeness"] >= 0.9
 
@@ -62,7 +68,9 @@ def test_nothing_else_is_called_a_copy(images: tuple[Path, dict[str, Any]]) -> N
     assert kinds(content, "leak") == ["same_two_patients", "near_two_patients"]
 
 
-def test_hashes_are_cached_and_a_torn_cache_goes_on(images: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_are_cached_and_a_torn_cache_goes_on(
+    images: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, content = images
     cache = root / fingerprint.CACHE
     whole = cache.read_bytes()
@@ -103,7 +111,9 @@ def test_classes_examined_in_other_years_are_found(tmp_path: Path) -> None:
     content = run(tmp_path, near=False)
     strong = next(f for f in content["findings"] if f["kind"] == "fact_strong")
     assert [f["fact"] for f in strong["facts"]] == ["day"]
-    assert next(r for r in content["facts"] if r["name"] == "day")["quantiles"][0] == 0  # days after the first, not dates
+    assert (
+        next(r for r in content["facts"] if r["name"] == "day")["quantiles"][0] == 0
+    )  # days after the first, not dates
 
 
 def test_clips_are_found_by_their_frames_whole_cut_or_mirrored(tmp_path: Path) -> None:
@@ -184,7 +194,13 @@ def test_views_of_one_array_are_no_copies_within_a_patient(tmp_path: Path) -> No
 def test_one_patient_in_two_roles_of_a_column_a_run_or_two_sets(tmp_path: Path) -> None:
     home, away = Planted(tmp_path / "home"), Planted(tmp_path / "away")
     for n in range(20):
-        home.add(f"c{n:02d}", f"p{n // 2:02d}", body(n), "ab"[n % 2], **{"split.official": "test" if n == 5 or n >= 16 else "Training"})
+        home.add(
+            f"c{n:02d}",
+            f"p{n // 2:02d}",
+            body(n),
+            "ab"[n % 2],
+            **{"split.official": "test" if n == 5 or n >= 16 else "Training"},
+        )
     home.add("copy", "x1", jpeg(body(17)), "b", **{"split.official": "Training"})
     away.add("a0", "p03", body(100), "a")
     away.add("a1", "z1", resized(body(7)), "b")
@@ -192,28 +208,49 @@ def test_one_patient_in_two_roles_of_a_column_a_run_or_two_sets(tmp_path: Path) 
     away.write()
     content = run(tmp_path / "home", test=tmp_path / "away")
     two = next(f for f in content["findings"] if f["kind"] == "patient_two_roles")
-    assert [(p["patient"], p["roles"]) for p in two["patients"]] == [("p02", {"train": 1, "test": 1})] and two["part"] == "official"
+    assert [(p["patient"], p["roles"]) for p in two["patients"]] == [("p02", {"train": 1, "test": 1})] and two[
+        "part"
+    ] == "official"
     sets = next(f for f in content["findings"] if f["kind"] == "patient_two_sets")
     assert [p["patient"] for p in sets["patients"]] == ["p03"]
     near = pairs(content, "near_two_patients")
     assert near["c17", "copy"]["across"] == [{"part": "official", "a": "test", "b": "train"}]
-    assert near["c07", "a1"]["across"] == [{"part": "external", "a": "train", "b": "test"}] and near["c07", "a1"]["b"]["set"] == 1
+    assert (
+        near["c07", "a1"]["across"] == [{"part": "external", "a": "train", "b": "test"}]
+        and near["c07", "a1"]["b"]["set"] == 1
+    )
 
-    rows = [{"outer": o, "inner": -1, "patient_id": f"p{p:02d}", "role": "test" if p % 2 == o else "train"} for o in (0, 1) for p in range(10)]
-    rows += [{"outer": 1, "inner": -1, "patient_id": "p00", "role": "test"}, {"outer": 0, "inner": -1, "patient_id": "x1", "role": "test"}]
+    rows = [
+        {"outer": o, "inner": -1, "patient_id": f"p{p:02d}", "role": "test" if p % 2 == o else "train"}
+        for o in (0, 1)
+        for p in range(10)
+    ]
+    rows += [
+        {"outer": 1, "inner": -1, "patient_id": "p00", "role": "test"},
+        {"outer": 0, "inner": -1, "patient_id": "x1", "role": "test"},
+    ]
     (tmp_path / "run").mkdir()
-    tables.write_json(tmp_path / "run" / "splits.json", {"rows": rows})
+    write_json(tmp_path / "run" / "splits.json", {"rows": rows})
     content = run(tmp_path / "home", run=tmp_path / "run")
-    assert [(f["part"], f["n"]) for f in content["findings"] if f["kind"] == "patient_two_roles"] == [("official", 1), ("fold 2", 1)]
-    assert [a["part"] for a in pairs(content, "near_two_patients")["c17", "copy"]["across"]] == ["official"]  # p08 is tested in fold 1, as x1 is
+    assert [(f["part"], f["n"]) for f in content["findings"] if f["kind"] == "patient_two_roles"] == [
+        ("official", 1),
+        ("fold 2", 1),
+    ]
+    assert [a["part"] for a in pairs(content, "near_two_patients")["c17", "copy"]["across"]] == [
+        "official"
+    ]  # p08 is tested in fold 1, as x1 is
 
 
 def test_labels_that_should_be_one_and_studies_of_two(tmp_path: Path) -> None:
     kit = Planted(tmp_path)
     for n in range(12):
-        kit.add(f"c{n:02d}", f"p{n // 2}", body(n), "ab"[(n // 2 + (n == 11)) % 2], study_id=f"s{3 if n == 6 else n // 3}")
+        kit.add(
+            f"c{n:02d}", f"p{n // 2}", body(n), "ab"[(n // 2 + (n == 11)) % 2], study_id=f"s{3 if n == 6 else n // 3}"
+        )
     kit.write(label_level="patient")
-    (tmp_path / "rejects.csv").write_text('source,reason,fix\nx.png,"has 2 labels: a, b",keep one\ny.png,no label,add\n')
+    (tmp_path / "rejects.csv").write_text(
+        'source,reason,fix\nx.png,"has 2 labels: a, b",keep one\ny.png,no label,add\n'
+    )
     content = run(tmp_path)
     two = next(f for f in content["findings"] if f["kind"] == "patient_two_labels")
     assert [(n["name"], n["labels"]) for n in two["names"]] == [("p5", ["a", "b"])]
@@ -239,7 +276,11 @@ def test_a_scanner_that_tells_the_label_is_found_and_an_innocent_one_is_not(tmp_
     assert {f["fact"] for f in strong["facts"]} == {"device", "width"}
     assert next(f for f in strong["facts"] if f["fact"] == "device")["measure"] == "cramer_v"
     rows = {r["name"]: r for r in content["facts"]}
-    assert rows["age"]["type"] == "number" and rows["age"]["targets"][0]["p"] > 0.05 and rows["site"]["targets"][0]["p"] > 0.05
+    assert (
+        rows["age"]["type"] == "number"
+        and rows["age"]["targets"][0]["p"] > 0.05
+        and rows["site"]["targets"][0]["p"] > 0.05
+    )
     together = next(f for f in content["findings"] if f["kind"] == "facts_together")
     assert 0.75 < together["auc"] < 0.95
 

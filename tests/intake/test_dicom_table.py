@@ -46,9 +46,10 @@ def test_every_file_of_pydicom_becomes_what_the_table_says(table: ModuleType) ->
         if row.name in outcomes:
             assert outcomes[row.name] == row.outcome, row.name
         else:
-            assert any(name.startswith(row.name.rpartition("/")[0] + "/ (") and outcome == row.outcome for name, outcome in outcomes.items()), (
-                row.name
-            )
+            assert any(
+                name.startswith(row.name.rpartition("/")[0] + "/ (") and outcome == row.outcome
+                for name, outcome in outcomes.items()
+            ), row.name
 
 
 @pytest.mark.slow
@@ -63,8 +64,20 @@ def test_cases_equal_what_a_second_decoder_gives(table: ModuleType) -> None:
 def test_the_second_decoder_agrees_on_colours(table: ModuleType) -> None:
     """A part of the slow test, one file of each colour space and compression."""
     files = dict(table.files())
-    names = ["SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_dcmtk_+eb+cr.dcm", "SC_rgb_jls_lossy_sample.dcm", "SC_rgb_jpeg_gdcm.dcm", "GDCMJ2K_TextGBR.dcm"]
-    names += ["OBXXXX1A_rle.dcm", "SC_ybr_full_422_uncompressed.dcm", "color-pl.dcm", "gdcm-US-ALOKA-16_big.dcm", "dicomdirtests/77654033/CR1/6154"]
+    names = [
+        "SC_rgb_jpeg_dcmtk.dcm",
+        "SC_rgb_dcmtk_+eb+cr.dcm",
+        "SC_rgb_jls_lossy_sample.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "GDCMJ2K_TextGBR.dcm",
+    ]
+    names += [
+        "OBXXXX1A_rle.dcm",
+        "SC_ybr_full_422_uncompressed.dcm",
+        "color-pl.dcm",
+        "gdcm-US-ALOKA-16_big.dcm",
+        "dicomdirtests/77654033/CR1/6154",
+    ]
     assert {name: table.row(name, files[name]).compared for name in names} == dict.fromkeys(names, "equal")
     planted = table.row("SC_rgb.dcm", files["SC_rgb.dcm"])
     assert planted.compared == "equal"

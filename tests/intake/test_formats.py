@@ -1,4 +1,6 @@
-"""Every format against what was planted: colours, palettes, compressions, times and videos of DICOM; TIFF, BMP, arrays, volumes, frames."""
+"""Every format against what was planted: colours, palettes, compressions, times and videos of DICOM; TIFF, BMP, arrays,
+volumes, frames.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,10 @@ from pydicom.uid import (
 )
 from test_readers import LIMITS, load, refused, write_dicom, write_video
 
-from medgraft import store, tables
+from medgraft import datasets, store, tables
+from medgraft.intake.options import ScanOptions
 from medgraft.intake.read import Limits
-from medgraft.intake.scan import ScanOptions, scan
+from medgraft.intake.scan import scan
 
 COLOUR = Limits(colour=True)
 RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
@@ -48,7 +51,11 @@ def rng() -> np.random.Generator:
 def smooth(height: int, width: int, frames: int = 1) -> np.ndarray:
     """(N, H, W, 3) uint8 of slow gradients, kind to lossy compression."""
     rows, columns, time = np.mgrid[:height, :width, :frames].astype(float)
-    channels = [128 + 100 * np.sin(rows / 9 + time / 3), 128 + 90 * np.cos(columns / 11), 60 + 120 * (rows + columns) / (height + width)]
+    channels = [
+        128 + 100 * np.sin(rows / 9 + time / 3),
+        128 + 90 * np.cos(columns / 11),
+        60 + 120 * (rows + columns) / (height + width),
+    ]
     return np.stack(channels, axis=-1).transpose(2, 0, 1, 3).astype(np.uint8)
 
 
@@ -71,14 +78,20 @@ def subsampled(ybr: np.ndarray) -> bytes:
     return np.stack([pairs[:, 0, 0], pairs[:, 1, 0], pairs[:, 0, 1], pairs[:, 0, 2]], axis=1).tobytes()
 
 
-@pytest.mark.parametrize("interpretation", ["YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "RGB planar", "YBR_FULL planar"])
+@pytest.mark.parametrize(
+    "interpretation", ["YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "RGB planar", "YBR_FULL planar"]
+)
 def test_uncompressed_colours_become_rgb(tmp_path: Path, interpretation: str) -> None:
     rgb = smooth(24, 32)[0]
     rgb[:, 1::2] = rgb[:, ::2]  # pairs alike, so that subsampling loses nothing
     name, _, planar = interpretation.partition(" ")
     stored = partial_of(rgb) if "PARTIAL" in name else rgb if name == "RGB" else ybr_of(rgb)
-    data = write_dicom(tmp_path / "c.dcm", rgb, **RGB | {"PhotometricInterpretation": name, "PlanarConfiguration": int(bool(planar))})
-    data.PixelData = subsampled(stored) if "422" in name else (stored.transpose(2, 0, 1) if planar else stored).tobytes()
+    data = write_dicom(
+        tmp_path / "c.dcm", rgb, **RGB | {"PhotometricInterpretation": name, "PlanarConfiguration": int(bool(planar))}
+    )
+    data.PixelData = (
+        subsampled(stored) if "422" in name else (stored.transpose(2, 0, 1) if planar else stored).tobytes()
+    )
     data.save_as(tmp_path / "c.dcm")
     array, study = load(tmp_path / "c.dcm", COLOUR)
     assert study.value_unit == "display"
@@ -89,7 +102,9 @@ def test_uncompressed_colours_become_rgb(tmp_path: Path, interpretation: str) ->
 
 @pytest.mark.parametrize("deep", [8, 16])
 def test_palettes_colour_every_frame_alike(tmp_path: Path, rng: np.random.Generator, deep: int) -> None:
-    """A 16-bit table keeps its upper byte, also in a frame whose own colours are dark; 8-bit colours in a 16-bit table stay."""
+    """A 16-bit table keeps its upper byte, also in a frame whose own colours are dark; 8-bit colours in a 16-bit table
+    stay.
+    """
     table = rng.integers(0, 1 << deep, (256, 3)).astype(f"u{deep // 8}")
     table[:4] = 7
     frames = rng.integers(0, 256, (3, 6, 8), dtype=np.uint8)
@@ -113,7 +128,9 @@ def test_segmented_palettes_are_unfolded_and_bombs_are_not(tmp_path: Path) -> No
         setattr(data, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
         data[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
         # One discrete entry 0, then a line of 255 steps up to 65280.
-        setattr(data, f"Segmented{name}PaletteColorLookupTableData", np.array([0, 1, 0, 1, 255, 65280], "<u2").tobytes())
+        setattr(
+            data, f"Segmented{name}PaletteColorLookupTableData", np.array([0, 1, 0, 1, 255, 65280], "<u2").tobytes()
+        )
     data.save_as(tmp_path / "s.dcm")
     assert np.abs(load(tmp_path / "s.dcm")[0][0, 0].astype(int) - ramp).max() <= 1
     line = np.tile(np.array([1, 65535, 9], "<u2"), 5000)
@@ -123,7 +140,9 @@ def test_segmented_palettes_are_unfolded_and_bombs_are_not(tmp_path: Path) -> No
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
 def test_uncompressed_syntaxes(tmp_path: Path, rng: np.random.Generator, syntax: str) -> None:
     deep = rng.integers(0, 4096, (2, 9, 11), dtype=np.uint16)
     data = write_dicom(tmp_path / "v.dcm", deep, BitsStored=12, HighBit=11, NumberOfFrames=2)
@@ -132,7 +151,9 @@ def test_uncompressed_syntaxes(tmp_path: Path, rng: np.random.Generator, syntax:
         data.PixelData = deep.astype(">u2").tobytes()
     data["PixelData"].VR = "OW"
     implicit = syntax == ImplicitVRLittleEndian
-    pydicom.dcmwrite(tmp_path / "v.dcm", data, implicit_vr=implicit, little_endian=syntax != ExplicitVRBigEndian, force_encoding=True)
+    pydicom.dcmwrite(
+        tmp_path / "v.dcm", data, implicit_vr=implicit, little_endian=syntax != ExplicitVRBigEndian, force_encoding=True
+    )
     assert (load(tmp_path / "v.dcm")[0][0] == deep).all()
 
 
@@ -165,7 +186,9 @@ def test_lossy_syntaxes(tmp_path: Path, syntax: str) -> None:
     assert np.abs(load(tmp_path / "c.dcm", COLOUR)[0][:, 0].transpose(1, 2, 0).astype(int) - rgb).mean() < 3
 
 
-def write_jpeg(path: Path, frames: np.ndarray, interpretation: str, *, quality: int = 95, keep_rgb: bool = False, **tags: Any) -> Dataset:
+def write_jpeg(
+    path: Path, frames: np.ndarray, interpretation: str, *, quality: int = 95, keep_rgb: bool = False, **tags: Any
+) -> Dataset:
     """JPEG baseline cine of (N, H, W) or (N, H, W, 3) uint8."""
     coded = []
     for frame in frames:
@@ -188,7 +211,10 @@ def write_jpeg(path: Path, frames: np.ndarray, interpretation: str, *, quality: 
 def test_jpeg_baseline_with_and_without_a_colour_transform(tmp_path: Path) -> None:
     rgb = smooth(48, 64, 3)
     expected = np.stack([np.asarray(Image.fromarray(f).convert("L")) for f in rgb]).astype(int)
-    for name, tags in {"ybr": {"interpretation": "YBR_FULL_422"}, "rgb": {"interpretation": "RGB", "keep_rgb": True}}.items():
+    for name, tags in {
+        "ybr": {"interpretation": "YBR_FULL_422"},
+        "rgb": {"interpretation": "RGB", "keep_rgb": True},
+    }.items():
         write_jpeg(tmp_path / f"{name}.dcm", rgb, FrameTime=20, **tags)
         array, study = load(tmp_path / f"{name}.dcm", COLOUR)
         assert array.shape == (3, 3, 48, 64) and study.times == pytest.approx([0, 0.02, 0.04])
@@ -211,7 +237,11 @@ def test_enhanced_ct_is_scaled_frame_by_frame(tmp_path: Path, rng: np.random.Gen
         group, value, plane, turn = Dataset(), Dataset(), Dataset(), Dataset()
         value.RescaleSlope, value.RescaleIntercept, value.RescaleType = 1 + index, -1024, "HU"
         plane.ImagePositionPatient, turn.ImageOrientationPatient = [0, 0, 4 * index], [1, 0, 0, 0, 1, 0]
-        group.PixelValueTransformationSequence, group.PlanePositionSequence, group.PlaneOrientationSequence = [value], [plane], [turn]
+        group.PixelValueTransformationSequence, group.PlanePositionSequence, group.PlaneOrientationSequence = (
+            [value],
+            [plane],
+            [turn],
+        )
         data.PerFrameFunctionalGroupsSequence.append(group)
     shared, measures = Dataset(), Dataset()
     measures.PixelSpacing = [0.5, 0.7]
@@ -224,7 +254,8 @@ def test_enhanced_ct_is_scaled_frame_by_frame(tmp_path: Path, rng: np.random.Gen
     assert (array[0] == scaled[:, ::-1, ::-1]).all()
 
 
-# ------------------------------------------------------------------------------------------ DICOM: times, regions, counts
+# ------------------------------------------------------------------------------------------ DICOM: times, regions,
+# counts
 
 
 def timed(name: str, frames: int) -> dict[str, Any]:
@@ -249,7 +280,9 @@ def timed(name: str, frames: int) -> dict[str, Any]:
         "FrameReferenceDateTime": groups("FrameContentSequence", "FrameReferenceDateTime", moments),
         "FrameAcquisitionDateTime": groups("FrameContentSequence", "FrameAcquisitionDateTime", moments),
         "TemporalPositionTimeOffset": groups("TemporalPositionSequence", "TemporalPositionTimeOffset", stamps),
-        "NominalCardiacTriggerDelayTime": groups("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime", [1000 * t for t in stamps]),
+        "NominalCardiacTriggerDelayTime": groups(
+            "CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime", [1000 * t for t in stamps]
+        ),
         "FrameAcquisitionDuration": groups("FrameContentSequence", "FrameAcquisitionDuration", [40, 50, 60, 70]),
         "FrameTime": {"FrameTime": 50},
         "CineRate": {"CineRate": 20},
@@ -259,9 +292,21 @@ def timed(name: str, frames: int) -> dict[str, Any]:
     }[name]
 
 
-UNEVEN = ["FrameTimeVector", "FrameTimeVector short", "FrameReferenceDateTime", "FrameAcquisitionDateTime", "TemporalPositionTimeOffset"]
+UNEVEN = [
+    "FrameTimeVector",
+    "FrameTimeVector short",
+    "FrameReferenceDateTime",
+    "FrameAcquisitionDateTime",
+    "TemporalPositionTimeOffset",
+]
 UNEVEN += ["NominalCardiacTriggerDelayTime", "FrameAcquisitionDuration"]
-EVEN = ["FrameTime", "CineRate", "ActualFrameDuration", "ActualFrameDuration in rotation", "RecommendedDisplayFrameRate"]
+EVEN = [
+    "FrameTime",
+    "CineRate",
+    "ActualFrameDuration",
+    "ActualFrameDuration in rotation",
+    "RecommendedDisplayFrameRate",
+]
 
 
 @pytest.mark.parametrize("place", UNEVEN + EVEN)
@@ -277,7 +322,9 @@ def test_the_most_exact_times_win_and_nonsense_is_passed_over(tmp_path: Path) ->
     tags = {"FrameTimeVector": [0, 10, -10, 10], "FrameTime": 0, "CineRate": 25, "RecommendedDisplayFrameRate": 50}
     write_dicom(tmp_path / "t.dcm", np.zeros((4, 4, 4), np.uint8), NumberOfFrames=4, **tags)
     _, study = load(tmp_path / "t.dcm")
-    assert study.times == pytest.approx([0, 0.04, 0.08, 0.12]) and "times from CineRate, a rate of display" in study.notes
+    assert (
+        study.times == pytest.approx([0, 0.04, 0.08, 0.12]) and "times from CineRate, a rate of display" in study.notes
+    )
 
 
 def test_ultrasound_regions_become_boxes_of_the_header(tmp_path: Path) -> None:
@@ -285,21 +332,40 @@ def test_ultrasound_regions_become_boxes_of_the_header(tmp_path: Path) -> None:
     for form, unit, box in ((1, 3, (10, 20, 59, 79)), (2, 4, (0, 80, 63, 95)), (1, 3, (5, 5, 2, 2))):
         region = Dataset()
         region.RegionSpatialFormat, region.RegionDataType, region.RegionFlags = form, 1, 2
-        region.RegionLocationMinX0, region.RegionLocationMinY0, region.RegionLocationMaxX1, region.RegionLocationMaxY1 = box
+        (
+            region.RegionLocationMinX0,
+            region.RegionLocationMinY0,
+            region.RegionLocationMaxX1,
+            region.RegionLocationMaxY1,
+        ) = box
         region.PhysicalUnitsXDirection, region.PhysicalUnitsYDirection = unit, 3
         region.PhysicalDeltaX, region.PhysicalDeltaY = 0.03, 0.04
         regions.append(region)
     (tmp_path / "in").mkdir()
-    write_dicom(tmp_path / "in" / "u.dcm", np.zeros((96, 64), np.uint8), Modality="US", SequenceOfUltrasoundRegions=regions)
+    write_dicom(
+        tmp_path / "in" / "u.dcm", np.zeros((96, 64), np.uint8), Modality="US", SequenceOfUltrasoundRegions=regions
+    )
     _, study = load(tmp_path / "in" / "u.dcm")
     assert study.spacing[1:] == pytest.approx([0.4, 0.3])
     scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none", identity="keep"))
     rows = tables.read(tmp_path / "out" / "annotations.parquet", "annotations")
-    assert rows.select("case_id", "frame", "kind", "author").rows() == [("u", -1, "box", "header")] * 2
+    assert (
+        rows.select("case_id", "frame", "kind", "author", "what").rows() == [("u", -1, "box", "header", "region")] * 2
+    )
     import json
 
     first, second = map(json.loads, rows["geometry"])
-    assert first == {"x": 10, "y": 20, "width": 50, "height": 60, "format": "2D", "delta_x": 0.03, "unit_x": "cm", "delta_y": 0.04, "unit_y": "cm"}
+    assert first == {
+        "x": 10,
+        "y": 20,
+        "width": 50,
+        "height": 60,
+        "format": "2D",
+        "delta_x": 0.03,
+        "unit_x": "cm",
+        "delta_y": 0.04,
+        "unit_y": "cm",
+    }
     assert second["format"] == "M-mode" and second["unit_x"] == "s" and (second["x"], second["height"]) == (0, 16)
 
 
@@ -307,7 +373,11 @@ def test_frames_are_counted_not_believed(tmp_path: Path, rng: np.random.Generato
     frames = rng.integers(0, 256, (4, 6, 8), dtype=np.uint8)
     write_dicom(tmp_path / "less.dcm", frames, NumberOfFrames=2, FrameTime=40)
     array, study = load(tmp_path / "less.dcm")
-    assert (array[0] == frames).all() and "header declares 2 frames, 4 are in the file" in study.notes and len(study.times) == 4
+    assert (
+        (array[0] == frames).all()
+        and "header declares 2 frames, 4 are in the file" in study.notes
+        and len(study.times) == 4
+    )
     write_dicom(tmp_path / "more.dcm", frames, NumberOfFrames=5)
     assert refused(tmp_path / "more.dcm") == "truncated: 192 of 240 bytes of pixels are in the file"
     write_jpeg(tmp_path / "giant.dcm", frames, "MONOCHROME2")
@@ -327,7 +397,11 @@ def test_overlays_look_up_tables_and_objects_that_are_no_studies(tmp_path: Path)
     data.ModalityLUTSequence = [table]
     data.save_as(tmp_path / "o.dcm")
     _, study = load(tmp_path / "o.dcm")
-    assert {"overlays ignored", "modality look-up table noted, not applied", "window centre 40.0 width 80.0 noted, not applied"} <= set(study.notes)
+    assert {
+        "overlays ignored",
+        "modality look-up table noted, not applied",
+        "window centre 40.0 width 80.0 noted, not applied",
+    } <= set(study.notes)
     data = write_dicom(tmp_path / "seg.dcm", pixels)
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
     data.save_as(tmp_path / "seg.dcm")
@@ -336,7 +410,7 @@ def test_overlays_look_up_tables_and_objects_that_are_no_studies(tmp_path: Path)
 
 def test_a_series_with_copies_and_in_colour(tmp_path: Path, rng: np.random.Generator) -> None:
     """A slice that is there twice counts once; colour slices keep their channels; grey ones are given three."""
-    from medgraft.intake import dicom
+    from medgraft.intake.dicom import study as dicom
     from medgraft.intake.read import guarded
 
     rgb = rng.integers(0, 256, (3, 6, 7, 3), dtype=np.uint8)
@@ -356,7 +430,7 @@ def test_a_series_with_copies_and_in_colour(tmp_path: Path, rng: np.random.Gener
 
 
 def test_masks_as_bmp_and_tiff(tmp_path: Path) -> None:
-    from medgraft.intake.work import read_mask
+    from medgraft.intake.masks import read_mask
 
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for suffix in ("bmp", "tif"):
@@ -389,11 +463,19 @@ def test_videos_coded_inside_dicom(tmp_path: Path, syntax: str, codec: str, cont
     if not codec:
         pytest.skip(f"this build of FFmpeg has no encoder for {container}")
     frames = smooth(64, 96, 12)
-    data = write_dicom(tmp_path / "v.dcm", frames[0], **RGB | {"PhotometricInterpretation": "YBR_PARTIAL_420"}, NumberOfFrames=11, FrameTime=50)
+    data = write_dicom(
+        tmp_path / "v.dcm",
+        frames[0],
+        **RGB | {"PhotometricInterpretation": "YBR_PARTIAL_420"},
+        NumberOfFrames=11,
+        FrameTime=50,
+    )
     video = coded(frames, codec, container)
     half = len(video) // 4 * 2  # fragmentable syntaxes may cut the stream anywhere
     parts = [video[:half], video[half:]] if syntax.endswith(".1") else [video]
-    items = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(p) + len(p) % 2) + p + b"\0" * (len(p) % 2) for p in [b"", *parts])
+    items = b"".join(
+        struct.pack("<HHI", 0xFFFE, 0xE000, len(p) + len(p) % 2) + p + b"\0" * (len(p) % 2) for p in [b"", *parts]
+    )
     data.PixelData = items
     data["PixelData"].VR = "OB"
     data["PixelData"].is_undefined_length = True
@@ -406,7 +488,10 @@ def test_videos_coded_inside_dicom(tmp_path: Path, syntax: str, codec: str, cont
     assert "header declares 11 frames, 12 decode" in study.notes
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [(".webm", "libvpx-vp9"), (".mov", "mjpeg"), (".mpg", "mpeg2video"), (".gif", "gif"), (".mkv", "ffv1")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".webm", "libvpx-vp9"), (".mov", "mjpeg"), (".mpg", "mpeg2video"), (".gif", "gif"), (".mkv", "ffv1")],
+)
 def test_video_containers(tmp_path: Path, suffix: str, codec: str) -> None:
     frames = smooth(64, 96, 9)[..., 0]
     pixel = {"gif": "gray", "mjpeg": "yuvj420p", "ffv1": "gray"}.get(codec, "yuv420p")
@@ -434,7 +519,10 @@ def test_bmp_and_tiff_of_every_depth(tmp_path: Path, rng: np.random.Generator) -
         for compression in (None, "tiff_lzw", "tiff_adobe_deflate"):
             Image.fromarray(values).save(tmp_path / f"{name}.tif", compression=compression)
             array, study = load(tmp_path / f"{name}.tif")
-            assert study.kind == "image" and array.dtype == values.dtype and (array[0, 0] == values).all(), (name, compression)
+            assert study.kind == "image" and array.dtype == values.dtype and (array[0, 0] == values).all(), (
+                name,
+                compression,
+            )
             assert study.value_unit == ("display" if name == "u1" else "raw")
     hole = np.zeros((4, 4), np.float32)
     hole[1, 2] = np.nan
@@ -470,7 +558,9 @@ def test_bare_arrays(tmp_path: Path, rng: np.random.Generator) -> None:
         np.save(tmp_path / f"{kind}.npy", values)
         array, study = load(tmp_path / f"{kind}.npy", COLOUR if kind == "video" else LIMITS)
         assert study.kind == kind and study.value_unit == ("raw" if kind == "volume" else "display")
-        assert (array.transpose(1, 2, 3, 0) == values).all() if kind == "video" else (array[0].squeeze() == values).all()
+        assert (
+            (array.transpose(1, 2, 3, 0) == values).all() if kind == "video" else (array[0].squeeze() == values).all()
+        )
     np.save(tmp_path / "wide.npy", np.arange(12, dtype=np.int64).reshape(3, 4))
     assert load(tmp_path / "wide.npy")[0].dtype == np.int32
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
@@ -497,10 +587,16 @@ def test_detached_volumes(tmp_path: Path, rng: np.random.Generator, suffix: str,
     if suffix == ".hdr" and zipped:
         (tmp_path / "v.img.gz").write_bytes(gzip.compress((tmp_path / "v.img").read_bytes()))
         (tmp_path / "v.img").unlink()
-    (tmp_path / f"v{suffix}").rename(tmp_path / f"v{'.head' if suffix != '.hdr' else suffix}")  # content decides, here too
+    (tmp_path / f"v{suffix}").rename(
+        tmp_path / f"v{'.head' if suffix != '.hdr' else suffix}"
+    )  # content decides, here too
     array, study = load(tmp_path / f"v{'.head' if suffix != '.hdr' else suffix}")
     expected, straight = load(whole)
-    assert (array == expected).all() and study.spacing == pytest.approx(straight.spacing) and study.to_source == pytest.approx(straight.to_source)
+    assert (
+        (array == expected).all()
+        and study.spacing == pytest.approx(straight.spacing)
+        and study.to_source == pytest.approx(straight.to_source)
+    )
 
 
 def test_detached_voxels_belong_to_their_header(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -513,8 +609,10 @@ def test_detached_voxels_belong_to_their_header(tmp_path: Path, rng: np.random.G
     (tmp_path / "in" / "v.raw").write_bytes((volume + 1).tobytes())
     again = scan(tmp_path / "in", ScanOptions(out=tmp_path / "out", patient="none", identity="keep"))
     assert again.new == 1
-    dataset = tables.load_dataset(tmp_path / "out")
-    assert sorted(store.open_array(dataset.root, dataset.manifest["array_id"][0]).ravel()) == sorted((volume + 1).ravel())
+    dataset = datasets.load_dataset(tmp_path / "out")
+    assert sorted(store.open_array(dataset.root, dataset.manifest["array_id"][0]).ravel()) == sorted(
+        (volume + 1).ravel()
+    )
 
 
 # ------------------------------------------------------------------------------------------ folders of frames
@@ -528,9 +626,9 @@ def write_frames(folder: Path, names: list[str], seed: int = 0) -> np.ndarray:
     return frames
 
 
-def scanned(source: Path, out: Path, **options: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], tables.Dataset]:
+def scanned(source: Path, out: Path, **options: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], datasets.Dataset]:
     scan(source, ScanOptions(out=out, patient="none", identity="keep", **options))
-    dataset = tables.load_dataset(out)
+    dataset = datasets.load_dataset(out)
     rows = dataset.manifest.select("case_id", "kind", "shape").iter_rows()
     return {case: (kind, tuple(shape)) for case, kind, shape in rows}, dataset
 
@@ -566,14 +664,18 @@ def test_numbered_pictures_stay_pictures_unless_asked(tmp_path: Path) -> None:
 
 
 def test_every_frame_of_dicom_is_exported_under_its_name(tmp_path: Path, rng: np.random.Generator) -> None:
-    """CEUS-P01: ``<tumour>/<tumour>_<video>_<index>.bmp``, grey and colour; a scan of the export gives the same arrays."""
+    """CEUS-P01: ``<tumour>/<tumour>_<video>_<index>.bmp``, grey and colour; a scan of the export gives the same
+    arrays.
+    """
     source = tmp_path / "in"
     for folder in ("17", "18"):
         (source / folder).mkdir(parents=True)
     frames = rng.integers(0, 256, (9, 10, 12), dtype=np.uint8)
     rgb = smooth(10, 12, 8)
     write_dicom(source / "17" / "b.dcm", frames, NumberOfFrames=9, FrameTime=100)
-    ybr = write_dicom(source / "17" / "c.dcm", rgb, **RGB | {"PhotometricInterpretation": "YBR_FULL"}, NumberOfFrames=8, FrameTime=100)
+    ybr = write_dicom(
+        source / "17" / "c.dcm", rgb, **RGB | {"PhotometricInterpretation": "YBR_FULL"}, NumberOfFrames=8, FrameTime=100
+    )
     ybr.PixelData = ybr_of(rgb).tobytes()
     ybr.save_as(source / "17" / "c.dcm")
     write_dicom(source / "18_4.dcm", frames[::-1].copy(), NumberOfFrames=9, FrameTime=100)
@@ -581,7 +683,11 @@ def test_every_frame_of_dicom_is_exported_under_its_name(tmp_path: Path, rng: np
         found, first = scanned(source, tmp_path / "out", colour=True, export=tmp_path / export_as, export_as=export_as)
         assert set(found) == {"b", "c", "18_4"}
         names = {p.relative_to(tmp_path / export_as).as_posix() for p in (tmp_path / export_as).rglob("*.*")}
-        assert names == {f"{t}/{t}_{v}_{n}.{export_as}" for t, v, count in (("17", 1, 9), ("17", 2, 8), ("18", 1, 9)) for n in range(1, count + 1)}
+        assert names == {
+            f"{t}/{t}_{v}_{n}.{export_as}"
+            for t, v, count in (("17", 1, 9), ("17", 2, 8), ("18", 1, 9))
+            for n in range(1, count + 1)
+        }
         shown = np.asarray(Image.open(tmp_path / export_as / "17" / f"17_2_3.{export_as}"))
         assert np.abs(shown.astype(int) - rgb[2]).max() <= 3
         again, second = scanned(tmp_path / export_as, tmp_path / f"again-{export_as}", colour=True)

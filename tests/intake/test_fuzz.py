@@ -1,8 +1,9 @@
-"""Bytes flipped, cut, swapped and spliced in small studies of every format: each mutant becomes a case or a reason, nothing else.
+"""Bytes flipped, cut, swapped and spliced in small studies of every format: each mutant becomes a case or a reason,
+nothing else.
 
-No mutant may bring down the scan, hang it, make it allocate without asking, or make it open a file outside the folder. The
-mutants are read in a process of their own (``fuzz.py``); where a decoder brings that process down, the scan's isolation is
-what saves a user, so such decoders must be among those that the scan never runs in its own process.
+No mutant may bring down the scan, hang it, make it allocate without asking, or make it open a file outside the folder.
+The mutants are read in a process of their own (``fuzz.py``); where a decoder brings that process down, the scan's
+isolation is what saves a user, so such decoders must be among those that the scan never runs in its own process.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import numpy as np
 import pytest
 from fuzz import mutate, seeds
 
-from medgraft.intake.scan import ScanOptions, scan
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.scan import scan
 
 SCRIPT = Path(__file__).with_name("fuzz.py")
 FRAGILE = ("dicom jpeg lossless",)  # seeds whose decoder is isolated; the others must not crash
@@ -35,15 +37,22 @@ def _child(folder: Path, first: int, last: int) -> Iterator[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(SCRIPT), str(folder), str(last), str(first), str(last)]
     with open(folder / "errors", "wb") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
     with process.stdout as lines:  # type: ignore[union-attr]
         for line in lines:
             yield json.loads(line)
     yield {"status": process.wait(), "errors": (folder / "errors").read_text(errors="replace")[-1500:]}
 
 
-def _fuzz(tmp_path: Path, first: int, last: int) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Outcomes by number, seeds, and mutants that brought their process down. Fails on a hang and on an error of ours."""
+def _fuzz(
+    tmp_path: Path, first: int, last: int
+) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Outcomes by number, seeds, and mutants that brought their process down.
+
+    Fails on a hang and on an error of ours.
+    """
     outcomes: dict[int, dict[str, Any]] = {}
     whole: list[dict[str, Any]] = []
     crashes: list[dict[str, Any]] = []
@@ -120,8 +129,12 @@ def test_the_canary_sings(tmp_path: Path) -> None:
     assert canary.touched()
 
 
-def test_decoders_that_may_crash_never_run_in_the_scans_own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mutants of lossless JPEG through a whole scan of little data, which has one process: the scan survives, sound studies are read."""
+def test_decoders_that_may_crash_never_run_in_the_scans_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutants of lossless JPEG through a whole scan of little data, which has one process: the scan survives, sound
+    studies are read.
+    """
     from medgraft.intake import work
 
     made = seeds(tmp_path / "seeds")

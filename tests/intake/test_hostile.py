@@ -1,4 +1,6 @@
-"""Files that mean harm: nothing outside the folder is opened, nothing is unpacked without end, nothing runs; each has its line."""
+"""Files that mean harm: nothing outside the folder is opened, nothing is unpacked without end, nothing runs; each has
+its line.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,13 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 from test_readers import load, refused, write_dicom
 
-from medgraft import tables
 from medgraft.errors import UserError
+from medgraft.files import write_csv
 from medgraft.intake import labels, npz, plan
-from medgraft.intake.read import Limits, Unreadable
-from medgraft.intake.scan import ScanOptions, scan, write_rejects
+from medgraft.intake.compose import write_rejects
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.read import Limits, Reject, Unreadable
+from medgraft.intake.scan import scan
 
 SMALL = Limits(bytes=16 << 20)
 LINKS = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and sockets in the file system")
@@ -84,11 +88,20 @@ def test_detached_headers_name_plain_neighbours_only(tmp_path: Path, suffix: str
 
 
 @pytest.mark.parametrize(
-    "trick", ["ElementDataFile = ../secret.raw\nElementDataFile = v.raw", " ElementDataFile = ../secret.raw", "elementdatafile=../secret.raw"]
+    "trick",
+    [
+        "ElementDataFile = ../secret.raw\nElementDataFile = v.raw",
+        " ElementDataFile = ../secret.raw",
+        "elementdatafile=../secret.raw",
+    ],
 )
 def test_one_header_names_one_file(tmp_path: Path, trick: str) -> None:
     header = detached(tmp_path / "in", ".mhd")
-    header.write_text(header.read_text().replace("ElementDataFile = v.raw", trick + ("" if "\n" in trick else "\nElementDataFile = v.raw")))
+    header.write_text(
+        header.read_text().replace(
+            "ElementDataFile = v.raw", trick + ("" if "\n" in trick else "\nElementDataFile = v.raw")
+        )
+    )
     assert refused(header)
 
 
@@ -194,8 +207,14 @@ def test_deeply_nested_sequences(tmp_path: Path) -> None:
     data = write_dicom(tmp_path / "n.dcm", np.zeros((8, 8), np.uint8))
     data.save_as(tmp_path / "n.dcm")
     whole = (tmp_path / "n.dcm").read_bytes()
-    opening = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
-    at = whole.index(struct.pack("<HH2s", 0x7FE0, 0x0010, b"OB")) if b"OB" in whole else whole.index(struct.pack("<HH", 0x7FE0, 0x0010))
+    opening = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
+    at = (
+        whole.index(struct.pack("<HH2s", 0x7FE0, 0x0010, b"OB"))
+        if b"OB" in whole
+        else whole.index(struct.pack("<HH", 0x7FE0, 0x0010))
+    )
     (tmp_path / "n.dcm").write_bytes(whole[:at] + opening * 20_000 + whole[at:])
     assert refused_small(tmp_path / "n.dcm")
 
@@ -214,8 +233,13 @@ def test_archives_that_unfold(tmp_path: Path) -> None:
         npz.members(tmp_path / "head.npz")
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
-    with zipfile.ZipFile(tmp_path / "many.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("train_images.npy", "w") as stream:
-        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (6_000_000, 1, 1)})
+    with (
+        zipfile.ZipFile(tmp_path / "many.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("train_images.npy", "w") as stream,
+    ):
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": "|u1", "fortran_order": False, "shape": (6_000_000, 1, 1)}
+        )
         stream.write(b"\0" * 6_000_000)
     with pytest.raises(Unreadable, match="rows"):
         npz.members(tmp_path / "many.npz")
@@ -233,7 +257,9 @@ def test_pictures_and_volumes_that_unfold(tmp_path: Path) -> None:
     assert refused_small(tmp_path / "text.png")
     rows = zlib.compress(b"\0" * (60 << 20))
     pixels = b"IDAT" + rows
-    (tmp_path / "rows.png").write_bytes(data[:33] + struct.pack(">I", len(rows)) + pixels + struct.pack(">I", zlib.crc32(pixels)) + data[-12:])
+    (tmp_path / "rows.png").write_bytes(
+        data[:33] + struct.pack(">I", len(rows)) + pixels + struct.pack(">I", zlib.crc32(pixels)) + data[-12:]
+    )
     tracemalloc.start()
     array, _ = load(tmp_path / "rows.png", SMALL)  # what is more than the declared rows is never unpacked
     assert array.shape == (1, 1, 8, 8) and tracemalloc.get_traced_memory()[1] < 8 << 20
@@ -246,7 +272,9 @@ def test_pictures_and_volumes_that_unfold(tmp_path: Path) -> None:
         "b.nrrd": b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 200 200 200\nencoding: gzip\n\n",
     }.items():
         (tmp_path / name).write_bytes(header + zlib.compress(b"\0" * 100))
-        assert ("more than 16 MiB" if name.startswith("a") else "bytes of voxels are missing") in refused_small(tmp_path / name)
+        assert ("more than 16 MiB" if name.startswith("a") else "bytes of voxels are missing") in refused_small(
+            tmp_path / name
+        )
 
 
 # ------------------------------------------------------------------------------------------ links, pipes, devices
@@ -294,9 +322,9 @@ FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_spreadsheets_run_nothing(tmp_path: Path, formula: str) -> None:
-    write_rejects([labels.Reject(formula, formula, formula)], tmp_path / "rejects.csv")
+    write_rejects([Reject(formula, formula, formula)], tmp_path / "rejects.csv")
     frame = pl.DataFrame({"id": [formula, "plain"], formula: [1.5, -2.0]})
-    tables.write_csv(frame, tmp_path / "leaderboard.csv")
+    write_csv(frame, tmp_path / "leaderboard.csv")
     for name in ("rejects.csv", "leaderboard.csv"):
         with open(tmp_path / name, encoding="utf-8", newline="") as stream:
             cells = [cell for row in csv.reader(stream) for cell in row]
@@ -323,9 +351,14 @@ def workbook(path: Path, sheet: bytes) -> Path:
 def test_workbooks_that_unfold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "_MOST_WORKBOOK", 4 << 20)
     cell = b'<c r="%s" t="inlineStr"><is><t>%s</t></is></c>'
-    sound = workbook(tmp_path / "sound.xlsx", b'<row r="1">' + cell % (b"A1", b"id") + b'</row><row r="2">' + cell % (b"A2", b"7") + b"</row>")
+    sound = workbook(
+        tmp_path / "sound.xlsx",
+        b'<row r="1">' + cell % (b"A1", b"id") + b'</row><row r="2">' + cell % (b"A2", b"7") + b"</row>",
+    )
     assert labels.read_table(sound).to_dicts() == [{"id": "7"}]
-    corners = b'<row r="1">' + cell % (b"A1", b"x") + b'</row><row r="1048576">' + cell % (b"XFD1048576", b"x") + b"</row>"
+    corners = (
+        b'<row r="1">' + cell % (b"A1", b"x") + b'</row><row r="1048576">' + cell % (b"XFD1048576", b"x") + b"</row>"
+    )
     for path in (workbook(tmp_path / "corners.xlsx", corners), workbook(tmp_path / "zip.xlsx", b" " * (5 << 20))):
         assert path.stat().st_size < 1 << 20
         with pytest.raises(UserError, match="decompression bomb"):

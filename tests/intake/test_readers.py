@@ -17,8 +17,10 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from medgraft.intake import dicom, npz
-from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_study
+from medgraft.intake import npz
+from medgraft.intake.dicom import study as dicom
+from medgraft.intake.read import FORMATS, Limits, Study, Unreadable, guarded
+from medgraft.intake.readers import READERS, open_study, reader_of
 
 LIMITS = Limits()
 
@@ -176,7 +178,9 @@ def test_broken_and_hostile_videos_are_refused(tmp_path: Path, rng: np.random.Ge
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR", "SAL", "ILA"])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
-def test_volumes_come_in_one_orientation_with_the_way_back(tmp_path: Path, rng: np.random.Generator, orientation: str, suffix: str) -> None:
+def test_volumes_come_in_one_orientation_with_the_way_back(
+    tmp_path: Path, rng: np.random.Generator, orientation: str, suffix: str
+) -> None:
     image = sitk.GetImageFromArray(rng.integers(0, 100, (5, 6, 7)).astype(np.int16))
     image.SetSpacing((0.5, 0.75, 2.0))
     image.SetOrigin((10.0, -20.0, 30.0))
@@ -195,7 +199,9 @@ def test_volumes_come_in_one_orientation_with_the_way_back(tmp_path: Path, rng: 
     assert study.spacing == pytest.approx([2.0, 0.75, 0.5])
 
 
-def test_broken_volumes_are_refused_and_missing_spacing_is_not_invented(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_broken_volumes_are_refused_and_missing_spacing_is_not_invented(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
     values = rng.random((8, 9, 10)).astype(np.float32)
     sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "whole.nii"))
     data = bytearray((tmp_path / "whole.nii").read_bytes())
@@ -216,7 +222,11 @@ def test_broken_volumes_are_refused_and_missing_spacing_is_not_invented(tmp_path
     struct.pack_into("<2h", data, 252, 0, 0)  # no qform, no sform
     (tmp_path / "bare.nii").write_bytes(data)
     array, study = load(tmp_path / "bare.nii")
-    assert study.spacing == [None, None, None] and "no spacing in the header" in study.notes and array.shape == (1, 8, 9, 10)
+    assert (
+        study.spacing == [None, None, None]
+        and "no spacing in the header" in study.notes
+        and array.shape == (1, 8, 9, 10)
+    )
     struct.pack_into("<8h", data, 40, 3, 30000, 30000, 30000, 1, 1, 1, 1)
     (tmp_path / "bomb.nii").write_bytes(data)
     assert "30000x30000x30000" in refused(tmp_path / "bomb.nii")
@@ -236,7 +246,12 @@ def write_dicom(path: Path, pixels: np.ndarray, **tags: object) -> Dataset:
     data.PatientID, data.PatientName, data.Modality = "7", "Doe^Jane", "OT"
     samples = int(tags.get("SamplesPerPixel", 1))  # type: ignore[call-overload]
     height, width = pixels.shape[-2:] if samples == 1 else pixels.shape[-3:-1]
-    data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = height, width, samples, "MONOCHROME2"
+    data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = (
+        height,
+        width,
+        samples,
+        "MONOCHROME2",
+    )
     data.BitsAllocated = data.BitsStored = pixels.dtype.itemsize * 8
     data.HighBit, data.PixelRepresentation = data.BitsStored - 1, int(pixels.dtype.kind == "i")
     data.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
@@ -250,7 +265,11 @@ def test_monochrome1_colour_and_hounsfield(tmp_path: Path, rng: np.random.Genera
     grey = rng.integers(0, 256, (8, 10), dtype=np.uint8)
     write_dicom(tmp_path / "m1.dcm", grey, PhotometricInterpretation="MONOCHROME1", PixelSpacing=[0.2, 0.3])
     array, study = load(tmp_path / "m1.dcm")
-    assert (array[0, 0] == 255 - grey).all() and study.spacing == [None, 0.2, 0.3] and "MONOCHROME1 inverted" in study.notes
+    assert (
+        (array[0, 0] == 255 - grey).all()
+        and study.spacing == [None, 0.2, 0.3]
+        and "MONOCHROME1 inverted" in study.notes
+    )
     twelve = rng.integers(0, 4096, (8, 10), dtype=np.uint16)
     write_dicom(tmp_path / "m1d.dcm", twelve, PhotometricInterpretation="MONOCHROME1", BitsStored=12, HighBit=11)
     array, study = load(tmp_path / "m1d.dcm")
@@ -259,7 +278,9 @@ def test_monochrome1_colour_and_hounsfield(tmp_path: Path, rng: np.random.Genera
     write_dicom(tmp_path / "rgb.dcm", colour, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
     assert (load(tmp_path / "rgb.dcm")[0][0, 0] == np.asarray(Image.fromarray(colour).convert("L"))).all()
     planar = np.ascontiguousarray(colour.transpose(2, 0, 1))
-    data = write_dicom(tmp_path / "planar.dcm", colour, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=1)
+    data = write_dicom(
+        tmp_path / "planar.dcm", colour, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=1
+    )
     data.PixelData = planar.tobytes()
     data.save_as(tmp_path / "planar.dcm")
     assert (load(tmp_path / "planar.dcm", Limits(colour=True))[0][:, 0] == planar).all()
@@ -290,8 +311,16 @@ def test_a_series_is_sorted_by_position_and_placed(tmp_path: Path, rng: np.rando
     for order, z in enumerate(rng.permutation(5)):
         position = [-10.0, -20.0, 2.5 * int(z)]
         paths.append(tmp_path / f"{order}.dcm")
-        common = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1000, "PixelSpacing": [0.5, 0.6], "SeriesInstanceUID": uid}
-        write_dicom(paths[-1], volume[z], ImagePositionPatient=position, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], **common)
+        common = {
+            "Modality": "CT",
+            "RescaleSlope": 1,
+            "RescaleIntercept": -1000,
+            "PixelSpacing": [0.5, 0.6],
+            "SeriesInstanceUID": uid,
+        }
+        write_dicom(
+            paths[-1], volume[z], ImagePositionPatient=position, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], **common
+        )
     study = dicom.read_series(paths, LIMITS)
     array = np.stack(list(guarded(study, LIMITS)), axis=1)
     assert study.kind == "volume" and study.value_unit == "HU" and study.spacing == pytest.approx([2.5, 0.5, 0.6])
@@ -299,7 +328,9 @@ def test_a_series_is_sorted_by_position_and_placed(tmp_path: Path, rng: np.rando
     source = np.array(study.to_source).reshape(4, 4) @ [*index, 1]
     assert np.allclose(source[:3], [-10 + 0.6 * 4, -20 + 0.5 * 2, 2.5 * 3])
     assert (array[0] == volume[:, ::-1, ::-1].astype(int) - 1000).all()
-    write_dicom(tmp_path / "twin.dcm", volume[0], ImagePositionPatient=[-10, -20, 0], ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    write_dicom(
+        tmp_path / "twin.dcm", volume[0], ImagePositionPatient=[-10, -20, 0], ImageOrientationPatient=[1, 0, 0, 0, 1, 0]
+    )
     with pytest.raises(Unreadable, match="one position"):
         dicom.read_series([*paths, tmp_path / "twin.dcm"], LIMITS)
 
@@ -337,7 +368,9 @@ def test_archives_are_read_row_by_row_and_pickles_refused(tmp_path: Path, rng: n
 
 @pytest.mark.filterwarnings("ignore")  # the files are odd on purpose; a scan notes such warnings
 def test_pydicoms_own_files(tmp_path: Path) -> None:
-    """Every compression that pydicom's wheel has a file for, against its in-memory decoder; 12 bit is refused with a word."""
+    """Every compression that pydicom's wheel has a file for, against its in-memory decoder; 12 bit is refused with a
+    word.
+    """
     from pydicom.data import get_testdata_file
 
     same = {
@@ -369,6 +402,17 @@ def test_a_localiser_in_the_series_is_a_study_of_its_own(tmp_path: Path, rng: np
     for z in range(4):
         turn = [1, 0, 0, 0, 1, 0] if z else [1, 0, 0, 0, 0, -1]
         pixels = rng.integers(0, 256, (6, 6), dtype=np.uint8)
-        write_dicom(tmp_path / f"{z}.dcm", pixels, SeriesInstanceUID=uid, ImagePositionPatient=[0, 0, z], ImageOrientationPatient=turn)
+        write_dicom(
+            tmp_path / f"{z}.dcm",
+            pixels,
+            SeriesInstanceUID=uid,
+            ImagePositionPatient=[0, 0, z],
+            ImageOrientationPatient=turn,
+        )
     items, rejects, _ = discover(tmp_path, [f"{z}.dcm" for z in range(4)])
     assert [(i.reader, len(i.files)) for i in items] == [("dicom", 1), ("series", 3)] and not rejects
+
+
+def test_every_format_has_one_reader() -> None:
+    assert sorted(READERS) == sorted(form.name for form in FORMATS)
+    assert all(callable(reader_of(name)) for name in READERS)

@@ -1,4 +1,6 @@
-"""The scan as a whole: real sets, matching, masks, resume after a kill, and one clear line for each kind of bad input."""
+"""The scan as a whole: real sets, matching, masks, resume after a kill, and one clear line for each kind of bad
+input.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,12 @@ import SimpleITK as sitk
 from PIL import Image
 
 from medgraft import store, tables
+from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
-from medgraft.intake.scan import JOURNAL, ScanOptions, ScanReport, scan
+from medgraft.intake.journal import JOURNAL
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.scan import ScanReport, scan
+from medgraft.notices import Notice
 
 
 def picture(path: Path, seed: int = 0, shape: tuple[int, int] = (12, 16)) -> np.ndarray:
@@ -38,13 +44,13 @@ def table(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def run(source: Path, out: Path, identity: str = "keep", **options: Any) -> tuple[ScanReport, tables.Dataset, dict[str, str]]:
+def run(source: Path, out: Path, identity: str = "keep", **options: Any) -> tuple[ScanReport, Dataset, dict[str, str]]:
     """Report, data set, and reason by rejected source."""
     report = scan(source, ScanOptions(out=out, identity=identity, **options))
     with open(out / "rejects.csv", encoding="utf-8", newline="") as stream:
         rejects = {row["source"]: row["reason"] for row in csv.DictReader(stream)}
     assert report.rejected >= len(rejects)
-    return report, tables.load_dataset(out), rejects
+    return report, load_dataset(out), rejects
 
 
 @pytest.fixture
@@ -75,10 +81,14 @@ def test_real_chest_xrays(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_real_ultrasound_videos(shared_data: Path, tmp_path: Path) -> None:
-    report, dataset, rejects = run(shared_data / "lung_pocus_video", tmp_path / "pocus", labels="labels.csv", patient="patient")
+    report, dataset, rejects = run(
+        shared_data / "lung_pocus_video", tmp_path / "pocus", labels="labels.csv", patient="patient"
+    )
     assert (report.cases, rejects, report.kinds) == (76, {}, {"video": 76})
     facts = pl.read_csv(shared_data / "lung_pocus_video" / "labels.csv")
-    expected = {Path(p).stem: (1, n, h, w) for p, n, h, w in facts.select("path", "frames", "height", "width").iter_rows()}
+    expected = {
+        Path(p).stem: (1, n, h, w) for p, n, h, w in facts.select("path", "frames", "height", "width").iter_rows()
+    }
     assert {c: tuple(s) for c, s in dataset.manifest.select("case_id", "shape").iter_rows()} == expected
     assert dataset.frames.height == facts["frames"].sum()
     rate = dict(zip((Path(p).stem for p in facts["path"]), facts["fps"]))
@@ -93,14 +103,21 @@ def test_real_volumes_with_an_official_split(shared_data: Path, tmp_path: Path) 
     assert set(map(tuple, dataset.manifest["shape"].to_list())) == {(1, 64, 64, 64)}
     assert set(map(tuple, dataset.manifest["spacing"].to_list())) == {(1.0, 1.0, 1.0)}
     assert dict(dataset.manifest["split.official_split"].value_counts().iter_rows()) == {"train": 300, "val": 40}
-    assert not dataset.patients_known and any("patient=none" in w for w in dataset.warnings)
+    assert not dataset.patients_known and any(w.kind == "patient_none" for w in dataset.warnings)
 
 
 def test_real_masks_lie_on_their_images(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "msd_hippocampus"
     names = {1: "anterior", 2: "posterior"}
-    report, dataset, rejects = run(source, tmp_path / "msd", labels="cases.csv", masks="label", patient="none", structures=names)
-    assert (report.cases, rejects, dataset.info["structures"], dataset.targets) == (80, {}, ["anterior", "posterior"], [])
+    report, dataset, rejects = run(
+        source, tmp_path / "msd", labels="cases.csv", masks="label", patient="none", structures=names
+    )
+    assert (report.cases, rejects, dataset.info["structures"], dataset.targets) == (
+        80,
+        {},
+        ["anterior", "posterior"],
+        [],
+    )
     facts = {r["case"]: r for r in pl.read_csv(source / "cases.csv").iter_rows(named=True)}
     for case in dataset.manifest.iter_rows(named=True):
         mask = store.open_mask(dataset.root, case["mask_id"])
@@ -118,7 +135,14 @@ def test_real_masks_lie_on_their_images(shared_data: Path, tmp_path: Path) -> No
 def test_odd_names_are_matched_and_stay_out_of_the_tables(study: Path, tmp_path: Path) -> None:
     report, dataset, rejects = run(study, tmp_path / "出 out", labels="labels.csv", patient="patient")
     assert (report.cases, report.patients, rejects) == (6, 3, {})
-    assert report.mapping[0] | {"examples": []} == {"column": "path", "role": "file", "matched by": "path", "matched": 6, "rows": 6, "examples": []}
+    assert report.mapping[0] | {"examples": []} == {
+        "column": "path",
+        "role": "file",
+        "matched by": "path",
+        "matched": 6,
+        "rows": 6,
+        "examples": [],
+    }
     for name in ("manifest", "frames", "annotations"):
         assert "图 像" not in str(tables.read(dataset.root / f"{name}.parquet", name).to_dicts())
     assert "图 像" not in (dataset.root / JOURNAL).read_text(encoding="utf-8")
@@ -128,7 +152,10 @@ def test_odd_names_are_matched_and_stay_out_of_the_tables(study: Path, tmp_path:
 
 @pytest.mark.parametrize("how", ["name", "stem", "excel", "semicolon"])
 def test_files_are_found_by_name_or_stem_in_csv_or_excel(study: Path, tmp_path: Path, how: str) -> None:
-    rows = [{"comment": f"c{n}", "id": f"片 {n}" + (".png" if how == "name" else ""), "who": n // 2, "label": n % 2} for n in range(6)]
+    rows = [
+        {"comment": f"c{n}", "id": f"片 {n}" + (".png" if how == "name" else ""), "who": n // 2, "label": n % 2}
+        for n in range(6)
+    ]
     path = study / ("labels.xlsx" if how == "excel" else "labels.csv")
     if how == "excel":
         import openpyxl
@@ -143,30 +170,56 @@ def test_files_are_found_by_name_or_stem_in_csv_or_excel(study: Path, tmp_path: 
         pl.DataFrame(rows).write_csv(path, separator=";" if how == "semicolon" else ",")
     report, dataset, rejects = run(study, tmp_path / "out", labels=path.name, patient="who", workers=1)
     assert (report.cases, report.patients, rejects) == (6, 3, {})
-    assert report.mapping[0]["column"] == "id" and report.mapping[0]["matched by"] == ("name" if how == "name" else "stem")
-    assert dataset.manifest["label.label"].to_list() == ["0", "1"] * 3 and dataset.info["targets"]["label"]["positive"] == "1"
+    assert report.mapping[0]["column"] == "id" and report.mapping[0]["matched by"] == (
+        "name" if how == "name" else "stem"
+    )
+    assert (
+        dataset.manifest["label.label"].to_list() == ["0", "1"] * 3
+        and dataset.info["targets"]["label"]["positive"] == "1"
+    )
     assert set(dataset.manifest["patient_id"]) == {"0", "1", "2"}
 
 
 def test_quantities_and_several_targets(study: Path, tmp_path: Path) -> None:
-    rows = [{"path": f"图 像/片 {n}.png", "p": n // 2, "ef": 50.5 + n, "a": n % 2, "b": 1 - n % 2 if n else None} for n in range(6)]
+    rows = [
+        {"path": f"图 像/片 {n}.png", "p": n // 2, "ef": 50.5 + n, "a": n % 2, "b": 1 - n % 2 if n else None}
+        for n in range(6)
+    ]
     table(study / "labels.csv", rows)
     _, dataset, _ = run(study, tmp_path / "out", labels="labels.csv", patient="p", target=["ef", "a", "b"])
     assert dataset.manifest["label.ef"].to_list() == [50.5 + n for n in range(6)]
     assert dataset.manifest["label.b"].to_list() == [None, "0", "1", "0", "1", "0"]
-    assert dataset.info["targets"]["ef"]["type"] == "regress" and any("1 cases have no value of b" in w for w in dataset.warnings)
+    assert dataset.info["targets"]["ef"]["type"] == "regress" and any(
+        w == Notice("no_value", {"n": 1, "target": "b"}) for w in dataset.warnings
+    )
     _, dataset, _ = run(study, tmp_path / "out", labels="labels.csv", patient="p", target="a", type="regress")
     assert dataset.manifest["label.a"].to_list() == [0.0, 1.0] * 3
 
 
 def test_facts_are_kept_as_text_for_the_audit(study: Path, tmp_path: Path) -> None:
     rows = [
-        {"path": f"图 像/片 {n}.png", "label": "ab"[n % 2], "patient": f"p{n // 2}", "view": "AP" if n else None, "age": 40 + n} for n in range(6)
+        {
+            "path": f"图 像/片 {n}.png",
+            "label": "ab"[n % 2],
+            "patient": f"p{n // 2}",
+            "view": "AP" if n else None,
+            "age": 40 + n,
+        }
+        for n in range(6)
     ]
     table(study / "labels.csv", rows)
     report, dataset, _ = run(study, tmp_path / "d", labels="labels.csv", patient="patient", facts=["view", "age"])
-    kept = dict(zip(dataset.manifest["label.label"], zip(dataset.manifest["fact.view"], dataset.manifest["fact.age"], strict=True), strict=True))
-    assert dataset.manifest.filter(pl.col("fact.view").is_null())["fact.age"].to_list() == ["40"] and kept["b"] == ("AP", "45")
+    kept = dict(
+        zip(
+            dataset.manifest["label.label"],
+            zip(dataset.manifest["fact.view"], dataset.manifest["fact.age"], strict=True),
+            strict=True,
+        )
+    )
+    assert dataset.manifest.filter(pl.col("fact.view").is_null())["fact.age"].to_list() == ["40"] and kept["b"] == (
+        "AP",
+        "45",
+    )
     assert {"fact view", "fact age"} <= {entry["role"] for entry in report.mapping}
     with pytest.raises(UserError, match="no column probe"):
         run(study, tmp_path / "e", labels="labels.csv", patient="patient", facts=["probe"])
@@ -208,7 +261,11 @@ def test_what_the_labels_get_wrong_has_a_line_each(study: Path, tmp_path: Path) 
 def test_patients_must_be_said(study: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="patient=patient"):
         scan(study, ScanOptions(out=tmp_path / "out", labels="labels.csv"))
-    rows = pl.read_csv(study / "labels.csv").with_columns(patient=pl.Series(["p0", None, "p1", "p1", None, "p2"])).to_dicts()
+    rows = (
+        pl.read_csv(study / "labels.csv")
+        .with_columns(patient=pl.Series(["p0", None, "p1", "p1", None, "p2"]))
+        .to_dicts()
+    )
     table(study / "labels.csv", rows)
     with pytest.raises(UserError, match=r"no patient for 2 cases: labels rows 3, 6\. .*patient=none"):
         scan(study, ScanOptions(out=tmp_path / "out", labels="labels.csv", patient="patient"))
@@ -235,7 +292,9 @@ def test_names_are_codes_unless_said_otherwise(study: Path, tmp_path: Path) -> N
     assert all(re.fullmatch(r"case-[0-9a-f]{12}", c) for c in cases) and cases == sorted(cases)
     assert set(dataset.manifest["patient_id"].str.slice(0, 8)) == {"patient-"} and report.patients == 3
     assert list(rejects.values()) == ["the file has zero bytes"] and all(r.startswith("case-") for r in rejects)
-    assert "图 像" not in report.text() and "片" not in report.text()  # the mapping shows how names are built, not what they are
+    assert (
+        "图 像" not in report.text() and "片" not in report.text()
+    )  # the mapping shows how names are built, not what they are
     private = json.loads((tmp_path / ".medgraft-sources-out.json").read_text(encoding="utf-8"))
     files = {c: private["cases"][c][0] for c in cases}
     assert sorted(files.values()) == [f"图 像/片 {n}.png" for n in range(6)]
@@ -246,7 +305,52 @@ def test_names_are_codes_unless_said_otherwise(study: Path, tmp_path: Path) -> N
     assert again.manifest.equals(dataset.manifest)
     (tmp_path / "elsewhere").mkdir()
     _, other, _ = run(study, tmp_path / "elsewhere" / "out", identity="code", **options)  # another key
-    assert not set(other.manifest["case_id"]) & set(cases) and not set(other.manifest["patient_id"]) & set(dataset.manifest["patient_id"])
+    assert not set(other.manifest["case_id"]) & set(cases) and not set(other.manifest["patient_id"]) & set(
+        dataset.manifest["patient_id"]
+    )
+
+
+# ------------------------------------------------------------------------------------------ annotations
+
+
+def test_a_scan_keeps_what_others_drew_and_renews_its_own(study: Path, tmp_path: Path) -> None:
+    boxes = [{"x": n, "y": 2, "width": 4, "height": 5.5} for n in range(6)]
+    rows = pl.read_csv(study / "labels.csv").to_dicts()
+    table(study / "labels.csv", [{**row, **box} for row, box in zip(rows, boxes)])
+    options = {"labels": "labels.csv", "patient": "patient"}
+    _, dataset, _ = run(study, tmp_path / "out", **options)
+    path = dataset.root / "annotations.parquet"
+    first = tables.read(path, "annotations")
+    assert first["author"].to_list() == ["labels"] * 6 and json.loads(first["geometry"][3]) == boxes[3]
+    case = dataset.manifest["case_id"][0]
+    point = json.dumps({"x": 3, "y": 4})
+    by_hand = pl.DataFrame(
+        [
+            (case, 0, "box", json.dumps(boxes[0]), "reader 2", "finding", None),
+            (case, 0, "point", point, "reader 2", "structure", None),
+            ("a case that is gone", -1, "time", "{}", None, "peak", 12.5),
+        ],
+        schema=tables.SCHEMAS["annotations"],
+        orient="row",
+    )
+    tables.write(pl.concat([by_hand, first]), path, "annotations")
+    boxes[0]["x"] = 7
+    table(study / "labels.csv", [{**row, **box} for row, box in zip(rows[:5], boxes)])
+    for _ in range(2):
+        run(study, tmp_path / "out", **options)
+        second = tables.read(path, "annotations")
+        assert second.filter(pl.col("author") == "labels").height == 5
+        assert json.loads(second["geometry"][0])["x"] == 7
+        assert second.tail(3).equals(by_hand)
+
+
+def test_a_scan_never_writes_over_annotations_that_it_cannot_read(study: Path, tmp_path: Path) -> None:
+    run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    path = tmp_path / "out" / "annotations.parquet"
+    path.write_bytes(b"drawn for hours, then half copied")
+    with pytest.raises(UserError, match="move it away") as caught:
+        run(study, tmp_path / "out", labels="labels.csv", patient="patient")
+    assert "\n" not in str(caught.value) and path.read_bytes().startswith(b"drawn")
 
 
 # ------------------------------------------------------------------------------------------ layouts
@@ -263,6 +367,7 @@ def test_rsna_rows_are_collapsed_to_images(tmp_path: Path) -> None:
     boxes = tables.read(dataset.root / "annotations.parquet", "annotations")
     truth = pl.read_csv(tmp_path / "rsna" / "stage_2_train_labels.csv").drop_nulls("x")
     assert boxes.height == made.boxes == truth.height
+    assert set(boxes["what"]) == {"finding"} and boxes["time_s"].null_count() == boxes.height
     found = {(c, *json.loads(g).values()) for c, g in boxes.select("case_id", "geometry").iter_rows()}
     assert found == set(truth.select("patientId", "x", "y", "width", "height").iter_rows())
     positive = dataset.manifest.filter(pl.col("label.pneumonia") == "pneumonia")["case_id"]
@@ -271,7 +376,7 @@ def test_rsna_rows_are_collapsed_to_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="patient"):
         scan(tmp_path / "rsna", ScanOptions(out=tmp_path / "out2"))
     _, dataset, _ = run(tmp_path / "rsna", tmp_path / "out2", patient="none")
-    assert any("names an image" in w for w in dataset.warnings)
+    assert any(w.kind == "image_not_person" for w in dataset.warnings)
 
 
 def test_labels_given_by_hand_win_over_a_detected_layout(tmp_path: Path) -> None:
@@ -280,7 +385,10 @@ def test_labels_given_by_hand_win_over_a_detected_layout(tmp_path: Path) -> None
     source = tmp_path / "rsna"
     chest_xray.simulate(source, patients=4, images_per_patient=2, size=64, prevalence=0.5, seed=3)
     names = sorted(p.stem for p in (source / "stage_2_train_images").iterdir())
-    table(source / "mine.csv", [{"image": n, "person": f"q{i // 4}", "side": "left" if i % 2 else "right"} for i, n in enumerate(names)])
+    table(
+        source / "mine.csv",
+        [{"image": n, "person": f"q{i // 4}", "side": "left" if i % 2 else "right"} for i, n in enumerate(names)],
+    )
     options = {"labels": "mine.csv", "patient": "person", "target": "side"}
     report, dataset, _ = run(source, tmp_path / "out", **options)
     assert (report.cases, report.patients, dataset.targets) == (8, 2, ["side"])
@@ -290,7 +398,10 @@ def test_labels_given_by_hand_win_over_a_detected_layout(tmp_path: Path) -> None
 
 def test_medmnist_archives(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    arrays = {f"{p}_images": rng.integers(0, 256, (n, 6, 7, 8), dtype=np.uint8) for p, n in (("train", 5), ("val", 2), ("test", 3))}
+    arrays = {
+        f"{p}_images": rng.integers(0, 256, (n, 6, 7, 8), dtype=np.uint8)
+        for p, n in (("train", 5), ("val", 2), ("test", 3))
+    }
     labels = {f"{p}_labels": np.arange(n)[:, None] % 2 for p, n in (("train", 5), ("val", 2), ("test", 3))}
     (tmp_path / "in").mkdir()
     np.savez_compressed(tmp_path / "in" / "x.npz", **arrays, **labels)
@@ -324,7 +435,9 @@ def test_masks_must_fit(tmp_path: Path) -> None:
     mask = store.open_mask(dataset.root, dataset.manifest.row(-1, named=True)["mask_id"])
     assert mask.shape == (1, 2, 8, 9) and mask[0, :, 0, :4].tolist() == [[1, 0, 255, 0], [0, 1, 255, 0]]
     _, dataset, rejects = run(source, tmp_path / "out", masks="masks", patient="none", structures={3: "wall"})
-    assert rejects["images/0.png"] == "the mask holds value 7, which is no structure" and dataset.info["structures"] == ["wall"]
+    assert rejects["images/0.png"] == "the mask holds value 7, which is no structure" and dataset.info[
+        "structures"
+    ] == ["wall"]
 
 
 def test_bad_studies_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -363,7 +476,8 @@ def content(out: Path) -> dict[str, Any]:
 SCRIPT = """
 import sys
 from pathlib import Path
-from medgraft.intake.scan import ScanOptions, scan
+from medgraft.intake.options import ScanOptions
+from medgraft.intake.scan import scan
 if __name__ == "__main__":
     scan(Path(sys.argv[1]), ScanOptions(out=Path(sys.argv[2]), patient="none", name="x", workers=int(sys.argv[3])))
 """
@@ -419,7 +533,11 @@ def mounted(tmp_path: Path) -> Any:
     """A 1 MiB file system of its own; where that is not allowed, the test skips."""
     folder = tmp_path / "small"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True) if os.name == "posix" else None
+    made = (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+        if os.name == "posix"
+        else None
+    )
     if made is None or made.returncode:
         pytest.skip("this user may not mount a file system")
     yield folder
@@ -446,7 +564,7 @@ def test_a_read_only_folder_is_named(study: Path, mounted: Path) -> None:
 
 
 def test_two_scans_at_once_are_refused(study: Path, tmp_path: Path) -> None:
-    from medgraft.intake.scan import Journal
+    from medgraft.intake.journal import Journal
 
     (tmp_path / "out").mkdir()
     with Journal(tmp_path / "out" / JOURNAL), pytest.raises(UserError, match="another scan"):
@@ -460,14 +578,19 @@ def test_a_study_that_kills_its_decoder_is_named_and_the_rest_goes_on(tmp_path: 
     from multiprocessing import connection
 
     from medgraft.intake import work
+    from medgraft.intake.jobs import results
     from medgraft.intake.plan import Item
     from medgraft.intake.read import Limits
-    from medgraft.intake.scan import _results
 
     os.mkfifo(tmp_path / "3.png")
     for n in (0, 1, 2, 4, 5, 6):
         picture(tmp_path / f"{n}.png", n)
-    tasks = [work.Task(str(n), Item(f"{n}.png", (str(tmp_path / f"{n}.png"),), "png", str(n)), tmp_path / "out", Limits(), b"k") for n in range(7)]
+    tasks = [
+        work.Task(
+            str(n), Item(f"{n}.png", (str(tmp_path / f"{n}.png"),), "png", str(n)), tmp_path / "out", Limits(), b"k"
+        )
+        for n in range(7)
+    ]
 
     def kill_twice() -> None:
         for _ in range(2):
@@ -482,7 +605,7 @@ def test_a_study_that_kills_its_decoder_is_named_and_the_rest_goes_on(tmp_path: 
 
     killer = threading.Thread(target=kill_twice, daemon=True)
     killer.start()
-    records = {r["key"]: r for records in _results(tasks, 2) for r in records}
+    records = {r["key"]: r for records in results(tasks, 2) for r in records}
     killer.join(timeout=10)
     assert records.pop("3")["reject"]["reason"] == "its decoder crashed"
     assert sorted(records) == ["0", "1", "2", "4", "5", "6"] and all("study" in r for r in records.values())

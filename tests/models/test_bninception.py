@@ -26,18 +26,28 @@ def test_parameters_and_features() -> None:
 def test_colours_enter_as_blue_green_red_with_the_mean_in_that_order() -> None:
     with torch.device("meta"):
         model, _ = make_model("bninception", start="imagenet", outputs=2, channels=3, load_weights=False)
-    model.mean, model.std = torch.tensor(model.card.mean).view(1, 3, 1, 1, 1), torch.tensor(model.card.std).view(1, 3, 1, 1, 1)
+    model.mean, model.std = (
+        torch.tensor(model.card.mean).view(1, 3, 1, 1, 1),
+        torch.tensor(model.card.std).view(1, 3, 1, 1, 1),
+    )
     red_green_blue = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1, 1)
     limits = torch.tensor([[0.0, 255.0]])
-    assert torch.allclose(model.prepare(red_green_blue, limits).flatten(), torch.tensor([30.0 - 104, 20 - 117, 10 - 128]), atol=1e-4)
+    assert torch.allclose(
+        model.prepare(red_green_blue, limits).flatten(), torch.tensor([30.0 - 104, 20 - 117, 10 - 128]), atol=1e-4
+    )
     grey = torch.full((1, 1, 1, 1, 1), 50, dtype=torch.uint8)
-    assert torch.allclose(model.prepare(grey, limits).flatten(), torch.tensor([50.0 - 104, 50 - 117, 50 - 128]), atol=1e-4)
+    assert torch.allclose(
+        model.prepare(grey, limits).flatten(), torch.tensor([50.0 - 104, 50 - 117, 50 - 128]), atol=1e-4
+    )
 
 
 def sides(body: nn.Module, size: tuple[int, int]) -> list[tuple[int, ...]]:
     """Height and width that enter the Inception blocks."""
     seen: list[tuple[int, ...]] = []
-    hooks = [block.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:]))) for block in body.blocks.values()]  # type: ignore[operator, union-attr]
+    hooks = [
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+        for block in body.blocks.values()
+    ]  # type: ignore[operator, union-attr]
     with torch.no_grad():
         body(torch.empty(1, 3, *size, device="meta"))
     for hook in hooks:
@@ -60,7 +70,9 @@ def test_the_pool_of_an_odd_side_sees_all_of_it() -> None:
     with torch.no_grad():
         pooled = block(x)[:, 448:]
     assert pooled.shape[2:] == (4, 3)
-    assert torch.equal(pooled[:, :, 3, 2], x[:, :, 6, 4]) and torch.equal(pooled[:, :, 0, 0], x[:, :, :3, :3].amax((2, 3)))
+    assert torch.equal(pooled[:, :, 3, 2], x[:, :, 6, 4]) and torch.equal(
+        pooled[:, :, 0, 0], x[:, :, :3, :3].amax((2, 3))
+    )
 
 
 @pytest.mark.parametrize("name", ["5a", "5b"])

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from medgraft import cli
 from medgraft.errors import UserError
-from medgraft.models import convert, weights
-from medgraft.models.weights import WeightCard
+from medgraft.models import weights
+from medgraft.models.weights import WeightCard, convert, unpickle
 
 ARRAYS = {
     "conv1_w": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -32,7 +32,9 @@ ARRAYS = {
 
 
 def python2_pickle(blobs: dict[str, np.ndarray]) -> bytes:
-    """A dict of arrays under ``blobs``, opcode by opcode as Python 2 and its numpy wrote them: numbers as 8-bit strings."""
+    """A dict of arrays under ``blobs``, opcode by opcode as Python 2 and its numpy wrote them: numbers as 8-bit
+    strings.
+    """
 
     def text(value: bytes) -> bytes:
         return b"T" + struct.pack("<i", len(value)) + value  # BINSTRING
@@ -42,17 +44,23 @@ def python2_pickle(blobs: dict[str, np.ndarray]) -> bytes:
 
     out = b"\x80\x02}(" + text(b"blobs") + b"}("
     for name, array in blobs.items():
-        rebuilt = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + integer(0) + b"\x85" + text(b"b") + b"tR"
+        rebuilt = (
+            b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + integer(0) + b"\x85" + text(b"b") + b"tR"
+        )
         code = array.dtype.str[1:].encode()
         dtype = b"cnumpy\ndtype\n(" + text(code) + integer(0) + integer(1) + b"tR"
         dtype += b"(" + integer(3) + text(b"<") + b"NNN" + integer(-1) + integer(-1) + integer(0) + b"tb"
         shape = b"(" + b"".join(map(integer, array.shape)) + b"t"
-        out += text(name.encode()) + rebuilt + b"(" + integer(1) + shape + dtype + b"\x89" + text(array.tobytes()) + b"tb"
+        out += (
+            text(name.encode()) + rebuilt + b"(" + integer(1) + shape + dtype + b"\x89" + text(array.tobytes()) + b"tb"
+        )
     return out + b"u" + b"u."
 
 
 class Weird(torch.nn.Module):
-    """A module with every kind of tensor a TorchScript archive names: parameters, a buffer, a shared one, children in a list."""
+    """A module with every kind of tensor a TorchScript archive names: parameters, a buffer, a shared one, children in a
+    list.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +76,9 @@ class Weird(torch.nn.Module):
 
 def test_a_python2_caffe2_pickle_gives_its_arrays(tmp_path: Path) -> None:
     raw = python2_pickle(ARRAYS)
-    assert pickle.loads(raw, encoding="latin1")["blobs"].keys() == ARRAYS.keys()  # a true pickle, as its authors read it
+    assert (
+        pickle.loads(raw, encoding="latin1")["blobs"].keys() == ARRAYS.keys()
+    )  # a true pickle, as its authors read it
     (tmp_path / "net.pkl").write_bytes(raw)
     out = convert.convert(tmp_path / "net.pkl")
     assert out == tmp_path / "net.pkl.safetensors"
@@ -80,9 +90,13 @@ def test_a_python2_caffe2_pickle_gives_its_arrays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_pickles_of_every_protocol_are_read(protocol: int) -> None:
-    big = {"order": np.asfortranarray(ARRAYS["conv1_w"][0]), "swapped": ARRAYS["res_conv1_bn_s"].astype(">f8"), "scalar": np.float32(3.5)}
+    big = {
+        "order": np.asfortranarray(ARRAYS["conv1_w"][0]),
+        "swapped": ARRAYS["res_conv1_bn_s"].astype(">f8"),
+        "scalar": np.float32(3.5),
+    }
     made = {"blobs": {**ARRAYS, **big, "words": "no array", "number": 3}}
-    found = convert.read(io.BytesIO(pickle.dumps(made, protocol=protocol)))
+    found = unpickle.read(io.BytesIO(pickle.dumps(made, protocol=protocol)))
     assert found.keys() == {*ARRAYS, *big}
     assert all(np.array_equal(found[k], made["blobs"][k]) for k in found)
 
@@ -101,18 +115,34 @@ def older(made: Any) -> bytes:
 
 @pytest.mark.parametrize("write", [zipped, older, pickle.dumps], ids=["zip", "older", "pickle"])
 def test_torch_files_that_hold_more_than_tensors_are_read(write: Callable[[Any], bytes], tmp_path: Path) -> None:
-    """Settings, numpy numbers and optimiser states stand beside the weights in many published files, and ``weights_only`` stops at them."""
+    """Settings, numpy numbers and optimiser states stand beside the weights in many published files, and
+    ``weights_only`` stops at them.
+    """
     base = torch.randn(4, 6)
-    state = OrderedDict(view=base[1:3, ::2], turned=base.t(), whole=base, bits=torch.tensor([True, False]), half=torch.randn(3).to(torch.bfloat16))
+    state = OrderedDict(
+        view=base[1:3, ::2],
+        turned=base.t(),
+        whole=base,
+        bits=torch.tensor([True, False]),
+        half=torch.randn(3).to(torch.bfloat16),
+    )
     state["layer"] = torch.nn.Parameter(torch.randn(2))
-    made = {"state_dict": state, "arguments": argparse.Namespace(lr=0.1), "best": np.float64(0.7), "optimizer": {"state": {0: base}}, "epoch": 3}
+    made = {
+        "state_dict": state,
+        "arguments": argparse.Namespace(lr=0.1),
+        "best": np.float64(0.7),
+        "optimizer": {"state": {0: base}},
+        "epoch": 3,
+    }
     (tmp_path / "net.pth").write_bytes(write(made))
     with pytest.raises(UserError, match="weights convert"):
         weights.read_state(tmp_path / "net.pth")
     found = weights.read_state(convert.convert(tmp_path / "net.pth", tmp_path / "net.safetensors"))
     assert found.keys() == state.keys()
     for name, tensor in state.items():
-        assert torch.equal(found[name], tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()), name
+        assert torch.equal(
+            found[name], tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+        ), name
 
 
 def test_a_torchscript_archive_gives_the_state_of_its_module(tmp_path: Path) -> None:
@@ -123,7 +153,9 @@ def test_a_torchscript_archive_gives_the_state_of_its_module(tmp_path: Path) -> 
     found, expected = weights.read_state(made), module.state_dict()
     assert found.keys() == expected.keys() and all(torch.equal(found[k], v) for k, v in expected.items())
     assert convert.checked(made, source=weights.sha256(path)) == made
-    (tmp_path / "cut.pt").write_bytes(path.read_bytes().replace(b"torch._utils\n_rebuild_tensor_v2", b"os\nsystem" + b"_" * 22))
+    (tmp_path / "cut.pt").write_bytes(
+        path.read_bytes().replace(b"torch._utils\n_rebuild_tensor_v2", b"os\nsystem" + b"_" * 22)
+    )
     with pytest.raises(UserError):
         convert.convert(tmp_path / "cut.pt")
 
@@ -161,11 +193,15 @@ def hostile(harm: Path) -> dict[str, bytes]:
         "array": np.array([Call(os.system, shell)], dtype=object),
     }
     files = {name: pickle.dumps({"blobs": {"a": call, **ARRAYS}}) for name, call in calls.items()}
-    files |= {f"{name}_zip": zipped({"state_dict": {"a": torch.ones(2), "b": calls[name]}}) for name in ("system", "eval")}
+    files |= {
+        f"{name}_zip": zipped({"state_dict": {"a": torch.ones(2), "b": calls[name]}}) for name in ("system", "eval")
+    }
     files["older"] = older({"a": torch.ones(2), "b": calls["system"]})
     files["nested"] = pickle.dumps({"a": Call(torch.storage._load_from_bytes, older(calls["system"]))})
     files["instance"] = b"(ios\nsystem\n(S'" + shell.encode() + b"'\n."  # INST, which Python 2 wrote
-    files["script"] = b"\x80\x02}X\x01\x00\x00\x00ac__torch__.m\nModule\n)\x81s."  # its names count in TorchScript archives only
+    files["script"] = (
+        b"\x80\x02}X\x01\x00\x00\x00ac__torch__.m\nModule\n)\x81s."  # its names count in TorchScript archives only
+    )
     files["short"] = good.replace(ARRAYS["conv1_w"].tobytes(), ARRAYS["conv1_w"].tobytes()[:-8] + b"T\x00\x00\x00\x00")
     files["cut"] = good[:-40]
     files["noise"] = b"\x80\x02noise" * 20
@@ -184,9 +220,9 @@ def test_nothing_but_numbers_is_read(tmp_path: Path) -> None:
     broken = {"short", "cut", "noise", "text", "empty", "none", "deep", "objects", "array"}
     for name, raw in files.items():
         with pytest.raises(Exception) as caught:
-            convert.read(io.BytesIO(raw))
+            unpickle.read(io.BytesIO(raw))
         if name not in broken:
-            assert isinstance(caught.value, convert.Refused) and "asks for" in str(caught.value), (name, caught.value)
+            assert isinstance(caught.value, unpickle.Refused) and "asks for" in str(caught.value), (name, caught.value)
         assert not harm.exists(), name
     for name in ("system", "eval_zip", "cut", "text"):
         path = tmp_path / f"{name}.pkl"
@@ -196,18 +232,29 @@ def test_nothing_but_numbers_is_read(tmp_path: Path) -> None:
         line = str(refused.value)
         assert refused.value.case == path.name and "\n" not in line and "Traceback" not in line
         assert ("system" in line or "eval" in line) if name in ("system", "eval_zip") else line
-        assert sorted(p.name for p in tmp_path.iterdir()) == sorted({p.name for p in tmp_path.glob("*.pkl")})  # no half-written file is left
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+            {p.name for p in tmp_path.glob("*.pkl")}
+        )  # no half-written file is left
 
 
 def test_tensors_cannot_reach_beyond_their_numbers() -> None:
     rebuild = torch._utils._rebuild_tensor_v2
     storage = torch.arange(4.0).untyped_storage()
     typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True)
-    for offset, size, stride in ((3, (2,), (1,)), (0, (5,), (1,)), (0, (1 << 40,), (0,)), (-1, (1,), (1,)), (0, (2,), (-1,)), (0, (2, 2), (1,))):
+    for offset, size, stride in (
+        (3, (2,), (1,)),
+        (0, (5,), (1,)),
+        (0, (1 << 40,), (0,)),
+        (-1, (1,), (1,)),
+        (0, (2,), (-1,)),
+        (0, (2, 2), (1,)),
+    ):
         raw = zipped({"a": Call(rebuild, typed, offset, size, stride, False, OrderedDict())})
-        with pytest.raises(convert.Refused, match="tensor"):
-            convert.read(io.BytesIO(raw))
-    assert np.array_equal(convert.read(io.BytesIO(zipped({"a": Call(rebuild, typed, 1, (2,), (2,), False, OrderedDict())})))["a"], [1, 3])
+        with pytest.raises(unpickle.Refused, match="tensor"):
+            unpickle.read(io.BytesIO(raw))
+    assert np.array_equal(
+        unpickle.read(io.BytesIO(zipped({"a": Call(rebuild, typed, 1, (2,), (2,), False, OrderedDict())})))["a"], [1, 3]
+    )
 
 
 def test_memory_and_time_are_limited(tmp_path: Path) -> None:
@@ -218,7 +265,9 @@ def test_memory_and_time_are_limited(tmp_path: Path) -> None:
         stream.truncate(declared + 12)
     with pytest.raises(UserError, match="more memory"):
         convert.convert(path, memory=1 << 30)
-    (tmp_path / "memo.pkl").write_bytes(b"\x80\x02Nr" + struct.pack("<I", 0x7FFFFFFF) + b".")  # eight bytes that ask for 16 GiB of memory
+    (tmp_path / "memo.pkl").write_bytes(
+        b"\x80\x02Nr" + struct.pack("<I", 0x7FFFFFFF) + b"."
+    )  # eight bytes that ask for 16 GiB of memory
     with pytest.raises(UserError, match="more memory"):
         convert.convert(tmp_path / "memo.pkl")
     (tmp_path / "net.pkl").write_bytes(python2_pickle(ARRAYS))
@@ -270,5 +319,9 @@ def test_the_command_converts_and_refuses(tmp_path: Path) -> None:
     path.write_bytes(python2_pickle(ARRAYS))
     done = CliRunner().invoke(cli.app, ["weights", "convert", str(path), f"out={out}"])
     assert done.exit_code == 0 and str(out) in done.output and weights.read_state(out).keys() == ARRAYS.keys()
-    assert isinstance(CliRunner().invoke(cli.app, ["weights", "convert", str(tmp_path / "none.pkl")]).exception, UserError)
-    assert isinstance(CliRunner().invoke(cli.app, ["weights", "convert", str(path), f"out={tmp_path / 'x.pth'}"]).exception, UserError)
+    assert isinstance(
+        CliRunner().invoke(cli.app, ["weights", "convert", str(tmp_path / "none.pkl")]).exception, UserError
+    )
+    assert isinstance(
+        CliRunner().invoke(cli.app, ["weights", "convert", str(path), f"out={tmp_path / 'x.pth'}"]).exception, UserError
+    )

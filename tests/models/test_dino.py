@@ -17,7 +17,9 @@ V2, V3 = "vit_small_patch14_dinov2", "vit_small_patch16_dinov3"
 
 
 def official(name: str, file: Path, **options: Any) -> torch.nn.Module:
-    """timm's network with filled tensors, and a file of them; ``dynamic_img_size`` interpolates positions as it runs."""
+    """timm's network with filled tensors, and a file of them; ``dynamic_img_size`` interpolates positions as it
+    runs.
+    """
     network = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options).eval()
     state = parity.fill(parity.shapes(network), gain=1.0)
     network.load_state_dict(state)
@@ -26,8 +28,12 @@ def official(name: str, file: Path, **options: Any) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(("name", "options", "size"), [(V2, {"img_size": 56}, (98, 70)), (V3, {}, (64, 96))])
-def test_a_file_of_another_size_gives_timms_features(name: str, options: dict[str, Any], size: tuple[int, int], tmp_path: Path) -> None:
-    """DINOv2's positions are interpolated on loading, DINOv3 rotates: both equal timm's network, which meets the size as it runs."""
+def test_a_file_of_another_size_gives_timms_features(
+    name: str, options: dict[str, Any], size: tuple[int, int], tmp_path: Path
+) -> None:
+    """DINOv2's positions are interpolated on loading, DINOv3 rotates: both equal timm's network, which meets the size
+    as it runs.
+    """
     network = official(name, tmp_path / "file.pth", **options)
     card = weights.find_card(f"timm:{name}", "lvd142m" if name == V2 else "lvd1689m")
     assert card is not None
@@ -35,7 +41,10 @@ def test_a_file_of_another_size_gives_timms_features(name: str, options: dict[st
     report = weights.load(body, card, tmp_path / "file.pth")
     assert report.share_of_parameters == 1 and not report.missing and not report.unexpected
     if name == V2:
-        assert body.state_dict()["pos_embed"].shape[1] == 1 + 7 * 5 and network.state_dict()["pos_embed"].shape[1] == 1 + 4 * 4
+        assert (
+            body.state_dict()["pos_embed"].shape[1] == 1 + 7 * 5
+            and network.state_dict()["pos_embed"].shape[1] == 1 + 4 * 4
+        )
     picture = parity.signal((2, 3, *size))
     with torch.no_grad():
         expected, found = network(picture), body(picture)
@@ -69,5 +78,8 @@ def test_a_size_that_is_no_multiple_of_the_patch_is_refused() -> None:
 def test_cards_tell_the_licences_apart() -> None:
     two, three = weights.cards(f"timm:{V2}")[0], weights.cards(f"timm:{V3}")[0]
     assert (two.licence, two.source_data, two.input_size) == ("apache-2.0", "LVD-142M", (518, 518))
-    assert three.licence.startswith("DINOv3 License: Meta's own terms") and (three.source_data, three.input_size) == ("LVD-1689M", (256, 256))
+    assert three.licence.startswith("DINOv3 License: Meta's own terms") and (three.source_data, three.input_size) == (
+        "LVD-1689M",
+        (256, 256),
+    )
     assert registry.resolve(V2) == f"timm:{V2}" and registry.resolve(V3) == f"timm:{V3}"  # bare names do

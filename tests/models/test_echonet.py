@@ -40,7 +40,9 @@ def test_ejection_fraction_networks_with_their_two_starts(name: str, tmp_path: P
     nn.init.constant_(official.fc.bias, MEAN_EF)
     card = weights.find_card(name, "kinetics")
     assert card is not None and card.source_data == "Kinetics-400" and weights.find_card(name, "random") is None
-    clip = torch.rand(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.2]).view(2, 1, 1, 1, 1)
+    clip = torch.rand(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.2]).view(
+        2, 1, 1, 1, 1
+    )
     task = Regress(EF, center=MEAN_EF, scale=1.0)
 
     fresh, nothing = make_model(name, start="random", outputs=1, channels=3, seed=1)
@@ -50,7 +52,12 @@ def test_ejection_fraction_networks_with_their_two_starts(name: str, tmp_path: P
         untrained = task.scores(model(batch_of(clip)))
         assert (untrained - MEAN_EF).abs().max() < 5 and not model.head.linear.bias.any()
         report = weights.load(model.body, card, tmp_path / "kinetics.pth")
-        assert report.share_of_parameters == 1 and not report.missing and not report.unexpected and report.head == ("fc.bias", "fc.weight")
+        assert (
+            report.share_of_parameters == 1
+            and not report.missing
+            and not report.unexpected
+            and report.head == ("fc.bias", "fc.weight")
+        )
         model.head.linear.weight.copy_(official.fc.weight)
         mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (card.mean, card.std))
         expected, found = official((clip - mean) / std), task.scores(model(batch_of(clip)))
@@ -62,7 +69,9 @@ def test_ejection_fraction_networks_with_their_two_starts(name: str, tmp_path: P
 
 
 def test_a_center_trains_as_a_bias_does() -> None:
-    """Three steps of SGD with momentum: a bias that starts at 55.6 and a centre of 55.6 with scale 1 give the same losses and answers."""
+    """Three steps of SGD with momentum: a bias that starts at 55.6 and a centre of 55.6 with scale 1 give the same
+    losses and answers.
+    """
     model, _ = make_model("mc3_18", outputs=1, seed=2)
     theirs = nn.Sequential(copy.deepcopy(model.body), nn.Linear(512, 1))
     with torch.no_grad():
@@ -94,12 +103,12 @@ def test_a_center_trains_as_a_bias_does() -> None:
         optimizer.step()
         expected.append(loss.item())
     task = Regress(EF, center=MEAN_EF, scale=1.0)
-    task.fit_scale(truth.numpy())
+    task.fit(truth.numpy())
     losses, answers = ours(task, 3)
     assert np.allclose(losses, expected, rtol=1e-3) and abs(losses[0] - losses[-1]) > 1
     assert torch.allclose(answers, theirs(x), rtol=1e-3)
     own = Regress(EF)
-    own.fit_scale(truth.numpy())
+    own.fit(truth.numpy())
     assert own.center[0] == pytest.approx(55.0) and own.scale[0] > 10 and ours(own, 1)[0][0] < 0.1 * losses[0]
 
 
@@ -109,13 +118,27 @@ def test_a_given_center_is_of_one_quantity() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fcn_resnet50", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101"))]
+    "name",
+    [
+        "fcn_resnet50",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")
+        ),
+    ],
 )
 def test_ventricle_networks_load_each_of_their_starts(name: str, tmp_path: Path) -> None:
-    """COCO fills all but the last layer, ImageNet the backbone (what the released code runs under the name random), random nothing."""
-    official = filled(models.get_model(name, weights=None, weights_backbone=None, num_classes=21, aux_loss=True), tmp_path / "coco.pth")
+    """COCO fills all but the last layer, ImageNet the backbone (what the released code runs under the name random),
+    random nothing.
+    """
+    official = filled(
+        models.get_model(name, weights=None, weights_backbone=None, num_classes=21, aux_loss=True),
+        tmp_path / "coco.pth",
+    )
     coco, image = weights.find_card(name, "COCO_WITH_VOC_LABELS_V1"), weights.find_card(name, "imagenet")
-    assert coco is not None and image is not None and coco.name != image.name and weights.find_card(name, "random") is None
+    assert (
+        coco is not None and image is not None and coco.name != image.name and weights.find_card(name, "random") is None
+    )
     model, nothing = make_model(name, start="random", outputs=21, dense=True, channels=3, seed=3)
     assert nothing is None
     body, picture = model.eval().body.body, parity.signal((2, 3, 64, 64))
@@ -128,8 +151,12 @@ def test_ventricle_networks_load_each_of_their_starts(name: str, tmp_path: Path)
     assert {k for k in report.head if k.startswith("classifier")} == {"classifier.4.weight", "classifier.4.bias"}
     with torch.no_grad():
         expected = official(picture)["out"]
-        assert torch.equal(body.state_dict()["classifier.4.weight"], fresh["classifier.4.weight"])  # the last layer is new
-        body.load_state_dict({k: v for k, v in official.state_dict().items() if k.startswith("classifier.4")}, strict=False)
+        assert torch.equal(
+            body.state_dict()["classifier.4.weight"], fresh["classifier.4.weight"]
+        )  # the last layer is new
+        body.load_state_dict(
+            {k: v for k, v in official.state_dict().items() if k.startswith("classifier.4")}, strict=False
+        )
         found = body(picture)
     assert expected.std() >= 0.1 and (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
@@ -139,7 +166,11 @@ def test_ventricle_networks_load_each_of_their_starts(name: str, tmp_path: Path)
     report = weights.load(body, image, tmp_path / "image.pth")
     assert report.head == ("backbone.fc.bias", "backbone.fc.weight") and not report.unexpected
     state = body.state_dict()
-    assert all(torch.equal(v, encoder[k.removeprefix("backbone.")]) for k, v in state.items() if k.startswith("backbone."))
+    assert all(
+        torch.equal(v, encoder[k.removeprefix("backbone.")]) for k, v in state.items() if k.startswith("backbone.")
+    )
     left = {k for k in state if k.startswith("classifier.")}
     assert all(torch.equal(state[k], fresh[k]) for k in left)
-    assert {k for k in left if not k.endswith("num_batches_tracked") and not k.startswith("classifier.4.")} == set(report.missing)
+    assert {k for k in left if not k.endswith("num_batches_tracked") and not k.startswith("classifier.4.")} == set(
+        report.missing
+    )

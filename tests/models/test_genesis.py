@@ -20,7 +20,10 @@ def published(folder: Path) -> Path:
     state = parity.fill(parity.shapes(registry.build_body(WHOLE, channels=1, structures=1)))
     path = folder / "Genesis_Chest_CT.pt"
     optimizer = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 1.0, "params": [0]}]}
-    torch.save({"epoch": 7, "state_dict": {f"module.{k}": v for k, v in state.items()}, "optimizer_state_dict": optimizer}, path)
+    torch.save(
+        {"epoch": 7, "state_dict": {f"module.{k}": v for k, v in state.items()}, "optimizer_state_dict": optimizer},
+        path,
+    )
     return path
 
 
@@ -33,8 +36,19 @@ def test_layers_are_those_of_the_source() -> None:
     seen: dict[str, tuple[int, ...]] = {}
     with torch.device("meta"):
         body = registry.build_body(WHOLE, channels=1, structures=1)
-        for name in ("down_tr64", "down_tr128", "down_tr256", "down_tr512", "up_tr256", "up_tr128", "up_tr64", "out_tr"):
-            body.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: seen.update({name: tuple(o.shape[1:])}))
+        for name in (
+            "down_tr64",
+            "down_tr128",
+            "down_tr256",
+            "down_tr512",
+            "up_tr256",
+            "up_tr128",
+            "up_tr64",
+            "out_tr",
+        ):
+            body.get_submodule(name).register_forward_hook(
+                lambda m, i, o, name=name: seen.update({name: tuple(o.shape[1:])})
+            )
         out = body(torch.empty(1, 1, 32, 64, 64))
     full, half, quarter, eighth = ((64 >> k, 64 >> k, 32 >> k) for k in range(4))  # inside as published: 64x64x32
     assert seen == {
@@ -50,7 +64,11 @@ def test_layers_are_those_of_the_source() -> None:
     assert out.shape == (1, 1, 32, 64, 64)
     counts = {name: p.numel() for name, p in body.named_parameters()}
     down = sum(n for name, n in counts.items() if name.startswith("down_"))
-    assert (round(down / 1e6, 2), round((sum(counts.values()) - down) / 1e6, 2), round(sum(counts.values()) / 1e6, 2)) == (7.03, 12.05, 19.07)
+    assert (
+        round(down / 1e6, 2),
+        round((sum(counts.values()) - down) / 1e6, 2),
+        round(sum(counts.values()) / 1e6, 2),
+    ) == (7.03, 12.05, 19.07)
 
 
 def test_the_published_file_fills_the_segmenter_but_its_last_layer(tmp_path: Path) -> None:
@@ -62,9 +80,15 @@ def test_the_published_file_fills_the_segmenter_but_its_last_layer(tmp_path: Pat
     own = model.body.state_dict()
     assert own["out_tr.final_conv.weight"].shape == (3, 64, 1, 1, 1)
     assert all(torch.equal(own[name], state[name]) for name in own if not name.startswith("out_tr"))
-    assert {id(p) for p in dict(model.groups())["head"]} == {id(p) for p in model.body.get_submodule("out_tr").parameters()}
+    assert {id(p) for p in dict(model.groups())["head"]} == {
+        id(p) for p in model.body.get_submodule("out_tr").parameters()
+    }
     card = model.weight_card
-    assert card is not None and "non-commercial" in card.licence and (model.card.channels, model.card.mean, model.card.std) == (1, (0.0,), (1.0,))
+    assert (
+        card is not None
+        and "non-commercial" in card.licence
+        and (model.card.channels, model.card.mean, model.card.std) == (1, (0.0,), (1.0,))
+    )
     hounsfield = torch.tensor([-2000.0, -1000.0, 0.0, 1000.0, 3000.0]).view(1, 1, 1, 1, 5)
     assert model.prepare(hounsfield, torch.tensor([[-1000.0, 1000.0]])).flatten().tolist() == [0, 0, 0.5, 1, 1]
 
@@ -106,7 +130,9 @@ def test_batch_statistics_look_across_cases_and_running_ones_do_not() -> None:
     assert (alone - among).abs().max() > 0.1 and surgery.mixes_cases(body)
     assert all(torch.equal(v, state[k]) for k, v in body.state_dict().items())  # evaluation changes nothing
     body.train()(others)
-    assert not torch.equal(body.state_dict()["down_tr64.ops.0.bn1.running_mean"], state["down_tr64.ops.0.bn1.running_mean"])
+    assert not torch.equal(
+        body.state_dict()["down_tr64.ops.0.bn1.running_mean"], state["down_tr64.ops.0.bn1.running_mean"]
+    )
     with pytest.raises(UserError, match="bn_mode is running or batch"):
         registry.build_body(PART, options={"bn_mode": "group"})
 

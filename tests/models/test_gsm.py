@@ -47,12 +47,17 @@ def test_open_gates_move_the_first_half_back_and_the_second_on() -> None:
 def test_ten_gates_with_51060_parameters() -> None:
     with torch.device("meta"):
         body = registry.build_body("gsm_bninception")
-        gates = {n.split(".")[0].removeprefix("inception_"): m for n, m in body.named_modules() if isinstance(m, GateShift)}
+        gates = {
+            n.split(".")[0].removeprefix("inception_"): m for n, m in body.named_modules() if isinstance(m, GateShift)
+        }
         assert {n: m.bn.num_features for n, m in gates.items()} == GATES
         assert sum(p.numel() for m in gates.values() for p in m.parameters()) == 51_060
         for frames, outputs, millions in ((8, 174, 10.5), (16, 2, 10.3)):
             model, _ = make_model("gsm_bninception", outputs=outputs, channels=3)
-            assert model({"x": torch.empty(1, 3, frames, 224, 224), "value_range": torch.empty(1, 2)}).shape == (1, outputs)
+            assert model({"x": torch.empty(1, 3, frames, 224, 224), "value_range": torch.empty(1, 2)}).shape == (
+                1,
+                outputs,
+            )
             assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.03)
 
 
@@ -60,7 +65,10 @@ def test_image_weights_with_zero_gates_are_the_image_network() -> None:
     """The loader re-orders the convolutions before the gates; without that the channels are shuffled."""
     row = golden("bninception")
     state = parity.fill(row["tensors"], row["gain"])
-    image_card, clip_card = weights.find_card("bninception", "imagenet"), weights.find_card("gsm_bninception", "imagenet")
+    image_card, clip_card = (
+        weights.find_card("bninception", "imagenet"),
+        weights.find_card("gsm_bninception", "imagenet"),
+    )
     assert image_card is not None and clip_card is not None and clip_card.file_name == image_card.file_name
     image, clip = registry.build_body("bninception").eval(), registry.build_body("gsm_bninception").eval()
     weights.load_state(image, image_card, state, "file")
@@ -95,7 +103,9 @@ def test_names_of_the_published_files_fit_with_and_without_prefixes() -> None:
         body = registry.build_body("gsm_bninception")
         expected = {*body.state_dict(), "new_fc.weight", "new_fc.bias"}
         for prefix in ("module.", "module.base_model."):
-            assert set(gsm.published({k.removeprefix(prefix): torch.empty(0) for k in row["tensors"]}, body)) == expected
+            assert (
+                set(gsm.published({k.removeprefix(prefix): torch.empty(0) for k in row["tensors"]}, body)) == expected
+            )
     for name, ours in {
         "module.base_model.gsm_inception_3a_1x1.conv3D.weight": "inception_3a.gate.conv3D.weight",
         "module.base_model.gsm_inception_3c_3x3_reduce.bn.running_var": "inception_3c.gate.bn.running_var",

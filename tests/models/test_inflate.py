@@ -1,4 +1,6 @@
-"""Image weights with a reach over time, on the real ImageNet weights: a still clip keeps the image network's activations."""
+"""Image weights with a reach over time, on the real ImageNet weights: a still clip keeps the image network's
+activations.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def close(a: Tensor, b: Tensor) -> bool:
 @pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize("reach", [1, 3, 5])
 @pytest.mark.parametrize("frames", [1, 2, 4])
-def test_the_temporal_convolution_is_a_3d_convolution_with_the_border_frames_repeated(groups: int, reach: int, frames: int) -> None:
+def test_the_temporal_convolution_is_a_3d_convolution_with_the_border_frames_repeated(
+    groups: int, reach: int, frames: int
+) -> None:
     torch.manual_seed(0)
     image = nn.Conv2d(6, 12, 3, stride=2, padding=1, groups=groups)
     conv = inflate.TemporalConv(image, reach)
@@ -61,7 +65,9 @@ def test_the_temporal_convolution_is_a_3d_convolution_with_the_border_frames_rep
 def test_a_new_temporal_convolution_holds_the_image_kernel_divided_by_its_length() -> None:
     image = nn.Conv2d(6, 12, 3, groups=2)
     kernel = inflate.TemporalConv(image, 5).kernel()
-    assert torch.allclose(kernel, inflate.to_shape(image.weight, kernel.shape)) and torch.allclose(kernel.sum(2), image.weight, atol=1e-6)
+    assert torch.allclose(kernel, inflate.to_shape(image.weight, kernel.shape)) and torch.allclose(
+        kernel.sum(2), image.weight, atol=1e-6
+    )
 
 
 # ---------------------------------------------------------------------------------------- networks
@@ -111,7 +117,9 @@ def test_frames_see_their_neighbours_of_the_same_clip_alone() -> None:
 def test_the_factored_network_starts_as_the_lifted_image_network_on_every_clip() -> None:
     image, _ = model_of(LITE)
     clip, report = model_of(f"r2plus1d:{LITE}")
-    assert report is not None and not report.missing and len(report.adapted) == 17 and 0.9 < report.share_of_parameters < 1
+    assert (
+        report is not None and not report.missing and len(report.adapted) == 17 and 0.9 < report.share_of_parameters < 1
+    )
     assert all(name.endswith(".time.weight") and "identity" in how for name, how in report.adapted.items())
     with torch.no_grad():
         assert close(clip.body(moving()), image.body(moving()))
@@ -125,7 +133,9 @@ def test_the_factored_network_starts_as_the_lifted_image_network_on_every_clip()
 
 
 def test_the_folded_mobilenet_keeps_its_activations(shared_data: Path) -> None:
-    """No norms, biases on all convolutions, a file in float16: biases are not spread, and kernels are divided in float32."""
+    """No norms, biases on all convolutions, a file in float16: biases are not spread, and kernels are divided in
+    float32.
+    """
     x = still(side=96)
     folder = [shared_data / "weights"]
     image, _ = model_of("mobilenet_v2_folded", folders=folder)
@@ -136,7 +146,9 @@ def test_the_folded_mobilenet_keeps_its_activations(shared_data: Path) -> None:
             assert close(clip.body(x), image.body(x))
 
 
-@pytest.mark.parametrize(("name", "dense"), [(f"i3d:{LITE}", False), (f"r2plus1d:{LITE}", False), ("i3d:lraspp_mobilenet_v3_large", True)])
+@pytest.mark.parametrize(
+    ("name", "dense"), [(f"i3d:{LITE}", False), (f"r2plus1d:{LITE}", False), ("i3d:lraspp_mobilenet_v3_large", True)]
+)
 def test_an_inflated_network_trains_and_grey_files_fit(name: str, dense: bool) -> None:
     model, _ = make_model(name, outputs=2, dense=dense, channels=1, seed=3)
     batch = {"x": torch.rand(2, 1, 3, 64, 64), "value_range": torch.tensor([[0.0, 1.0]] * 2)}
@@ -166,7 +178,10 @@ def test_names_starts_and_refusals() -> None:
     card = weights.find_card("i3d:resnet18", "imagenet")
     assert card is not None and card.backbone == "i3d:torchvision:resnet18" and card.mean == (0.485, 0.456, 0.406)
     wide = registry.build_body(f"i3d:{LITE}", options={"frames": 5})
-    assert {m.reach for m in wide.modules() if isinstance(m, inflate.TemporalConv)} == {3, 5}  # at most the side of the kernel
+    assert {m.reach for m in wide.modules() if isinstance(m, inflate.TemporalConv)} == {
+        3,
+        5,
+    }  # at most the side of the kernel
     with pytest.raises(UserError, match="only an image network"):
         registry.build_body("i3d:r3d_18")
     with pytest.raises(UserError, match="has no centre"):

@@ -16,7 +16,15 @@ from medgraft.models.model import make_model, preprocess_of, standardised
 
 GOLDENS = Path(__file__).parent / "goldens"
 #: Millions of parameters as the project's README prints them, and its kind of shortcut.
-PUBLISHED = {10: (14.36, "B"), 18: (32.99, "A"), 34: (63.31, "A"), 50: (46.21, "B"), 101: (85.31, "B"), 152: (117.51, "B"), 200: (126.74, "B")}
+PUBLISHED = {
+    10: (14.36, "B"),
+    18: (32.99, "A"),
+    34: (63.31, "A"),
+    50: (46.21, "B"),
+    101: (85.31, "B"),
+    152: (117.51, "B"),
+    200: (126.74, "B"),
+}
 
 
 def golden(depth: int) -> dict:
@@ -32,7 +40,9 @@ def test_each_depth_has_the_names_and_the_shortcuts_of_its_file(depth: int) -> N
         body = registry.build_body(f"medicalnet_{depth}", channels=1)
     assert parity.shapes(body) == golden(depth)["tensors"]
     assert any("downsample" in n for n in golden(depth)["tensors"]) == (kind == "B")
-    assert sum(t.numel() for t in body.state_dict().values()) / 1e6 == pytest.approx(millions, abs=0.01)  # they count running statistics too
+    assert sum(t.numel() for t in body.state_dict().values()) / 1e6 == pytest.approx(
+        millions, abs=0.01
+    )  # they count running statistics too
 
 
 @pytest.mark.parametrize("depth", [10, 18])
@@ -50,7 +60,9 @@ def test_a_file_as_it_is_published_loads_and_its_decoder_does_not(depth: int, tm
 
 
 def test_the_wrong_shortcut_is_refused() -> None:
-    """A file without convolutions in its shortcuts does not pass for the one of 10 layers, whose shortcuts have them."""
+    """A file without convolutions in its shortcuts does not pass for the one of 10 layers, whose shortcuts have
+    them.
+    """
     card = weights.find_card("medicalnet_10", "8datasets")
     assert card is not None
     state = {n: torch.zeros(shape) for n, shape in golden(10)["tensors"].items() if "downsample" not in n}
@@ -75,7 +87,9 @@ def test_stages_three_and_four_are_dilated_and_keep_the_side() -> None:
 
 
 def test_the_shortcut_without_parameters_passes_gradients() -> None:
-    """The original cuts them (it concatenates ``.data``); here the input of a silenced block still learns through its shortcut."""
+    """The original cuts them (it concatenates ``.data``); here the input of a silenced block still learns through its
+    shortcut.
+    """
     from medgraft.models.zoo.medicalnet import Padded
 
     x = torch.randn(1, 3, 5, 4, 4, requires_grad=True)
@@ -91,7 +105,9 @@ def test_every_depth_has_its_files() -> None:
         assert files == ([f"resnet_{depth}_23dataset.pth"] if depth <= 50 else []) + [f"resnet_{depth}.pth"]
         for card in weights.cards(f"medicalnet_{depth}"):
             assert card.licence == "MIT" and card.channels == 1 and card.standardise == "positive"
-            assert card.addresses == (f"https://huggingface.co/TencentMedicalNet/MedicalNet-Resnet{depth}/resolve/main/{card.file_name}",)
+            assert card.addresses == (
+                f"https://huggingface.co/TencentMedicalNet/MedicalNet-Resnet{depth}/resolve/main/{card.file_name}",
+            )
 
 
 def test_windows_enter_as_z_scores_of_their_bright_voxels() -> None:
@@ -111,7 +127,9 @@ def test_windows_enter_as_z_scores_of_their_bright_voxels() -> None:
 
 
 def test_standardised_windows() -> None:
-    x = torch.rand(3, 2, 4, 5, 6, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 5.0, 0.0]).view(3, 1, 1, 1, 1)
+    x = torch.rand(3, 2, 4, 5, 6, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 5.0, 0.0]).view(
+        3, 1, 1, 1, 1
+    )
     whole = standardised(x, "all")
     assert torch.allclose(whole[:2].mean((1, 2, 3, 4)), torch.zeros(2), atol=1e-5)
     assert torch.allclose(whole[:2].std((1, 2, 3, 4), unbiased=False), torch.ones(2), atol=1e-5)

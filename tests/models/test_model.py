@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +17,7 @@ from medgraft.errors import UserError, WeightsAbsent
 from medgraft.models import registry, weights
 from medgraft.models.heads import LinearHead
 from medgraft.models.lift import Lift
-from medgraft.models.model import Model, Preprocess, make_model
+from medgraft.models.model import Model, Preprocess, fingerprint, make_model
 
 
 def bare(card: Preprocess) -> Model:
@@ -35,7 +39,9 @@ def prepared(model: Model, x: Tensor, low: float, high: float) -> list[list[floa
 def test_prepare_gives_exact_numbers() -> None:
     plain = bare(Preprocess(mean=(0.5,), std=(0.25,), channels=1))
     assert prepared(plain, column(0, 51, 255, dtype=torch.uint8), 0, 255) == [[-2, -1.2, 2]]
-    assert prepared(plain, column(-1000, -500, 0, 3000, dtype=torch.int16), -1000, 0) == [[-2, 0, 2, 2]]  # clipped above
+    assert prepared(plain, column(-1000, -500, 0, 3000, dtype=torch.int16), -1000, 0) == [
+        [-2, 0, 2, 2]
+    ]  # clipped above
     assert prepared(plain, column(1000, 40000, dtype=torch.uint16), 2000, 40000) == [[-2, 2]]  # clipped below
     assert prepared(plain, column(7, 7.5), 7, 7) == [[-2, 0]]  # a constant study has no range to divide by
     bgr = bare(Preprocess(mean=(104, 117, 128), std=(1, 1, 2), range=255.0, channels=3, order="BGR"))
@@ -159,9 +165,68 @@ def test_a_random_start_holds_no_published_weights_and_the_same_head() -> None:
 def test_absent_weights_never_become_a_random_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = weights.find_card("efficientnet_lite0", "imagenet")
     assert card is not None
-    monkeypatch.setattr(weights, "_own_cards", lambda: (replace(card, package="no-such-package-of-weights"),))
+    changed = replace(card, package="no-such-package-of-weights")
+    monkeypatch.setattr(sys.modules["medgraft.models.weights.cards"], "built_in", lambda: (changed,))
     with pytest.raises(WeightsAbsent, match=card.file_name):
         make_model("efficientnet_lite0", start="imagenet", outputs=2, cache=tmp_path)
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Linear(0, 2), nn.PReLU())
+    body.register_buffer("halves", torch.arange(6).to(torch.bfloat16).view(2, 3))
+    body.register_buffer("flag", torch.tensor(True))
+    return body
+
+
+def test_a_fingerprint_is_that_of_the_bytes_alone() -> None:
+    first = fingerprint(small())
+    assert re.fullmatch("[0-9a-f]{64}", first) and fingerprint(small()) == first
+    other_layout = small().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert not other_layout[0].weight.is_contiguous() and fingerprint(other_layout) == first
+    assert fingerprint(small().eval().requires_grad_(False)) == first
+
+
+def test_a_fingerprint_changes_with_one_bit_anywhere() -> None:
+    seen = {fingerprint(small())}
+    for index, tensor in enumerate(t for t in small().state_dict().values() if t.numel()):
+        body = small()
+        target = [t for t in body.state_dict().values() if t.numel()][index]
+        assert target.shape == tensor.shape
+        target.reshape(-1)[-1:].view(torch.uint8)[0] ^= 1
+        seen.add(fingerprint(body))
+    assert len(seen) == 1 + sum(1 for t in small().state_dict().values() if t.numel())
+
+
+def test_a_fingerprint_knows_order_names_types_and_shapes() -> None:
+    def changed(change: Callable[[Any], object]) -> str:
+        body = small()
+        with torch.no_grad():
+            change(body)
+        return fingerprint(body)
+
+    def swap(body: Any) -> None:
+        """Two tensors of one shape and of one sum change places."""
+        a, b = body[0].bias, body[2].bias
+        a.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0])), b.copy_(torch.tensor([4.0, 3.0, 2.0, 1.0]))
+
+    def swapped(body: Any) -> None:
+        swap(body)
+        held = body[0].bias.clone()
+        body[0].bias.copy_(body[2].bias), body[2].bias.copy_(held)
+
+    def renamed(body: Any) -> None:
+        body.register_buffer("flags", body.flag)
+        del body.flag
+
+    def turned(body: Any) -> None:
+        body.halves = body.halves.view(3, 2)
+
+    def retyped(body: Any) -> None:
+        body.halves = body.halves.view(torch.float16)
+
+    ways = [fingerprint(small()), *map(changed, (swap, swapped, renamed, turned, retyped))]
+    assert len(set(ways)) == len(ways)
 
 
 def test_a_task_and_a_network_must_fit() -> None:

@@ -82,7 +82,9 @@ def test_a_new_block_is_the_identity_and_its_scale_opens_it(pool: str, affinity:
     assert torch.equal(net(x), x)
     net(x).square().sum().backward()
     assert net.bn.weight.grad is not None and net.bn.weight.grad.abs().sum() > 0
-    assert net.conv_theta.weight.grad is not None and net.conv_theta.weight.grad.abs().sum() == 0  # a zero scale hides the branch
+    assert (
+        net.conv_theta.weight.grad is not None and net.conv_theta.weight.grad.abs().sum() == 0
+    )  # a zero scale hides the branch
     with torch.no_grad():
         net.bn.weight.fill_(1)
     net(x).square().sum().backward()

@@ -15,14 +15,18 @@ import numpy as np
 import pytest
 
 from medgraft.errors import UserError
-from medgraft.models import pack, weights
-from medgraft.models.weights import WeightCard
+from medgraft.models import weights
+from medgraft.models.weights import WeightCard, pack
 
 DATA = {"one.pth": bytes(range(256)) * 5000, "two.safetensors": b"2" * 1537, "empty.bin": b""}
 
 
 def card(file: str, name: str = "", **other: Any) -> WeightCard:
-    facts: dict[str, Any] = {"sha256": hashlib.sha256(DATA[file]).hexdigest(), "licence": "MIT", "source_data": "made here"}
+    facts: dict[str, Any] = {
+        "sha256": hashlib.sha256(DATA[file]).hexdigest(),
+        "licence": "MIT",
+        "source_data": "made here",
+    }
     return WeightCard(name or f"made.{file}", "made", file, **{**facts, **other})
 
 
@@ -65,7 +69,11 @@ def test_the_manifest_names_cards_hashes_and_licences(store: Path, tmp_path: Pat
         listed = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
     row = next(r for r in listed["files"] if r["file"] == "one.pth")
     assert row["sha256"] == hashlib.sha256(DATA["one.pth"]).hexdigest() and row["bytes"] == len(DATA["one.pth"])
-    assert row["cards"] == ["made.one.pth", "made.again"] and row["licences"] == ["MIT", "BSD"] and row["source_data"] == ["made here"]
+    assert (
+        row["cards"] == ["made.one.pth", "made.again"]
+        and row["licences"] == ["MIT", "BSD"]
+        and row["source_data"] == ["made here"]
+    )
 
 
 def test_the_same_files_make_the_same_bytes(store: Path, tmp_path: Path) -> None:
@@ -84,10 +92,12 @@ def test_a_real_start_travels_and_is_found(tmp_path: Path) -> None:
 
 
 def test_a_converted_file_travels_with_its_note(tmp_path: Path) -> None:
-    """Of a foreign file the converted one alone may be here; without the note of its hashes it would not be taken there."""
+    """Of a foreign file the converted one alone may be here; without the note of its hashes it would not be taken
+    there.
+    """
     import pickle
 
-    from medgraft.models import convert
+    from medgraft.models.weights import convert
 
     source = tmp_path / "store" / "net.pkl"
     source.parent.mkdir()
@@ -98,7 +108,10 @@ def test_a_converted_file_travels_with_its_note(tmp_path: Path) -> None:
     pack.pack(tmp_path / "pack.tar", [facts], folders=[tmp_path / "store"], cache=tmp_path / "none")
     pack.unpack(tmp_path / "pack.tar", into=tmp_path / "there")
     assert weights.locate(facts, folders=[tmp_path / "there"]).name == "net.pkl.safetensors"
-    assert sorted(p.name for p in (tmp_path / "there").iterdir()) == ["net.pkl.safetensors", "net.pkl.safetensors.sha256"]
+    assert sorted(p.name for p in (tmp_path / "there").iterdir()) == [
+        "net.pkl.safetensors",
+        "net.pkl.safetensors.sha256",
+    ]
 
 
 def test_names_of_networks_and_of_cards_choose() -> None:
@@ -143,7 +156,9 @@ def row(file: Any, data: bytes = b"x", **other: Any) -> dict[str, Any]:
     return {"file": file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **words, **other}
 
 
-def member(name: str, data: bytes = b"x", kind: bytes = tarfile.REGTYPE, link: str = "", size: int | None = None) -> tuple[tarfile.TarInfo, bytes]:
+def member(
+    name: str, data: bytes = b"x", kind: bytes = tarfile.REGTYPE, link: str = "", size: int | None = None
+) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = kind, link, len(data) if size is None else size
     return info, data
@@ -166,16 +181,24 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "absolute": lambda p: tar(p, ONE, NAMED, member("/etc/medgraft-harm")),
     "climbing": lambda p: tar(p, ONE, NAMED, member("weights/../../harm")),
     "above": lambda p: tar(p, ONE, member("../a.pth")),
-    "absolute in the manifest": lambda p: tar(p, member("manifest.json", manifest(row("/etc/medgraft-harm"))), member("weights//etc/medgraft-harm")),
-    "climbing in the manifest": lambda p: tar(p, member("manifest.json", manifest(row("../harm"))), member("weights/../harm")),
-    "folder in the manifest": lambda p: tar(p, member("manifest.json", manifest(row("b/a.pth"))), member("weights/b/a.pth")),
+    "absolute in the manifest": lambda p: tar(
+        p, member("manifest.json", manifest(row("/etc/medgraft-harm"))), member("weights//etc/medgraft-harm")
+    ),
+    "climbing in the manifest": lambda p: tar(
+        p, member("manifest.json", manifest(row("../harm"))), member("weights/../harm")
+    ),
+    "folder in the manifest": lambda p: tar(
+        p, member("manifest.json", manifest(row("b/a.pth"))), member("weights/b/a.pth")
+    ),
     "backslash": lambda p: tar(p, member("manifest.json", manifest(row("..\\harm"))), member("weights/..\\harm")),
     "drive": lambda p: tar(p, member("manifest.json", manifest(row("c:harm"))), member("weights/c:harm")),
     "hidden": lambda p: tar(p, member("manifest.json", manifest(row(".profile"))), member("weights/.profile")),
     "device name": lambda p: tar(p, member("manifest.json", manifest(row("con.pth"))), member("weights/con.pth")),
     "line break": lambda p: tar(p, member("manifest.json", manifest(row("a\nb"))), member("weights/a\nb")),
     "long name": lambda p: tar(p, member("manifest.json", manifest(row("a" * 200)))),
-    "two of one name": lambda p: tar(p, member("manifest.json", manifest(row("a.pth"), row("A.pth"))), NAMED, member("weights/A.pth")),
+    "two of one name": lambda p: tar(
+        p, member("manifest.json", manifest(row("a.pth"), row("A.pth"))), NAMED, member("weights/A.pth")
+    ),
     "symbolic link": lambda p: tar(p, ONE, member("weights/a.pth", b"", tarfile.SYMTYPE, "/etc/passwd")),
     "hard link": lambda p: tar(p, ONE, member("weights/a.pth", b"", tarfile.LNKTYPE, "manifest.json")),
     "device": lambda p: tar(p, ONE, member("weights/a.pth", b"", tarfile.CHRTYPE)),
@@ -194,8 +217,12 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "other size": lambda p: tar(p, ONE, member("weights/a.pth", b"xx")),
     "cut before a file": lambda p: cut(tar(p, ONE, NAMED), 3 * 512),
     "cut in a header": lambda p: cut(tar(p, ONE, NAMED), 2 * 512 + 100),
-    "cut in a file": lambda p: cut(tar(p, member("manifest.json", manifest(row("a.pth", b"x" * 2000))), member("weights/a.pth", b"x" * 2000)), 3000),
-    "huge": lambda p: tar(p, member("manifest.json", manifest(row("a.pth", bytes=10**18))), member("weights/a.pth", size=8**11 - 1)),
+    "cut in a file": lambda p: cut(
+        tar(p, member("manifest.json", manifest(row("a.pth", b"x" * 2000))), member("weights/a.pth", b"x" * 2000)), 3000
+    ),
+    "huge": lambda p: tar(
+        p, member("manifest.json", manifest(row("a.pth", bytes=10**18))), member("weights/a.pth", size=8**11 - 1)
+    ),
     "huge manifest": lambda p: tar(p, member("manifest.json", b"{}", size=8**11 - 1)),
     "negative": lambda p: tar(p, member("manifest.json", manifest(row("a.pth", bytes=-1))), NAMED),
     "fraction": lambda p: tar(p, member("manifest.json", manifest(row("a.pth", bytes=1.0))), NAMED),
@@ -257,7 +284,9 @@ def test_files_that_are_there_already_stay(store: Path, tmp_path: Path) -> None:
     (there / "two.safetensors").write_bytes(b"mine")
     with pytest.raises(UserError, match=r"another two.safetensors is there already"):
         pack.unpack(tmp_path / "pack.tar", into=there)
-    assert [p.name for p in there.iterdir()] == ["two.safetensors"] and (there / "two.safetensors").read_bytes() == b"mine"
+    assert [p.name for p in there.iterdir()] == ["two.safetensors"] and (
+        there / "two.safetensors"
+    ).read_bytes() == b"mine"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")

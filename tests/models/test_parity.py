@@ -57,7 +57,9 @@ def test_the_goldens_see_wrong_padding_and_epsilon() -> None:
 
 @pytest.mark.parametrize("name", LITE)
 def test_efficientnet_lite_equals_the_official_code_where_it_is_installed(name: str) -> None:
-    official_code = pytest.importorskip("efficientnet_lite_pytorch", reason="the package with the official network is not installed")
+    official_code = pytest.importorskip(
+        "efficientnet_lite_pytorch", reason="the package with the official network is not installed"
+    )
     body, card = body_of(name)
     official = official_code.EfficientNet.from_name(name.replace("_", "-"))
     official.load_state_dict(weights.read_state(weights.locate(card)))
@@ -67,7 +69,8 @@ def test_efficientnet_lite_equals_the_official_code_where_it_is_installed(name: 
         assert (body(picture) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-# ---------------------------------------------------------------------------------------- MobileNetV2 without batch norm
+# ---------------------------------------------------------------------------------------- MobileNetV2 without batch
+# norm
 
 
 def folded(shared_data: Path) -> tuple[Model, Path]:
@@ -80,7 +83,10 @@ def folded(shared_data: Path) -> tuple[Model, Path]:
 def test_folded_mobilenet_agrees_with_itself_in_training_at_step_0(shared_data: Path) -> None:
     model, _ = folded(shared_data)
     assert not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in model.modules())
-    batch = {"x": torch.randint(0, 256, (3, 1, 2, 96, 96), dtype=torch.uint8), "value_range": torch.tensor([[0.0, 255.0]]).expand(3, 2)}
+    batch = {
+        "x": torch.randint(0, 256, (3, 1, 2, 96, 96), dtype=torch.uint8),
+        "value_range": torch.tensor([[0.0, 255.0]]).expand(3, 2),
+    }
     with torch.no_grad():
         model.train()
         training = model.features(batch)
@@ -93,8 +99,12 @@ def test_folded_mobilenet_equals_torchvision_with_norms_in_evaluation_mode(share
     from torchvision.models import mobilenet_v2
 
     model, path = folded(shared_data)
-    official = mobilenet_v2(norm_layer=lambda n: nn.BatchNorm2d(n, eps=0.0)).eval()  # variance 1: epsilon would only scale
-    official.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.read_state(path).items()})
+    official = mobilenet_v2(
+        norm_layer=lambda n: nn.BatchNorm2d(n, eps=0.0)
+    ).eval()  # variance 1: epsilon would only scale
+    official.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in weights.read_state(path).items()}
+    )
     picture = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = official.features(picture).mean((2, 3))
@@ -115,7 +125,9 @@ def photographs() -> dict[str, np.ndarray]:
 
 
 def best(name: str, classifier: str, folder: Path, picture: np.ndarray, high: float = 255.0) -> list[tuple[str, float]]:
-    """The three best ImageNet classes with their probabilities, by the card's resize and crop and the model's own preprocessing."""
+    """The three best ImageNet classes with their probabilities, by the card's resize and crop and the model's own
+    preprocessing.
+    """
     from PIL import Image
     from torchvision.models import ResNet18_Weights
 

@@ -41,8 +41,14 @@ def test_clips_of_both_lengths_give_512_features_and_the_stated_parameters(frame
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(63.49, abs=0.01)
     found = weights.find_card("r2plus1d_34", card)
     assert found is not None and found.input_size == (frames, 112, 112) and found.source_data == "IG-65M"
-    assert f"_clip{frames}_ig65m_from_scratch-{found.sha256}.pth" in found.file_name and found.addresses[0].endswith(found.file_name)
-    assert preprocess_of(found, 3).mean == (0.43216, 0.394666, 0.37645) and preprocess_of(found, 3).std == (0.22803, 0.22145, 0.216989)
+    assert f"_clip{frames}_ig65m_from_scratch-{found.sha256}.pth" in found.file_name and found.addresses[0].endswith(
+        found.file_name
+    )
+    assert preprocess_of(found, 3).mean == (0.43216, 0.394666, 0.37645) and preprocess_of(found, 3).std == (
+        0.22803,
+        0.22145,
+        0.216989,
+    )
 
 
 def test_kinetics_means_the_fine_tuned_files() -> None:
@@ -56,7 +62,11 @@ def test_torchvisions_own_block_does_not_fit_the_files() -> None:
 
     with torch.device("meta"):
         net = VideoResNet(block=BasicBlock, conv_makers=[Conv2Plus1D] * 4, layers=[3, 4, 6, 3], stem=R2Plus1dStem)
-    wrong = {n: list(t.shape) for n, t in net.state_dict().items() if not n.startswith("fc.") and list(t.shape) != GOLDEN["tensors"][n]}
+    wrong = {
+        n: list(t.shape)
+        for n, t in net.state_dict().items()
+        if not n.startswith("fc.") and list(t.shape) != GOLDEN["tensors"][n]
+    }
     assert {n.split(".conv2.0.")[0] for n in wrong} == {"layer2.0", "layer3.0", "layer4.0"}
     assert [wrong[f"layer{k}.0.conv2.0.0.weight"][0] for k in (2, 3, 4)] == [230, 460, 921]
     ours = registry.build_body("r2plus1d_34")

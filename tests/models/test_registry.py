@@ -10,6 +10,7 @@ import pytest
 
 from medgraft.errors import UserError
 from medgraft.models import registry
+from medgraft.models.records import BackboneInfo
 
 
 def modules_after(statement: str) -> set[str]:
@@ -19,7 +20,9 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_the_registry_imports_no_network() -> None:
-    loaded = modules_after("from medgraft.models import registry as r; r.names('3d'); r.info('r3d_18'); r.resolve('unet3d')")
+    loaded = modules_after(
+        "from medgraft.models import registry as r; r.names('3d'); r.info('r3d_18'); r.resolve('unet3d')"
+    )
     assert "medgraft.models.registry" in loaded
     assert not {"torch", "torchvision", "timm", "monai", "segmentation_models_pytorch"} & loaded
     assert not [m for m in loaded if m.startswith("medgraft.models.zoo")]
@@ -33,7 +36,9 @@ def test_one_family_is_imported_alone() -> None:
 
 def test_a_new_file_in_the_zoo_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fact = "family='F', dims=3, output='features', features=7, default_size=(8, 8, 8), min_size=(1, 1, 1)"
-    (tmp_path / "new.py").write_text(f"raise RuntimeError\n@backbone({fact})\ndef tiny(channels, size): ...\ndef helper(): ...\n")
+    (tmp_path / "new.py").write_text(
+        f"raise RuntimeError\n@backbone({fact})\ndef tiny(channels, size): ...\ndef helper(): ...\n"
+    )
     monkeypatch.setattr(registry, "_ZOO", tmp_path)
     registry._zoo.cache_clear()
     try:
@@ -48,9 +53,39 @@ def test_a_new_file_in_the_zoo_is_found_without_importing_it(tmp_path: Path, mon
         registry._zoo.cache_clear()
 
 
+def test_sisters_share_facts_by_a_literal_dict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "family.py").write_text(
+        "raise RuntimeError\nOTHER = {1: undefined}\nSIDES = {'default_size': (8, 8), 'min_size': (1, 1)}\n"
+        "FAMILY = {**SIDES, 'family': 'F', 'dims': 2, 'output': 'features'}\n"
+        "@backbone(**FAMILY, features=7)\ndef small(channels, size): ...\n"
+        "@backbone(features=9, **FAMILY, notes='n')\ndef large(channels, size): ...\n"
+    )
+    monkeypatch.setattr(registry, "_ZOO", tmp_path)
+    registry._zoo.cache_clear()
+    try:
+        small, large = registry.info("small"), registry.info("large")
+        assert small == BackboneInfo("small", "F", 2, "features", 7, (8, 8), (1, 1))
+        assert large == BackboneInfo("large", "F", 2, "features", 9, (8, 8), (1, 1), notes="n")
+        (tmp_path / "twice.py").write_text("A = {'dims': 2}\n@backbone(**A, dims=3)\ndef worse(channels, size): ...\n")
+        registry._zoo.cache_clear()
+        with pytest.raises(RuntimeError, match="its dims twice"):
+            registry.names()
+    finally:
+        monkeypatch.undo()
+        registry._zoo.cache_clear()
+
+
 def test_names_by_kind() -> None:
-    assert set(registry.names("dense")) | set(registry.names("features")) == set(registry.names()) == set(registry.names("2d") + registry.names("3d"))
-    assert "unet3d" in registry.names("dense") and "unet3d" in registry.names("3d") and "r3d_18" in registry.names("features")
+    assert (
+        set(registry.names("dense")) | set(registry.names("features"))
+        == set(registry.names())
+        == set(registry.names("2d") + registry.names("3d"))
+    )
+    assert (
+        "unet3d" in registry.names("dense")
+        and "unet3d" in registry.names("3d")
+        and "r3d_18" in registry.names("features")
+    )
     assert "torchvision:resnet50" in registry.names("torchvision") and "monai:segresnet" in registry.names("monai")
     with pytest.raises(UserError, match="choose one of features, dense"):
         registry.names("audio")
@@ -111,6 +146,8 @@ def test_bodies_refuse_what_they_cannot_be() -> None:
 
 def test_options_reach_the_builder() -> None:
     def parameters(width: int) -> int:
-        return sum(p.numel() for p in registry.build_body("unet3d", structures=1, options={"width": width}).parameters())
+        return sum(
+            p.numel() for p in registry.build_body("unet3d", structures=1, options={"width": width}).parameters()
+        )
 
     assert 3 < parameters(16) / parameters(8) < 4.2

@@ -13,6 +13,7 @@ from torch.nn import functional
 from medgraft.errors import UserError
 from medgraft.models import parity, registry, weights
 from medgraft.models.model import make_model
+from medgraft.models.records import info_of
 from medgraft.models.sequence import Bert
 
 LITE = "efficientnet_lite0"
@@ -36,13 +37,23 @@ def by_hand(state: dict[str, Tensor], frames: Tensor, heads: int) -> Tensor:
 
     token = state["bert.embeddings.word_embeddings.weight"].expand(len(frames), 1, -1)
     x = torch.cat([token, frames], 1)
-    x = x + state["bert.embeddings.position_embeddings.weight"][: x.shape[1]] + state["bert.embeddings.token_type_embeddings.weight"]
+    x = (
+        x
+        + state["bert.embeddings.position_embeddings.weight"][: x.shape[1]]
+        + state["bert.embeddings.token_type_embeddings.weight"]
+    )
     x = norm("embeddings.LayerNorm", x)
     for k in range(3):
         layer = f"encoder.layer.{k}."
-        q, key, value = (linear(f"{layer}attention.self.{n}", x).unflatten(2, (heads, -1)).transpose(1, 2) for n in ("query", "key", "value"))
+        q, key, value = (
+            linear(f"{layer}attention.self.{n}", x).unflatten(2, (heads, -1)).transpose(1, 2)
+            for n in ("query", "key", "value")
+        )
         mixed = (q @ key.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1) @ value
-        x = norm(f"{layer}attention.output.LayerNorm", x + linear(f"{layer}attention.output.dense", mixed.transpose(1, 2).flatten(2)))
+        x = norm(
+            f"{layer}attention.output.LayerNorm",
+            x + linear(f"{layer}attention.output.dense", mixed.transpose(1, 2).flatten(2)),
+        )
         inner = linear(f"{layer}intermediate.dense", x)
         inner = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))
         x = norm(f"{layer}output.LayerNorm", x + linear(f"{layer}output.dense", inner))
@@ -55,7 +66,9 @@ def test_bert_is_the_published_arithmetic_and_transformers_own() -> None:
     frames = parity.signal((2, 8, 1000))
     with torch.no_grad():
         found = reader(frames)
-        assert found.shape == (2, 1000) and found.std() > 0.1 and (found.abs() < 0.999).float().mean() > 0.5  # tanh is not saturated
+        assert (
+            found.shape == (2, 1000) and found.std() > 0.1 and (found.abs() < 0.999).float().mean() > 0.5
+        )  # tanh is not saturated
         assert (found - by_hand(state, frames, 5)).abs().max() <= 1e-4 * found.abs().max()
         short = frames[:, :3]
         assert (reader(short) - by_hand(state, short, 5)).abs().max() <= 1e-4
@@ -63,10 +76,16 @@ def test_bert_is_the_published_arithmetic_and_transformers_own() -> None:
         # A BertModel as a language model has it: other rows in its tables, fused attention, padding.
         from transformers import BertConfig, BertModel
 
-        config = BertConfig(vocab_size=7, hidden_size=1000, num_hidden_layers=3, num_attention_heads=5, intermediate_size=1280)
+        config = BertConfig(
+            vocab_size=7, hidden_size=1000, num_hidden_layers=3, num_attention_heads=5, intermediate_size=1280
+        )
         theirs = BertModel(config).eval()
         own = {k.removeprefix("bert."): v for k, v in state.items()}
-        tables = {k: theirs.state_dict()[k].clone() for k in own if "embeddings" in k and theirs.state_dict()[k].shape != own[k].shape}
+        tables = {
+            k: theirs.state_dict()[k].clone()
+            for k in own
+            if "embeddings" in k and theirs.state_dict()[k].shape != own[k].shape
+        }
         for name, table in tables.items():
             table[: len(own[name])] = own[name]
         theirs.load_state_dict({**own, **tables})
@@ -88,7 +107,11 @@ def test_bert_has_the_stated_sizes_and_start() -> None:
     assert sum(p.numel() for p in model.parameters()) == lite + extra + 2 * 1001
     weight = reader.bert.encoder.layer[1].intermediate.dense.weight
     assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.02)
-    for drawn in (reader.bert.embeddings.word_embeddings.weight, reader.bert.embeddings.position_embeddings.weight, model.head[1].linear.weight):
+    for drawn in (
+        reader.bert.embeddings.word_embeddings.weight,
+        reader.bert.embeddings.position_embeddings.weight,
+        model.head[1].linear.weight,
+    ):
         assert float(drawn.detach().std()) == pytest.approx(0.02, rel=0.1)
     assert {m.p for m in reader.modules() if isinstance(m, nn.Dropout)} == {0.2}
     self_attention = reader.bert.encoder.layer[0].attention.self
@@ -159,7 +182,9 @@ def test_kept_logits_are_those_of_torchvisions_network(name: str, official: str)
     from torchvision import models
 
     theirs = models.get_model(official).eval()
-    state = theirs.state_dict() if official == "alexnet" else filled(theirs)  # no norm or gate that its start could hide
+    state = (
+        theirs.state_dict() if official == "alexnet" else filled(theirs)
+    )  # no norm or gate that its start could hide
     card = weights.find_card(name, "imagenet")
     assert card is not None
     body = registry.build_body(name, classes=1000).eval()
@@ -169,7 +194,7 @@ def test_kept_logits_are_those_of_torchvisions_network(name: str, official: str)
     with torch.no_grad():
         expected = theirs(x)
         assert (body(x) - expected).abs().max() <= 1e-6 * expected.abs().max()
-    assert registry.info_of(body).features == 1000
+    assert info_of(body).features == 1000
 
 
 def test_kept_logits_come_from_the_same_file_as_the_body() -> None:
@@ -204,7 +229,9 @@ def test_every_image_network_of_the_zoo_keeps_its_classifier(name: str) -> None:
 
 
 def test_kept_logits_of_bn_inception_are_the_official_ones() -> None:
-    """The golden holds the official network's 1000 logits: here they come out of the body itself, its classifier kept."""
+    """The golden holds the official network's 1000 logits: here they come out of the body itself, its classifier
+    kept.
+    """
     golden = json.loads((Path(__file__).parent / "goldens" / "bninception.json").read_text(encoding="utf-8"))
     card = weights.find_card("bninception", "imagenet")
     assert card is not None and len(golden["head"]) == 2
@@ -215,8 +242,12 @@ def test_kept_logits_of_bn_inception_are_the_official_ones() -> None:
         assert parity.error(golden, body(parity.signal(golden["input"]))) <= parity.TOLERANCE
     assert round(sum(p.numel() for p in body.parameters()) / 1e6, 2) == 11.30
     with torch.device("meta"):
-        read, _ = make_model("bninception", start="imagenet", outputs=2, join="bert", size=(8, 224, 224), load_weights=False)
-    assert sum(p.numel() for p in read.parameters()) == sum(p.numel() for p in body.parameters()) + 20_724_840 + 2 * 1001
+        read, _ = make_model(
+            "bninception", start="imagenet", outputs=2, join="bert", size=(8, 224, 224), load_weights=False
+        )
+    assert (
+        sum(p.numel() for p in read.parameters()) == sum(p.numel() for p in body.parameters()) + 20_724_840 + 2 * 1001
+    )
 
 
 # ---------------------------------------------------------------------------------------- CEUS-M01 to M05, M18
@@ -233,7 +264,9 @@ def test_kept_logits_of_bn_inception_are_the_official_ones() -> None:
     ],
 )
 def test_image_networks_of_the_ultrasound_study(bare: str, published: int, last: int) -> None:
-    """ImageNet weights and their preprocessing, 224 pixels, the last layer replaced by two logits; with BERT it stays."""
+    """ImageNet weights and their preprocessing, 224 pixels, the last layer replaced by two logits; with BERT it
+    stays.
+    """
     name = f"torchvision:{bare}"
     with torch.device("meta"):
         model, _ = make_model(name, start="imagenet", outputs=2, load_weights=False)

@@ -74,8 +74,15 @@ def test_two_logits_from_a_kinetics_start(name: str, frames: int, millions: floa
     assert logits.shape == (2, 2) and registry.info(name).default_size == (frames, 224, 224)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
     card = model.weight_card
-    assert card is not None and card.name == f"{name}.kinetics400" and card.format == "caffe2" and f"top-1 {source}" in card.accuracy
-    assert preprocess_of(card, 3).mean == (0.45,) * 3 and preprocess_of(card, 3).std == (0.225,) * 3 and card.resize == 256
+    assert (
+        card is not None
+        and card.name == f"{name}.kinetics400"
+        and card.format == "caffe2"
+        and f"top-1 {source}" in card.accuracy
+    )
+    assert (
+        preprocess_of(card, 3).mean == (0.45,) * 3 and preprocess_of(card, 3).std == (0.225,) * 3 and card.resize == 256
+    )
 
 
 # ---------------------------------------------------------------------------------------- the traps
@@ -85,7 +92,16 @@ def test_the_slow_path_sees_the_official_frames(monkeypatch: pytest.MonkeyPatch)
     for alpha in (4, 8):
         for frames in range(alpha, 129, alpha):  # at 160 the official float32 falls just short of frame 53
             assert slowfast.slow_frames(frames, alpha) == torch.linspace(0, frames - 1, frames // alpha).long().tolist()
-    assert slowfast.slow_frames(32, 8) == [0, 10, 20, 31] and slowfast.slow_frames(32, 4) == [0, 4, 8, 13, 17, 22, 26, 31]
+    assert slowfast.slow_frames(32, 8) == [0, 10, 20, 31] and slowfast.slow_frames(32, 4) == [
+        0,
+        4,
+        8,
+        13,
+        17,
+        22,
+        26,
+        31,
+    ]
     assert slowfast.slow_frames(1, 8) == [0] and slowfast.slow_frames(9, 8) == [0, 8]
     _, body, _ = loaded("slowfast_r50_4x16")
     x = torch.rand(1, 3, 32, 16, 16)
@@ -98,7 +114,9 @@ def test_the_slow_path_sees_the_official_frames(monkeypatch: pytest.MonkeyPatch)
         hook.remove()
     assert torch.equal(given[0], x[:, :, [0, 10, 20, 31]]) and torch.equal(given[1], x)
     assert error("slowfast_r50_4x16") <= parity.TOLERANCE
-    monkeypatch.setattr(slowfast, "slow_frames", lambda frames, alpha: list(range(0, frames, alpha)))  # every alpha-th: not the official ones
+    monkeypatch.setattr(
+        slowfast, "slow_frames", lambda frames, alpha: list(range(0, frames, alpha))
+    )  # every alpha-th: not the official ones
     assert error("slowfast_r50_4x16") > 10 * parity.TOLERANCE
 
 
@@ -132,16 +150,29 @@ def test_temporal_kernels_stand_where_the_table_has_them_and_i3d_halves_its_fram
         for stage, expected in zip((2, 3, 4, 5), stages):
             blocks = [body.get_submodule(f"s{stage}.pathway0_res{b}") for b in range(len(expected))]
             assert [b.branch2.a.kernel_size for b in blocks] == [(k, 1, 1) for k in expected]
-            assert [b.branch2.b.stride for b in blocks] == [(1, 1 + (stage > 2), 1 + (stage > 2)), *[(1, 1, 1)] * (len(blocks) - 1)]
+            assert [b.branch2.b.stride for b in blocks] == [
+                (1, 1 + (stage > 2), 1 + (stage > 2)),
+                *[(1, 1, 1)] * (len(blocks) - 1),
+            ]
     for name, left in frames.items():
         assert [depth for _, depth in seen_by(on_meta(name), ["s2", "s3", "s5"], (1, 3, 8, 64, 64))] == [8, left, left]
 
 
 def test_non_local_blocks_stand_after_res3_1_3_and_res4_1_3_5_of_the_slow_path() -> None:
-    kinds = {"c2d_r50": "scaled_softmax", "i3d_r50": "scaled_softmax", "slow_r50_8x8": "mean", "slow_r50_4x16": "mean", "slowfast_r50_8x8": "mean"}
+    kinds = {
+        "c2d_r50": "scaled_softmax",
+        "i3d_r50": "scaled_softmax",
+        "slow_r50_8x8": "mean",
+        "slow_r50_4x16": "mean",
+        "slowfast_r50_8x8": "mean",
+    }
     places = [f"s3.pathway0_nonlocal{b}" for b in (1, 3)] + [f"s4.pathway0_nonlocal{b}" for b in (1, 3, 5)]
     for name, kind in kinds.items():
-        found = {n: m for n, m in on_meta(f"{name}_nl").named_modules() if n.rpartition(".")[2].startswith("pathway0_nonlocal")}
+        found = {
+            n: m
+            for n, m in on_meta(f"{name}_nl").named_modules()
+            if n.rpartition(".")[2].startswith("pathway0_nonlocal")
+        }
         assert list(found) == places and all(m.affinity == kind and m.pool_first for m in found.values())
         assert not any("nonlocal" in n for n, _ in on_meta(name).named_modules())
 
@@ -149,7 +180,10 @@ def test_non_local_blocks_stand_after_res3_1_3_and_res4_1_3_5_of_the_slow_path()
 @pytest.mark.parametrize(
     "spoil",
     [
-        pytest.param(lambda body, part: [setattr(m, "eps", 1e-3) for m in body.modules() if isinstance(m, nn.BatchNorm3d)], id="batch-norm epsilon"),
+        pytest.param(
+            lambda body, part: [setattr(m, "eps", 1e-3) for m in body.modules() if isinstance(m, nn.BatchNorm3d)],
+            id="batch-norm epsilon",
+        ),
         pytest.param(lambda body, part: setattr(body, "pool", False), id="no pool after res2"),
         pytest.param(lambda body, part: setattr(part, "affinity", "softmax"), id="affinity without scale"),
         pytest.param(lambda body, part: setattr(part, "affinity", "mean"), id="dot product"),
@@ -237,13 +271,18 @@ def test_caffe2_names(blob: str, name: str | None) -> None:
 
 
 def test_a_caffe2_pickle_of_the_official_zoo_loads_by_its_card(tmp_path: Path) -> None:
-    """The file as published (blobs, optimiser, numbers without axes of length 1), found, converted, named, loaded: the golden's outputs."""
+    """The file as published (blobs, optimiser, numbers without axes of length 1), found, converted, named, loaded: the
+    golden's outputs.
+    """
     golden = json.loads((GOLDENS / "c2d_r50.json").read_text(encoding="utf-8"))
     state = parity.fill(golden["tensors"], golden["gain"])
     card = weights.find_card("c2d_r50", "kinetics")
     assert card is not None
     blobs: dict[str, Any] = {name: tensor.numpy() for name, tensor in state.items()}
-    blobs |= {f"{name}_momentum": blobs[name] for name in ("conv1_w", "pred_w")} | {"lr": blobs["pred_b"][:1], "model_iter": blobs["pred_b"][:1]}
+    blobs |= {f"{name}_momentum": blobs[name] for name in ("conv1_w", "pred_w")} | {
+        "lr": blobs["pred_b"][:1],
+        "model_iter": blobs["pred_b"][:1],
+    }
     blobs["res2_0_branch1_w"] = blobs["res2_0_branch1_w"][:, :, 0, 0, 0]  # axes of length 1 may be absent at the end
     blobs["stranger_w"] = blobs["pred_b"]
     (tmp_path / card.file_name).write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
@@ -297,10 +336,14 @@ def test_image_weights_keep_their_activations_on_a_still_clip() -> None:
             assert card is not None and card.tag == "imagenet_torchvision" and card.mean == (0.485, 0.456, 0.406)
             body = registry.build_body(name).eval()
             report = weights.load_state(body, card, state, "filled")
-            assert {".".join(k.split(".")[:2]) for k in report.missing} == ({*blocks} if name.endswith("_nl") else set())
+            assert {".".join(k.split(".")[:2]) for k in report.missing} == (
+                {*blocks} if name.endswith("_nl") else set()
+            )
             clip = picture[:, :, None].expand(-1, -1, frames, -1, -1)
             out: list[Tensor] = []
-            with body.get_submodule("s5").register_forward_hook(lambda module, given, made, out=out: out.append(made[0])):
+            with body.get_submodule("s5").register_forward_hook(
+                lambda module, given, made, out=out: out.append(made[0])
+            ):
                 body(clip)
             for frame in whole:
                 assert (out[0][0, :, frame] - expected).abs().max() <= 1e-4 * expected.abs().max(), (name, frame)
@@ -331,7 +374,10 @@ def test_image_files_of_timm_and_of_pyslowfast_fit_too() -> None:
         names = set(resnet50().state_dict())
         assert set(timm.create_model("resnet50").state_dict()) == names
         body = on_meta("i3d_r50")
-        own = {name: torch.empty(t.shape[:2] + t.shape[3:] if t.ndim == 5 else t.shape) for name, t in body.state_dict().items()}
+        own = {
+            name: torch.empty(t.shape[:2] + t.shape[3:] if t.ndim == 5 else t.shape)
+            for name, t in body.state_dict().items()
+        }
         mapped = slowfast.inflated(own, body)
     assert all(mapped[name].shape == t.shape for name, t in body.state_dict().items())
     for name in ("c2d_r50", "i3d_r50", "i3d_r50_nl", "slow_r50_8x8", "slow_r50_4x16"):

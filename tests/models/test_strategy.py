@@ -16,7 +16,10 @@ def lite(**arguments: object) -> Model:
 
 
 def batch() -> dict[str, Tensor]:
-    return {"x": torch.rand(4, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0)), "value_range": torch.tensor([[0.0, 1.0]]).expand(4, 2)}
+    return {
+        "x": torch.rand(4, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0)),
+        "value_range": torch.tensor([[0.0, 1.0]]).expand(4, 2),
+    }
 
 
 def step(model: Model, groups: list[dict] | None = None) -> set[str]:
@@ -52,7 +55,9 @@ def test_frozen_moves_the_head_alone_and_statistics_stand_still(name: str) -> No
 def test_frozen_dense_networks_train_their_last_layer() -> None:
     model, _ = make_model("lraspp_mobilenet_v3_large", outputs=1, dense=True)
     strategy.apply(model, "frozen")
-    assert step(model) == {f"body.body.classifier.{k}.{leaf}" for k in ("low_classifier", "high_classifier") for leaf in ("weight", "bias")}
+    assert step(model) == {
+        f"body.body.classifier.{k}.{leaf}" for k in ("low_classifier", "high_classifier") for leaf in ("weight", "bias")
+    }
 
 
 def test_a_body_can_be_opened_again() -> None:
@@ -74,9 +79,14 @@ def test_gradual_opens_from_the_head_to_the_input() -> None:
     assert step(model) == {"head.linear.weight", "head.linear.bias"}
     assert set_step(20) == 4
     changed = step(model)
-    assert not any(n.startswith(f"body.body.{stage}.") for n in changed for stage in names[:-4])  # weights and statistics
+    assert not any(
+        n.startswith(f"body.body.{stage}.") for n in changed for stage in names[:-4]
+    )  # weights and statistics
     for stage in names[-4:-1]:
-        assert any(n.startswith(f"body.body.{stage}.") and n.endswith("conv_dw.weight" if "blocks" in stage else "weight") for n in changed)
+        assert any(
+            n.startswith(f"body.body.{stage}.") and n.endswith("conv_dw.weight" if "blocks" in stage else "weight")
+            for n in changed
+        )
     assert any(n.endswith("running_mean") for n in changed)
     assert set_step(50) == len(names)
     resumed = lite()

@@ -25,7 +25,12 @@ def test_the_encoder_file_fills_what_monais_own_loader_fills(tmp_path: Path) -> 
     from monai.networks.nets import SwinUNETR
 
     card = weights.find_card("monai:swinunetr", "ssl_ct")
-    assert card is not None and card.channels == 1 and card.licence.startswith("Apache-2.0") and card.addresses[0].endswith("/model_swinvit.pt")
+    assert (
+        card is not None
+        and card.channels == 1
+        and card.licence.startswith("Apache-2.0")
+        and card.addresses[0].endswith("/model_swinvit.pt")
+    )
     official = SwinUNETR(in_channels=1, out_channels=2, feature_size=12)  # a quarter of the published width, for time
     state = published(official)
     official.load_from({"state_dict": state})
@@ -45,7 +50,9 @@ def test_the_encoder_file_fills_what_monais_own_loader_fills(tmp_path: Path) -> 
 def test_sides_divide_by_32() -> None:
     assert registry.info("monai:swinunetr").divisor == 32
     with pytest.raises(ValueError, match="divisible"):
-        registry.build_body("monai:swinunetr", channels=1, structures=2, options={"feature_size": 12})(torch.zeros(1, 1, 64, 64, 72))
+        registry.build_body("monai:swinunetr", channels=1, structures=2, options={"feature_size": 12})(
+            torch.zeros(1, 1, 64, 64, 72)
+        )
 
 
 def test_the_width_is_that_of_the_published_file() -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from medgraft.errors import UserError
-from medgraft.models import torchscript, weights
+from medgraft.models import weights
+from medgraft.models.weights import torchscript
 
 
 class Program(nn.Module):
@@ -57,10 +58,14 @@ def test_an_ordinary_file_is_not_taken_for_one(tmp_path: Path, archive: tuple[Pa
     torch.save({"a": torch.ones(2)}, tmp_path / "plain.pth")
     (tmp_path / "noise.pth").write_bytes(b"noise")
     assert torchscript.is_torchscript(archive[0])
-    assert not torchscript.is_torchscript(tmp_path / "plain.pth") and not torchscript.is_torchscript(tmp_path / "noise.pth")
+    assert not torchscript.is_torchscript(tmp_path / "plain.pth") and not torchscript.is_torchscript(
+        tmp_path / "noise.pth"
+    )
 
 
-def changed(source: Path, goal: Path, change: dict[str, Callable[[bytes], bytes]], compression: int = zipfile.ZIP_STORED) -> Path:
+def changed(
+    source: Path, goal: Path, change: dict[str, Callable[[bytes], bytes]], compression: int = zipfile.ZIP_STORED
+) -> Path:
     """The archive with some of its files changed."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(goal, "w", compression) as new:
         for entry in old.infolist():
@@ -72,7 +77,8 @@ def changed(source: Path, goal: Path, change: dict[str, Callable[[bytes], bytes]
 def pickled(value: Any) -> bytes:
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, 2)
-    pickler.persistent_id = lambda o: o.pid if isinstance(o, Stored) else None  # type: ignore[method-assign, attr-defined]
+    # type: ignore[method-assign, attr-defined]
+    pickler.persistent_id = lambda o: o.pid if isinstance(o, Stored) else None
     pickler.dump(value)
     return stream.getvalue()
 
@@ -90,7 +96,9 @@ class Call:
         return self.parts
 
 
-def test_programs_and_foreign_classes_are_refused_unrun(archive: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+def test_programs_and_foreign_classes_are_refused_unrun(
+    archive: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
     harm = tmp_path / "harm"
     cases = {
         "system": pickled(Call(os.system, f"touch {harm}")),
@@ -102,7 +110,8 @@ def test_programs_and_foreign_classes_are_refused_unrun(archive: tuple[Path, dic
         "climb": pickled([Stored("storage", "FloatStorage", "../../x", "cpu", 3)]),
     }
     for name, data in cases.items():
-        path = changed(archive[0], tmp_path / f"{name}.pt", {"data.pkl": lambda _, data=data: data})  # type: ignore[misc]
+        # type: ignore[misc]
+        path = changed(archive[0], tmp_path / f"{name}.pt", {"data.pkl": lambda _, data=data: data})
         with pytest.raises(UserError) as caught:
             weights.read_state(path)
         assert caught.value.case == f"{name}.pt" and "\n" not in str(caught.value)
@@ -123,13 +132,21 @@ def swap(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     ("file", "change", "word"),
     [
         ("data.pkl", swap(b"FloatStorage", b"ByteeStorage"), "asks for torch.ByteeStorage"),
-        ("data.pkl", swap(b"torch._utils\n_rebuild_tensor_v2", b"torch._utils\n_rebuild_qtensor"), "asks for torch._utils._rebuild_qtensor"),
+        (
+            "data.pkl",
+            swap(b"torch._utils\n_rebuild_tensor_v2", b"torch._utils\n_rebuild_qtensor"),
+            "asks for torch._utils._rebuild_qtensor",
+        ),
         ("data/0", lambda b: b[:-4], "no data of its size"),
         ("data/0", lambda b: b * 2, "no data of its size"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(
-    archive: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, file: str, change: Callable[[bytes], bytes], word: str
+    archive: tuple[Path, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    file: str,
+    change: Callable[[bytes], bytes],
+    word: str,
 ) -> None:
     with pytest.raises(UserError, match=word):
         weights.read_state(changed(archive[0], tmp_path / "bad.pt", {file: change}))
@@ -144,7 +161,9 @@ def test_compressed_archives_are_refused(archive: tuple[Path, dict[str, torch.Te
 def test_tensors_beyond_their_data_are_refused(
     archive: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sizes come from the stranger's list: offsets, shapes and strides are checked against the data before any is cut."""
+    """Sizes come from the stranger's list: offsets, shapes and strides are checked against the data before any is
+    cut.
+    """
     good = torchscript.places(archive[0])
     name, place = next((n, p) for n, p in good.items() if p.storage == "FloatStorage" and len(p.shape) == 5)
     for bad in (

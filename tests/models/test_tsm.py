@@ -132,7 +132,11 @@ def test_image_weights_start_the_non_local_network_as_the_plain_one() -> None:
     card = weights.find_card("tsm_resnet50", "imagenet")
     assert image is not None and video is not None and card is not None and card.file_name == image.file_name
     report = weights.load_state(deep, image, state, "file")
-    assert len(report.missing) == 5 * 12 and all(".nl." in name for name in report.missing) and 0.7 < report.share_of_parameters < 0.8
+    assert (
+        len(report.missing) == 5 * 12
+        and all(".nl." in name for name in report.missing)
+        and 0.7 < report.share_of_parameters < 0.8
+    )
     assert weights.load_state(plain, card, state, "file").share_of_parameters == 1
     clip = parity.signal((1, 3, 4, 64, 64))
     with torch.no_grad():
@@ -196,7 +200,10 @@ def test_clips_of_any_length_and_the_stated_parameters(name: str, frames: int, w
     with torch.device("meta"):
         for outputs, millions in ((2, with_2), (400, with_400)):
             model, _ = make_model(name, outputs=outputs, channels=3)
-            assert model({"x": torch.empty(1, 3, frames, 224, 224), "value_range": torch.empty(1, 2)}).shape == (1, outputs)
+            assert model({"x": torch.empty(1, 3, frames, 224, 224), "value_range": torch.empty(1, 2)}).shape == (
+                1,
+                outputs,
+            )
             assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
@@ -207,10 +214,18 @@ def test_clips_of_any_length_and_the_stated_parameters(name: str, frames: int, w
         ("tsm_resnet50", "kinetics_8_uniform", "71.2", "uniform", "resnet50_shift8_blockres_avg_segment8_e50"),
         ("tsm_resnet50", "kinetics_16_uniform", "72.6", "uniform", "resnet50_shift8_blockres_avg_segment16_e50"),
         ("tsm_resnet50_nl", "kinetics_8_dense", "75.6", "dense", "resnet50_shift8_blockres_avg_segment8_e100_dense_nl"),
-        ("tsm_mobilenet_v2", "kinetics_8_dense", "69.5", "dense", "mobilenetv2_shift8_blockres_avg_segment8_e100_dense"),
+        (
+            "tsm_mobilenet_v2",
+            "kinetics_8_dense",
+            "69.5",
+            "dense",
+            "mobilenetv2_shift8_blockres_avg_segment8_e100_dense",
+        ),
     ],
 )
-def test_accuracies_stand_with_the_clips_they_were_trained_on(network: str, tag: str, top1: str, kind: str, file: str) -> None:
+def test_accuracies_stand_with_the_clips_they_were_trained_on(
+    network: str, tag: str, top1: str, kind: str, file: str
+) -> None:
     card = weights.find_card(network, tag)
     assert card is not None and card.file_name == f"TSM_kinetics_RGB_{file}.pth"
     assert card.accuracy.startswith(f"top-1 {top1} %") and kind in card.accuracy

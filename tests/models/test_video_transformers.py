@@ -18,7 +18,12 @@ from medgraft.models.model import make_model
 from medgraft.models.zoo import video_transformers
 
 TINY = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-DECODER = {"decoder_hidden_size": 24, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 48}
+DECODER = {
+    "decoder_hidden_size": 24,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 48,
+}
 
 
 def saved(model: Any, folder: Path) -> tuple[Any, Path]:
@@ -31,7 +36,9 @@ def saved(model: Any, folder: Path) -> tuple[Any, Path]:
 def library_videomae(size: tuple[int, int, int], kind: str = "VideoMAEForVideoClassification", **more: Any) -> Any:
     import transformers
 
-    config = transformers.VideoMAEConfig(image_size=list(size[1:]), num_frames=size[0], num_labels=7, **TINY, **DECODER, **more)
+    config = transformers.VideoMAEConfig(
+        image_size=list(size[1:]), num_frames=size[0], num_labels=7, **TINY, **DECODER, **more
+    )
     return getattr(transformers, kind)(config)
 
 
@@ -64,7 +71,11 @@ def test_videomae_gives_the_librarys_logits(tmp_path: Path, size: tuple[int, int
     assert "videomae.encoder.layer.0.attention.attention.q_bias" in state  # as the published files name them
     body = video_transformers.make_videomae(3, size, **TINY).eval()
     report = weights.load(body, card("videomae_base", "kinetics"), file)
-    assert report.share_of_parameters == 1 and report.head == ("classifier.bias", "classifier.weight") and not report.unexpected
+    assert (
+        report.share_of_parameters == 1
+        and report.head == ("classifier.bias", "classifier.weight")
+        and not report.unexpected
+    )
     clip = parity.signal((2, 3, *size))
     with torch.no_grad():
         same(official.classifier(body(clip)), official(clip.transpose(1, 2)).logits)
@@ -107,7 +118,9 @@ def test_timesformer_gives_the_librarys_logits(tmp_path: Path) -> None:
 
 
 def test_timesformer_positions_follow_to_another_size(tmp_path: Path) -> None:
-    """A file for 2 frames of 2x2 patches in a body for 4 frames of 4x4: each place and time stands twice in each direction."""
+    """A file for 2 frames of 2x2 patches in a body for 4 frames of 4x4: each place and time stands twice in each
+    direction.
+    """
     _, file = saved(library_timesformer((2, 32, 32)), tmp_path)
     state = weights.read_state(file)
     body = video_transformers.make_timesformer(3, (4, 64, 64), **TINY).eval()
@@ -123,7 +136,10 @@ def test_timesformer_positions_follow_to_another_size(tmp_path: Path) -> None:
         assert body(parity.signal((1, 3, 4, 64, 64))).shape == (1, TINY["hidden_size"])
 
 
-@pytest.mark.parametrize(("name", "size"), [("videomae_base", (5, 32, 32)), ("videomae_base", (4, 32, 40)), ("timesformer_base", (4, 32, 48))])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("videomae_base", (5, 32, 32)), ("videomae_base", (4, 32, 40)), ("timesformer_base", (4, 32, 48))],
+)
 def test_sizes_that_are_no_patches_are_refused(name: str, size: tuple[int, int, int]) -> None:
     with pytest.raises(UserError, match="multiples of 16"):
         registry.build_body(name, size=size)
@@ -145,7 +161,11 @@ def test_cards_state_licence_and_the_right_normalisation() -> None:
         ("timesformer_base", "kinetics", (0.45,) * 3, (0.225,) * 3),
     ):
         found = card(name, start)
-        assert (found.mean, found.std) == (mean, std) and "NC" in found.licence and found.input_size == registry.info(name).default_size
+        assert (
+            (found.mean, found.std) == (mean, std)
+            and "NC" in found.licence
+            and found.input_size == registry.info(name).default_size
+        )
         assert all(address.startswith("https://huggingface.co/") for address in found.addresses)
     assert card("videomae_base", "kinetics").tag == "finetuned_kinetics"  # the labelled file is the default
 

@@ -37,7 +37,11 @@ def test_starts_find_their_cards() -> None:
     assert weights.find_card("efficientnet_lite0", "random") is None
     assert lite0().name == "efficientnet_lite0.imagenet" and lite0().licence == "Apache-2.0"
     kinetics = weights.find_card("r2plus1d_18", "kinetics")
-    assert kinetics is not None and kinetics.name == "r2plus1d_18.KINETICS400_V1" and kinetics.mean[0] == pytest.approx(0.43216)
+    assert (
+        kinetics is not None
+        and kinetics.name == "r2plus1d_18.KINETICS400_V1"
+        and kinetics.mean[0] == pytest.approx(0.43216)
+    )
     assert weights.find_card("r2plus1d_18", "r2plus1d_18.kinetics400_v1") == kinetics
     timm_default = weights.find_card("timm:resnet50", "imagenet")
     other = weights.find_card("timm:resnet50", "tv_in1k")
@@ -56,14 +60,20 @@ def test_a_start_that_does_not_exist_lists_those_that_do() -> None:
 
 
 def test_built_in_cards_are_whole() -> None:
-    own = weights._own_cards()
+    own = weights.built_in()
     assert len({c.name for c in own}) == len(own) >= 4
     for card in own:
         assert card.name.startswith(card.backbone + ".") and card.backbone in registry.names()
-        assert re.fullmatch(r"([0-9a-f]{8}){0,1}|[0-9a-f]{64}", card.sha256) and callable(weights.name_map(card.name_map))
+        assert re.fullmatch(r"([0-9a-f]{8}){0,1}|[0-9a-f]{64}", card.sha256) and callable(
+            weights.name_map(card.name_map)
+        )
         if card.package or not card.addresses:  # what nobody can fetch by name must be known by its whole hash
             assert len(card.sha256) == 64 and card.size_bytes
-        assert len(card.mean) == len(card.std) == card.channels and card.range in (1.0, 255.0) and card.channel_order in ("RGB", "BGR")
+        assert (
+            len(card.mean) == len(card.std) == card.channels
+            and card.range in (1.0, 255.0)
+            and card.channel_order in ("RGB", "BGR")
+        )
         assert card.licence and card.source_data and card.paper
 
 
@@ -85,7 +95,13 @@ def test_absent_weights_name_file_hash_and_folder(tmp_path: Path) -> None:
     with pytest.raises(WeightsAbsent) as caught:
         weights.locate(card, folders=[tmp_path / "here"], cache=tmp_path / "cache")
     line = str(caught.value)
-    for part in (card.file_name, card.sha256, str(tmp_path / "here"), "no-such-package-of-weights", "https://example.org/w.pth"):
+    for part in (
+        card.file_name,
+        card.sha256,
+        str(tmp_path / "here"),
+        "no-such-package-of-weights",
+        "https://example.org/w.pth",
+    ):
         assert part in line
     assert "\n" not in line
 
@@ -107,7 +123,9 @@ def test_a_folder_serves_and_a_wrong_file_is_never_skipped(tmp_path: Path) -> No
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves one file whole, cut, changed, as a web page, behind a redirect that states its hash as hubs do, or behind one to another scheme."""
+    """Serves one file whole, cut, changed, as a web page, behind a redirect that states its hash as hubs do, or behind
+    one to another scheme.
+    """
 
     def do_GET(self) -> None:
         if self.path.startswith("/redirect"):
@@ -146,7 +164,9 @@ def hub() -> Iterator[str]:
 
 
 def download(cache: Path, *addresses: str, sha256: str = DIGEST) -> Path:
-    return weights.locate(WeightCard("a.b", "a", "w.bin", addresses=addresses, sha256=sha256), cache=cache, download=True)
+    return weights.locate(
+        WeightCard("a.b", "a", "w.bin", addresses=addresses, sha256=sha256), cache=cache, download=True
+    )
 
 
 def test_a_download_is_verified_and_kept(hub: str, tmp_path: Path) -> None:
@@ -201,7 +221,9 @@ def test_the_real_file_fills_the_body(tmp_path: Path) -> None:
     assert report.share_of_parameters == 1.0 and not report.missing and not report.unexpected and not report.adapted
     assert report.head == ("classifier.bias", "classifier.weight")
     assert set(report.loaded) == set(body.state_dict())
-    assert next(iter(report.by_layer)) == "conv_stem" and all(have == total > 0 for have, total in report.by_layer.values())
+    assert next(iter(report.by_layer)) == "conv_stem" and all(
+        have == total > 0 for have, total in report.by_layer.values()
+    )
     assert "100.0%" in report.summary()
 
 
@@ -239,7 +261,10 @@ def test_first_convolution_is_adapted_and_recorded() -> None:
         for channels in (1, 5):
             body = registry.build_body("efficientnet_lite0", channels=channels).eval()
             report = weights.load(body, lite0(), path)
-            assert list(report.adapted) == ["conv_stem.weight"] and f"3 -> {channels}" in report.adapted["conv_stem.weight"]
+            assert (
+                list(report.adapted) == ["conv_stem.weight"]
+                and f"3 -> {channels}" in report.adapted["conv_stem.weight"]
+            )
             assert "conv_stem.weight" not in report.loaded
             assert torch.allclose(body(grey_image.expand(-1, channels, -1, -1)), expected, atol=1e-4)
 

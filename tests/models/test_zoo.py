@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from medgraft.errors import UserError
 from medgraft.models import registry, surgery, weights
 from medgraft.models.model import make_model
+from medgraft.models.records import BackboneInfo
 
 LIBRARY_NETS = [
     "torchvision:resnet18",
@@ -67,16 +71,18 @@ TWO_CHANNELS = [
 ]
 
 
-def small_size(facts: registry.BackboneInfo) -> tuple[int, ...]:
+def small_size(facts: BackboneInfo) -> tuple[int, ...]:
     """A small input that the network takes."""
     if facts.fixed_size and facts.name in registry.names() and facts.min_size != facts.default_size:
         return (4, 32, 32)  # built for any size
     if facts.fixed_size:
         return facts.default_size
-    return tuple(max(least, 33 if i else 32) for i, least in enumerate(facts.min_size))  # 33: not a multiple of any divisor
+    return tuple(
+        max(least, 33 if i else 32) for i, least in enumerate(facts.min_size)
+    )  # 33: not a multiple of any divisor
 
 
-def small_batch(facts: registry.BackboneInfo, channels: int) -> dict[str, Tensor]:
+def small_batch(facts: BackboneInfo, channels: int) -> dict[str, Tensor]:
     size = small_size(facts)
     if facts.dims == 3 and not facts.dense and not facts.fixed_size:
         size = (max(4, facts.min_size[0]), *size[1:])
@@ -85,12 +91,25 @@ def small_batch(facts: registry.BackboneInfo, channels: int) -> dict[str, Tensor
     return {"x": torch.rand(shape, generator=generator), "value_range": torch.tensor([[0.0, 1.0]] * 2)}
 
 
+def test_facts_are_those_that_were_published() -> None:
+    """Every fact of every network, as dumped before sisters came to share theirs; a new network is added to the file.
+
+    The decorator's own reading, at import, gives the same as the registry's reading of the source.
+    """
+    published = json.loads((Path(__file__).parent / "zoo_facts.json").read_text(encoding="utf-8"))
+    assert {name: json.loads(json.dumps(asdict(registry.info(name)))) for name in registry.names()} == published
+    for name, (module, facts) in registry._zoo().items():
+        assert getattr(importlib.import_module(module), name).info == facts
+
+
 @pytest.mark.parametrize(("name", "channels"), [*ZOO, *((n, 1) for n in LIBRARY_NETS), *((n, 2) for n in TWO_CHANNELS)])
 def test_builds_runs_and_every_parameter_counts(name: str, channels: int) -> None:
     facts = registry.info(name)
     batch = small_batch(facts, channels)
     size = tuple(batch["x"].shape[-facts.dims :])
-    model, report = make_model(name, outputs=3, dense=facts.dense, channels=channels, size=size if facts.fixed_size else None, seed=1)
+    model, report = make_model(
+        name, outputs=3, dense=facts.dense, channels=channels, size=size if facts.fixed_size else None, seed=1
+    )
     assert report is None
     model.eval()
 
@@ -127,7 +146,11 @@ def test_builds_runs_and_every_parameter_counts(name: str, channels: int) -> Non
     dead = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     # The last block of MViTv2 pools the queries of all tokens but the class token, which alone is read.
     last = "body.blocks.15.attn."
-    idle = {last + n for n in ("rel_pos_h", "rel_pos_w", "rel_pos_t", "pool_q.pool.weight")} if name == "mvit_v2_s" else set()
+    idle = (
+        {last + n for n in ("rel_pos_h", "rel_pos_w", "rel_pos_t", "pool_q.pool.weight")}
+        if name == "mvit_v2_s"
+        else set()
+    )
     assert dead == idle
 
 
@@ -142,7 +165,12 @@ def test_heavy_networks_have_their_declared_shapes(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("bare", "published", "last"),
-    [("vgg19", 143_667_240, 4096), ("resnet50", 25_557_032, 2048), ("densenet121", 7_978_856, 1024), ("inception_v3", 27_161_264, 2048)],
+    [
+        ("vgg19", 143_667_240, 4096),
+        ("resnet50", 25_557_032, 2048),
+        ("densenet121", 7_978_856, 1024),
+        ("inception_v3", 27_161_264, 2048),
+    ],
 )
 def test_chest_xray_networks_keep_all_but_the_last_layer(bare: str, published: int, last: int) -> None:
     """Parameters are the published count for 1000 classes with the last layer, and it alone, replaced by one logit."""
@@ -151,19 +179,25 @@ def test_chest_xray_networks_keep_all_but_the_last_layer(bare: str, published: i
     with torch.device("meta"):
         model, _ = make_model(name, start="imagenet", outputs=1, load_weights=False)
         logit = model({"x": torch.empty(2, 1, 1, *registry.info(name).default_size), "value_range": torch.empty(2, 2)})
-    assert logit.shape == (2, 1) and registry.info(name).default_size == ((299,) * 2 if bare == "inception_v3" else (224,) * 2)
+    assert logit.shape == (2, 1) and registry.info(name).default_size == (
+        (299,) * 2 if bare == "inception_v3" else (224,) * 2
+    )
     head = dict(model.groups())["head"]
     assert [tuple(p.shape) for p in head] == [(1, last), (1,)]
     assert sum(p.numel() for p in model.parameters()) == published - auxiliary - 1000 * (last + 1) + last + 1
     card = weights.find_card(name, "imagenet")
     assert card is not None and card.source_data == "ImageNet-1k"
-    usual = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if bare != "inception_v3" else ((0.5,) * 3,) * 2  # what its transform_input comes to
+    usual = (
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if bare != "inception_v3" else ((0.5,) * 3,) * 2
+    )  # what its transform_input comes to
     assert (card.channels, card.range, card.mean, card.std) == (3, 1.0, *usual)
 
 
 @pytest.mark.parametrize("name", ["deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101"])
 def test_ventricle_networks_have_one_map_and_three_named_starts(name: str) -> None:
-    """torchvision's networks without auxiliary loss; ImageNet backbone, all random and COCO are starts of different names."""
+    """torchvision's networks without auxiliary loss; ImageNet backbone, all random and COCO are starts of different
+    names.
+    """
     from torchvision import models
 
     with torch.device("meta"):
@@ -173,7 +207,11 @@ def test_ventricle_networks_have_one_map_and_three_named_starts(name: str) -> No
     assert sorted(tuple(p.shape) for p in body.parameters()) == sorted(tuple(p.shape) for p in official.parameters())
     coco, image = weights.find_card(name, "COCO_WITH_VOC_LABELS_V1"), weights.find_card(name, "imagenet")
     assert coco is not None and image is not None and weights.find_card(name, "random") is None
-    assert (coco.scope, image.scope) == ("", "backbone") and coco.source_data.startswith("COCO") and image.source_data == "ImageNet-1k"
+    assert (
+        (coco.scope, image.scope) == ("", "backbone")
+        and coco.source_data.startswith("COCO")
+        and image.source_data == "ImageNet-1k"
+    )
 
 
 def test_three_kinds_of_video_convolution() -> None:
@@ -236,7 +274,12 @@ def test_torchvision_files_give_torchvisions_outputs(bare: str, tmp_path: Path) 
 
     name = f"torchvision:{bare}"
     card = weights.find_card(name, "imagenet")
-    assert card is not None and card.source_data == "ImageNet-1k" and len(card.sha256) == 8 and card.addresses[0].startswith("https://")
+    assert (
+        card is not None
+        and card.source_data == "ImageNet-1k"
+        and len(card.sha256) == 8
+        and card.addresses[0].startswith("https://")
+    )
     body = registry.build_body(name).eval()
     report = weights.load(body, card, tmp_path / "file.pth")
     assert report.share_of_parameters == 1 and not report.missing and not report.unexpected
@@ -306,7 +349,9 @@ def test_segmentation_files_fill_the_whole_network_or_its_backbone(tmp_path: Pat
     torch.save(official.state_dict(), tmp_path / "coco.pth")
     body = registry.build_body(name, structures=2)
     report = weights.load(body, coco, tmp_path / "coco.pth")
-    assert set(report.head) == {f"classifier.{k}.{leaf}" for k in ("low_classifier", "high_classifier") for leaf in ("weight", "bias")}
+    assert set(report.head) == {
+        f"classifier.{k}.{leaf}" for k in ("low_classifier", "high_classifier") for leaf in ("weight", "bias")
+    }
     assert not report.missing and 0.99 < report.share_of_parameters < 1
     assert torch.equal(body.state_dict()["classifier.cbr.0.weight"], official.state_dict()["classifier.cbr.0.weight"])
 
@@ -328,7 +373,9 @@ def test_smp_encoders_take_image_weights(tmp_path: Path) -> None:
     torch.save(encoder.state_dict(), tmp_path / "file.pth")
     body = registry.build_body("smp:unet-resnet18", structures=1, channels=1)
     report = weights.load(body, card, tmp_path / "file.pth")
-    assert torch.equal(body.state_dict()["encoder.layer4.1.bn2.running_var"], encoder.state_dict()["layer4.1.bn2.running_var"])
+    assert torch.equal(
+        body.state_dict()["encoder.layer4.1.bn2.running_var"], encoder.state_dict()["layer4.1.bn2.running_var"]
+    )
     assert set(report.adapted) == {"encoder.conv1.weight"} and all(k.startswith("decoder.") for k in report.missing)
 
 

@@ -1,4 +1,6 @@
-"""The audit page: findings first, pictures where they may be seen, nothing of a user's that runs, small for any size."""
+"""The audit page: findings first, pictures where they may be seen, nothing of a user's that runs, small for any
+size.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 
 from medgraft import audit, cli, tables
 from medgraft.errors import UserError
+from medgraft.files import read_json
 from medgraft.report import audit as page
 
 HOSTILE = '<script>alert(1)</script>{{7*7}}"><img src=x onerror=alert(2)> http://evil.example/x'
@@ -59,7 +62,14 @@ def made(root: Path, lang: str = "en", **options: Any) -> tuple[str, Parser, str
 def kit(tmp_path: Path) -> Planted:
     kit = Planted(tmp_path)
     for n in range(24):
-        kit.add(f"c{n:02d}", f"p{n:02d}", body(n, 96), "ab"[n % 2], device="maker " + "xy"[n % 2], **{"split.part": "test" if n > 17 else "train"})
+        kit.add(
+            f"c{n:02d}",
+            f"p{n:02d}",
+            body(n, 96),
+            "ab"[n % 2],
+            device="maker " + "xy"[n % 2],
+            **{"split.part": "test" if n > 17 else "train"},
+        )
     kit.add("twin", "q0", body(20, 96), "b", device="maker x", **{"split.part": "train"})
     kit.add("near", "q1", jpeg(body(1, 96)), "b", device="maker x", **{"split.part": "train"})
     kit.add("mirror", "q2", mirrored(body(2, 96)), "a", device="maker x", **{"split.part": "train"})
@@ -71,13 +81,20 @@ def test_findings_come_first_in_plain_words_with_their_pictures(kit: Planted) ->
     html, parsed, words = made(kit.root)
     order = [
         words.index(w)
-        for w in ("The same picture stands under two patients: 1 pair", "Almost the same picture", "A mirrored picture", "Contact sheet A few")
+        for w in (
+            "The same picture stands under two patients: 1 pair",
+            "Almost the same picture",
+            "A mirrored picture",
+            "Contact sheet A few",
+        )
     ]
     assert order == sorted(order)
     assert "findings need you: 2 leaks that would make every result too good" in words
     assert "part: test and train" in words and "identical pixels" in words and "at least one must be wrong" in words
     pictures = [a for t, a in parsed.tags if t == "img"]
-    assert len(pictures) == 3 * 2 + 2 * (6 + 3) and all((a["src"] or "").startswith("data:image/jpeg;base64,") and a["alt"] for a in pictures)
+    assert len(pictures) == 3 * 2 + 2 * (6 + 3) and all(
+        (a["src"] or "").startswith("data:image/jpeg;base64,") and a["alt"] for a in pictures
+    )
     assert "device: strongly tied" in words.lower() and "strongly tied to finding" in words
     assert not re.search(r"https?:|src=\"(?!data:)|url\(|@import", html)
 
@@ -85,7 +102,9 @@ def test_findings_come_first_in_plain_words_with_their_pictures(kit: Planted) ->
 def test_in_chinese_no_english_sentence_is_left(kit: Planted) -> None:
     kit.write(patient="none")
     _, parsed, words = made(kit.root, lang="zh")
-    assert (kit.root / "audit.zh.html").is_file() and ("lang", "zh-Hans") in [next(iter(a.items())) for t, a in parsed.tags if t == "html"]
+    assert (kit.root / "audit.zh.html").is_file() and ("lang", "zh-Hans") in [
+        next(iter(a.items())) for t, a in parsed.tags if t == "html"
+    ]
     assert "同一图像属于两名患者：1 对" in words and "患者身份未知" in words
     english = re.findall(r"[A-Za-z][A-Za-z' ]{24,}", words.replace("medgraft audit DATASET run", ""))
     assert english == []
@@ -130,7 +149,7 @@ def test_a_large_set_full_of_copies_stays_small_and_says_what_it_leaves_out(tmp_
     html, parsed, words = made(tmp_path, near=False)
     assert len(html) < 3_000_000 and sum(t == "img" for t, _ in parsed.tags) == 24 * 2 + 12
     assert "24 of 2980 are shown; audit.json lists up to 500" in words
-    content = tables.read_json(tmp_path / "audit.json")
+    content = read_json(tmp_path / "audit.json")
     assert content["findings"][0]["n"] == 2980 and len(content["findings"][0]["pairs"]) == 500
 
 
@@ -142,7 +161,11 @@ def test_an_external_set_shows_its_own_pictures(tmp_path: Path) -> None:
     home.write()
     away.write(name="elsewhere")
     _, _, words = made(tmp_path / "home", test=tmp_path / "away")
-    assert "against elsewhere as external test set" in words and "external: train and test" in words and "patient q7" in words
+    assert (
+        "against elsewhere as external test set" in words
+        and "external: train and test" in words
+        and "patient q7" in words
+    )
 
 
 def test_no_audit_no_page(tmp_path: Path) -> None:
@@ -154,7 +177,10 @@ def test_the_command_says_what_was_found_and_a_leak_is_status_3(kit: Planted) ->
     kit.write()
     done = CliRunner().invoke(cli.app, ["audit", str(kit.root), "permutations=99"])
     assert done.exit_code == 3
-    assert "leak   The same picture stands under two patients: 1 pair" in done.output and f"open {kit.root / 'audit.html'}" in done.output
+    assert (
+        "leak   The same picture stands under two patients: 1 pair" in done.output
+        and f"open {kit.root / 'audit.html'}" in done.output
+    )
     kit.rows = kit.rows[:24]
     manifest = kit.write().manifest.drop("split.part")
     tables.write(manifest.with_columns(pl.lit("one").alias("device")), kit.root / "manifest.parquet", "manifest")

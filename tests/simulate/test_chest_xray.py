@@ -24,7 +24,15 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SimulationReport:
-    return simulate(tmp_path_factory.mktemp("sim"), patients=24, images_per_patient=(1, 3), size=128, difficulty=0.2, prevalence=0.4, seed=5)
+    return simulate(
+        tmp_path_factory.mktemp("sim"),
+        patients=24,
+        images_per_patient=(1, 3),
+        size=128,
+        difficulty=0.2,
+        prevalence=0.4,
+        seed=5,
+    )
 
 
 def test_pneu_d06_files_are_valid_dicom_and_agree_with_the_tables(made: SimulationReport) -> None:
@@ -48,9 +56,13 @@ def test_pneu_d06_files_are_valid_dicom_and_agree_with_the_tables(made: Simulati
         photometric[study.PhotometricInterpretation] += 1
         pixels = study.pixel_array
         means.append(float(255 - pixels.mean() if study.PhotometricInterpretation == "MONOCHROME1" else pixels.mean()))
-    assert set(photometric) == {"MONOCHROME1", "MONOCHROME2"} and photometric["MONOCHROME1"] < photometric["MONOCHROME2"]
+    assert (
+        set(photometric) == {"MONOCHROME1", "MONOCHROME2"} and photometric["MONOCHROME1"] < photometric["MONOCHROME2"]
+    )
     order = {row["patientId"]: index for index, row in enumerate(rows(made.out / "labels.csv"))}
-    assert np.allclose(means, [made.facts[order[path.stem], 2] for path in files], atol=1.0)  # inversion undone, JPEG close
+    assert np.allclose(
+        means, [made.facts[order[path.stem], 2] for path in files], atol=1.0
+    )  # inversion undone, JPEG close
 
 
 def test_pneu_d06_label_files_have_a_row_a_box_and_fit_the_truth(made: SimulationReport) -> None:
@@ -68,7 +80,9 @@ def test_pneu_d06_label_files_have_a_row_a_box_and_fit_the_truth(made: Simulatio
         planted = [row for row in truth[image] if row["kind"] == "opacity"]
         if name == OPACITY:
             corners = ("x", "y", "width", "height")
-            assert [[row[c] for c in corners] for row in mine] == [[row[c] for c in corners] for row in planted] and planted
+            assert [[row[c] for c in corners] for row in mine] == [
+                [row[c] for c in corners] for row in planted
+            ] and planted
             assert all(row["Target"] == "1" for row in mine)
             assert all(float(row["x"]) >= 0 and float(row["x"]) + float(row["width"]) <= 128 for row in mine)
             found += len(mine)
@@ -100,7 +114,11 @@ def test_the_same_arguments_write_the_same_bytes_and_another_seed_does_not(tmp_p
     def digest(name: str, seed: int) -> dict[str, str]:
         out = tmp_path / name
         simulate(out, patients=3, images_per_patient=2, size=64, seed=seed, encoding="raw")
-        return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.rglob("*")) if p.is_file()}
+        return {
+            str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(out.rglob("*"))
+            if p.is_file()
+        }
 
     first, second, other = digest("a", 1), digest("b", 1), digest("c", 2)
     assert first == second and len(first) == 6 + 5
@@ -120,9 +138,20 @@ def test_one_image_is_drawn_alone_and_at_any_size_with_the_same_anatomy() -> Non
 @pytest.mark.parametrize("difficulty", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("patients", [30, 120])
 def test_size_and_brightness_do_not_tell_the_class(tmp_path: Path, difficulty: float, patients: int) -> None:
-    made = simulate(tmp_path / "s", patients=patients, images_per_patient=(1, 2), size=64, difficulty=difficulty, prevalence=0.3, seed=patients)
+    made = simulate(
+        tmp_path / "s",
+        patients=patients,
+        images_per_patient=(1, 2),
+        size=64,
+        difficulty=difficulty,
+        prevalence=0.3,
+        seed=patients,
+    )
     found = trivial_auc(made.facts, made.target, made.patient, resamples=200)
-    print(f"difficulty {difficulty}, {made.images} images: AUC of size and brightness {found.value:.3f} ({found.low:.3f} to {found.high:.3f})")
+    print(
+        f"difficulty {difficulty}, {made.images} images: AUC of size and brightness {found.value:.3f} "
+        f"({found.low:.3f} to {found.high:.3f})"
+    )
     assert found.value < 0.65
     made.facts[:, 2] += 40 * made.target  # the oracle of this test: it does see an exposure that depends on the class
     assert trivial_auc(made.facts, made.target, made.patient, resamples=200).value > 0.75
@@ -148,7 +177,13 @@ def test_difficulty_makes_the_opacities_harder_to_see() -> None:
 
 
 def test_impossible_arguments_and_a_used_folder_are_refused_in_one_line(tmp_path: Path) -> None:
-    for wrong in ({"difficulty": 1.5}, {"prevalence": -0.1}, {"size": 8}, {"images_per_patient": (3, 2)}, {"patients": 0}):
+    for wrong in (
+        {"difficulty": 1.5},
+        {"prevalence": -0.1},
+        {"size": 8},
+        {"images_per_patient": (3, 2)},
+        {"patients": 0},
+    ):
         with pytest.raises(UserError, match=next(iter(wrong))):
             simulate(tmp_path / "no", **wrong)
     assert not (tmp_path / "no").exists()

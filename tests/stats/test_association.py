@@ -1,4 +1,6 @@
-"""Association of a fact with a label: closed forms, scipy, and p values that hold when one patient brings many images."""
+"""Association of a fact with a label: closed forms, scipy, and p values that hold when one patient brings many
+images.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ def test_a_fact_that_tells_the_label_has_strength_one_and_the_least_p() -> None:
     labels = list("ab" * 40)
     for fact in ([f"scanner {y}" for y in labels], [float(y == "b") for y in labels]):
         found = associate(fact, labels, patients(80), permutations=199)
-        assert found is not None and found.strength == pytest.approx(1.0, abs=0.01) and found.p == 1 / 200 and found.n == 80
+        assert (
+            found is not None
+            and found.strength == pytest.approx(1.0, abs=0.01)
+            and found.p == 1 / 200
+            and found.n == 80
+        )
     found = associate([float(v) ** 3 for v in range(50)], [float(v) for v in range(50)], patients(50), permutations=199)
     assert found is not None and (found.measure, found.strength) == ("spearman", pytest.approx(1.0))
 
@@ -38,18 +45,24 @@ def test_strengths_against_scipy() -> None:
     rows, columns = 3 - 4 / 299, 4 - 9 / 299
     corrected = np.sqrt(max(0, chi / 300 - 6 / 299) / (min(rows, columns) - 1))
     words = [f"a{v}" for v in a], [f"b{v}" for v in b]
-    assert associate(*words, patients(300), permutations=9).strength == pytest.approx(corrected)  # type: ignore[union-attr]
+    # type: ignore[union-attr]
+    assert associate(*words, patients(300), permutations=9).strength == pytest.approx(corrected)
     h = stats.kruskal(*(x[a == k] for k in range(3))).statistic
     epsilon = np.sqrt(1 - (1 - h / 299) * 299 / 297)
-    assert associate(list(x), words[0], patients(300), permutations=9).strength == pytest.approx(epsilon)  # type: ignore[union-attr]
-    assert associate(words[0], list(x), patients(300), permutations=9).strength == pytest.approx(epsilon)  # type: ignore[union-attr]
+    # type: ignore[union-attr]
+    assert associate(list(x), words[0], patients(300), permutations=9).strength == pytest.approx(epsilon)
+    # type: ignore[union-attr]
+    assert associate(words[0], list(x), patients(300), permutations=9).strength == pytest.approx(epsilon)
     rho = abs(stats.spearmanr(x, y).statistic)
-    assert associate(list(x), list(y), patients(300), permutations=9).strength == pytest.approx(rho)  # type: ignore[union-attr]
+    # type: ignore[union-attr]
+    assert associate(list(x), list(y), patients(300), permutations=9).strength == pytest.approx(rho)
 
 
 @pytest.mark.parametrize("kind", ["category", "number"])
 def test_many_images_of_a_patient_are_no_more_evidence_than_one(kind: str) -> None:
-    """Scanner and label both belong to the patient and have nothing to do with each other: p must be below .05 in about 5 of 100 sets."""
+    """Scanner and label both belong to the patient and have nothing to do with each other: p must be below .05 in about
+    5 of 100 sets.
+    """
     rng = np.random.default_rng(11)
     low, naive = 0, 0
     for trial in range(120):
@@ -57,7 +70,11 @@ def test_many_images_of_a_patient_are_no_more_evidence_than_one(kind: str) -> No
         who = np.repeat(np.arange(24), sizes)
         label = [f"l{v}" for v in rng.integers(0, 2, 24)[who]]
         scanner = rng.integers(0, 2, 24)[who]
-        fact = [f"s{v}" for v in scanner] if kind == "category" else list(rng.normal(size=24)[who] + 0.01 * rng.normal(size=len(who)))
+        fact = (
+            [f"s{v}" for v in scanner]
+            if kind == "category"
+            else list(rng.normal(size=24)[who] + 0.01 * rng.normal(size=len(who)))
+        )
         found = associate(fact, label, [f"p{v}" for v in who], permutations=99, seed=trial)
         alone = associate(fact, label, patients(len(who)), permutations=99, seed=trial)
         low += found is not None and found.p <= 0.05

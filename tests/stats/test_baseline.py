@@ -16,7 +16,10 @@ def test_leaking_size_is_found_and_noise_is_not() -> None:
     assert found.value > 0.8 and found.low > 0.7
     middle = np.where(y == 1, 0, g.choice([-3, 3], 200)) + g.normal(size=200)  # no straight line finds it
     assert trivial_auc(middle[:, None], y, np.arange(200)).value > 0.85
-    values = [trivial_auc(np.random.default_rng(s).normal(size=(100, 3)), y[:100], np.arange(100), seed=s).value for s in range(40)]
+    values = [
+        trivial_auc(np.random.default_rng(s).normal(size=(100, 3)), y[:100], np.arange(100), seed=s).value
+        for s in range(40)
+    ]
     assert np.mean(values) == pytest.approx(0.5, abs=0.04)  # no bias from pooling the folds
 
 
@@ -30,10 +33,13 @@ def test_a_fact_that_names_the_patient_does_not_help() -> None:
 
 
 def test_scores_are_ranked_within_folds_and_not_across() -> None:
-    """A fact that is the same everywhere knows nothing: AUC exactly .5. Across folds it would not be: a fold with fewer of a
-    class leaves more of it to train on, so its score is higher and the pooled order is turned against the truth."""
+    """A fact that is the same everywhere knows nothing: AUC exactly .5. Across folds it would not be: a fold with fewer
+    of a class leaves more of it to train on, so its score is higher and the pooled order is turned against the
+    truth."""
     y = np.r_[np.zeros(9), np.ones(11), np.zeros(5), np.ones(3)]
-    patient = np.r_[np.repeat([0, 1, 2], [5, 3, 1]), np.repeat([3, 4, 5, 6], [6, 2, 2, 1]), np.repeat([7, 8], [3, 2]), [9, 10, 11]]
+    patient = np.r_[
+        np.repeat([0, 1, 2], [5, 3, 1]), np.repeat([3, 4, 5, 6], [6, 2, 2, 1]), np.repeat([7, 8], [3, 2]), [9, 10, 11]
+    ]
     result = trivial_auc(np.full((28, 2), 7.0), y, patient, folds=4)
     assert (result.value, result.n_units) == (0.5, 12)
 

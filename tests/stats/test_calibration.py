@@ -29,7 +29,9 @@ def test_slope_and_intercept_equal_statsmodels_in_value_and_resamples() -> None:
     def fit(w: np.ndarray) -> tuple[float, float]:
         x = logit(p)
         slope = sm.GLM(y, sm.add_constant(x), family=sm.families.Binomial(), freq_weights=w).fit().params[1]
-        return float(slope), float(sm.GLM(y, np.ones(len(y)), family=sm.families.Binomial(), offset=x, freq_weights=w).fit().params[0])
+        return float(slope), float(
+            sm.GLM(y, np.ones(len(y)), family=sm.families.Binomial(), offset=x, freq_weights=w).fit().params[0]
+        )
 
     assert (result["slope"].value, result["intercept"].value) == pytest.approx(fit(np.ones(150)), abs=1e-5)
     for b in range(20):
@@ -83,4 +85,6 @@ def test_intervals_of_bins_see_the_patients() -> None:
     copies = reliability(np.tile(y, 10), np.tile(p, 10), np.tile(np.arange(120), 10), resamples=300)
     assert [b.low for b in copies] == pytest.approx([b.low for b in once])
     assert [b.high for b in copies] == pytest.approx([b.high for b in once])
-    assert once[0].observed == 0 and once[0].high == pytest.approx(1 - 0.025 ** (1 / 12))  # nothing seen in 12 is not a sure 0
+    assert once[0].observed == 0 and once[0].high == pytest.approx(
+        1 - 0.025 ** (1 / 12)
+    )  # nothing seen in 12 is not a sure 0

@@ -1,4 +1,6 @@
-"""DeLong, its clustered form, the paired bootstrap, McNemar and Holm against definitions written out and worked values."""
+"""DeLong, its clustered form, the paired bootstrap, McNemar and Holm against definitions written out and worked
+values.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,15 @@ def brute(y: np.ndarray, scores: list[np.ndarray], patient: np.ndarray) -> np.nd
                 s01 += z[0] * z[1]
                 s11 += x[0] * z[1]
                 s11t += z[0] * x[1]
-            covariance[a, b] = s10 * i10 / ((i10 - 1) * m * m) + s01 * i01 / ((i01 - 1) * n * n) + (s11 + s11t) * i / ((i - 1) * m * n)
+            covariance[a, b] = (
+                s10 * i10 / ((i10 - 1) * m * m) + s01 * i01 / ((i01 - 1) * n * n) + (s11 + s11t) * i / ((i - 1) * m * n)
+            )
     return covariance
 
 
-def two_models(seed: int = 0, patients: int = 40, mixed: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def two_models(
+    seed: int = 0, patients: int = 40, mixed: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     y, p, patient = clusters(seed, patients, 1.0)
     g = np.random.default_rng(seed + 1)
     if mixed:  # patients who hold both labels
@@ -134,7 +140,9 @@ def test_paired_bootstrap_orients_by_what_is_better() -> None:
     assert back.low == pytest.approx(-result.high) and back.p_superior == 0
     with pytest.raises(ValueError, match="same patients"):
         one = bootstrap(y, good, np.arange(80), ["mae"], task="regression", resamples=100)["mae"]
-        difference(one, bootstrap(y[:60], bad[:60], np.arange(60), ["mae"], task="regression", resamples=100)["mae"], False)
+        difference(
+            one, bootstrap(y[:60], bad[:60], np.arange(60), ["mae"], task="regression", resamples=100)["mae"], False
+        )
 
 
 def test_mcnemar_is_the_exact_binomial_and_refuses_clusters() -> None:

@@ -72,7 +72,9 @@ def test_duplicating_every_case_within_its_patient_adds_no_certainty() -> None:
     naive = bootstrap(np.tile(y, 3), np.tile(p, 3), np.arange(3 * len(y)), ["auc"], resamples=300)["auc"]
     for name in ("auc", "brier"):
         assert (thrice[name].low, thrice[name].high) == pytest.approx((once[name].low, once[name].high))
-    assert naive.high - naive.low < 0.75 * (once["auc"].high - once["auc"].low)  # what case-level resampling would have claimed
+    assert naive.high - naive.low < 0.75 * (
+        once["auc"].high - once["auc"].low
+    )  # what case-level resampling would have claimed
 
 
 def test_what_cannot_be_told_is_nan() -> None:
@@ -113,8 +115,12 @@ def test_bca_agrees_with_scipy_on_a_mean() -> None:
 
     g = np.random.default_rng(0)
     error = g.exponential(size=60)  # skewed, so BCa differs from percentile
-    ours = bootstrap(np.zeros(60), error, np.arange(60), ["mae"], task="regression", resamples=20_000, method="bca")["mae"]
-    theirs = oracle((error,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1)).confidence_interval
+    ours = bootstrap(np.zeros(60), error, np.arange(60), ["mae"], task="regression", resamples=20_000, method="bca")[
+        "mae"
+    ]
+    theirs = oracle(
+        (error,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1)
+    ).confidence_interval
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.012)
     plain = limits(ours.distribution)
     assert ours.high - plain[1] > 0.02
@@ -133,7 +139,9 @@ def test_ranks_show_ties_and_certainty() -> None:
 
 
 def coverage(replications: int, resamples: int) -> tuple[float, float]:
-    """Share of studies of 200 patients whose interval holds the true AUC: by patients, and by cases as if independent."""
+    """Share of studies of 200 patients whose interval holds the true AUC: by patients, and by cases as if
+    independent.
+    """
     effect = 1.0
     truth = norm.cdf(effect / np.sqrt(2 * (0.8**2 + 0.6**2)))
     hits = np.zeros(2)
@@ -159,7 +167,9 @@ def test_coverage() -> None:
 
 
 def test_the_calibration_error_lies_within_its_own_interval() -> None:
-    """Resampling makes any set look worse calibrated; uncorrected, the interval of a good model lies above its value."""
+    """Resampling makes any set look worse calibrated; uncorrected, the interval of a good model lies above its
+    value.
+    """
     rng = np.random.default_rng(4)
     for _ in range(5):
         p = rng.uniform(0.02, 0.98, 300)

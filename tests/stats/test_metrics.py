@@ -1,4 +1,6 @@
-"""Every metric against scikit-learn or a definition written out by hand, and its weighted form against repeated rows."""
+"""Every metric against scikit-learn or a definition written out by hand, and its weighted form against repeated
+rows.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from sklearn import metrics as oracle
 from stats_studies import TASKS, study
 
 from medgraft.stats import metrics
-from medgraft.stats.metrics import METRICS, Weights
+from medgraft.stats.compare import paired_bootstrap
+from medgraft.stats.metrics import METRICS, Weights, metric
 
 
 def dice_by_hand(counts: np.ndarray, double: int) -> float:
@@ -117,7 +120,9 @@ def test_order_of_rows_changes_nothing(task: str) -> None:
     y, p = study(task, 3)
     order = np.random.default_rng(0).permutation(len(p))
     for name in metrics.for_task(task):
-        assert metrics.point(name, None if y is None else y[order], p[order]) == pytest.approx(metrics.point(name, y, p), abs=1e-12), name
+        assert metrics.point(name, None if y is None else y[order], p[order]) == pytest.approx(
+            metrics.point(name, y, p), abs=1e-12
+        ), name
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=30))
@@ -179,7 +184,9 @@ def test_an_absent_class_leaves_the_mean_over_the_others() -> None:
     keep = y != 2
     wanted = np.mean([oracle.roc_auc_score(y[keep] == c, p[keep, c]) for c in (0, 1, 3)])
     assert metrics.macro_auc(y[keep], p[keep]) == pytest.approx(wanted)
-    assert metrics.balanced_accuracy(y[keep], p[keep]) == pytest.approx(np.mean([np.mean(p[y == c].argmax(axis=1) == c) for c in (0, 1, 3)]))
+    assert metrics.balanced_accuracy(y[keep], p[keep]) == pytest.approx(
+        np.mean([np.mean(p[y == c].argmax(axis=1) == c) for c in (0, 1, 3)])
+    )
 
 
 def test_perfect_and_constant_predictors() -> None:
@@ -211,3 +218,39 @@ def test_registry_tells_what_a_reader_needs() -> None:
         assert m.name == name and low < high and m.description and m.tasks and m.function.__doc__
     with pytest.raises(KeyError, match="no metric 'acc'"):
         metrics.point("acc", np.zeros(2), np.zeros(2))
+
+
+def test_the_direction_of_a_measure_is_said_once_and_everything_follows_it() -> None:
+    lower = {name for name in METRICS if metrics.better(name) == "lower"}
+    assert lower == {"brier", "ece", "mae", "rmse"} and metrics.better("calibration_slope") is None
+    assert metrics.better("nobody") is None and metrics.sign("nobody") == metrics.sign("auc") == 1
+    nan = float("nan")
+    assert metrics.sign("mae") == -1 and metrics.best([nan, 3.0, 1.0, 1.0], "mae") == 2
+    assert metrics.best([0.2, 0.9, 0.9], "auc") == 1 and metrics.best([nan], "auc") is None
+    y, close, far = np.arange(9.0), np.arange(9.0) + 0.1, np.arange(9.0) + 2
+    found = paired_bootstrap(y, close, far, np.arange(9), "mae", task="regression", resamples=100)
+    assert found.difference < 0 and found.p_superior == 1  # less error is better
+    assert {n for n in METRICS if METRICS[n].unit == "target"} == {"mae", "rmse"}
+    assert {n for n in METRICS if METRICS[n].decimals == 3} == {"brier", "ece"}
+
+
+def test_a_task_registers_a_measure_of_its_own_in_its_own_file() -> None:
+    @metric(
+        "landmark", (0, np.inf), "distance in pixels", direction="lower", decimals=1, unit="px", title=("D", "距离")
+    )
+    def gap(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> np.ndarray:
+        total, n = weights.sums(np.abs(y_pred - y_true), np.ones(len(y_true)))
+        return total / n
+
+    try:
+        assert metrics.for_task("landmark") == ["gap"] and metrics.sign("gap") == -1
+        assert metrics.point("gap", np.zeros(2), np.array([1.0, 3.0])) == 2
+        told = {"direction": "lower", "decimals": 1, "unit": "px", "description": "distance in pixels"}
+        assert metrics.told(["gap", "nobody", "bias"]) == {
+            "gap": told | {"title": ["D", "距"]},
+            "bias": {"direction": None, "decimals": None, "unit": "target"},
+        }
+        with pytest.raises(ValueError, match="gap stands already"):
+            metric("landmark", (0, 1), "again")(gap)
+    finally:
+        del METRICS["gap"]

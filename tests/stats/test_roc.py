@@ -17,7 +17,9 @@ from medgraft.stats.thresholds import youden_threshold
 def on_grid(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """scikit-learn's curve at the grid; the upper end of each vertical step."""
     fpr, tpr, _ = roc_curve(y, p, drop_intermediate=False)
-    return np.array([tpr[fpr <= x + 1e-9].max() if (abs(fpr - x) < 1e-9).any() else np.interp(x, fpr, tpr) for x in GRID])
+    return np.array(
+        [tpr[fpr <= x + 1e-9].max() if (abs(fpr - x) < 1e-9).any() else np.interp(x, fpr, tpr) for x in GRID]
+    )
 
 
 def test_curve_and_band_agree_with_plain_resampling() -> None:
@@ -57,7 +59,9 @@ def test_youden_finds_the_best_cut() -> None:
     y = (g.random(4000) < 0.3).astype(float)
     p = norm.cdf(g.normal(size=4000) + 2 * y - 1.5)
     cut = youden_threshold(y, p)
-    index = [metrics.sensitivity(y, p, threshold=t) + metrics.specificity(y, p, threshold=t) for t in np.linspace(0, 1, 401)]
+    index = [
+        metrics.sensitivity(y, p, threshold=t) + metrics.specificity(y, p, threshold=t) for t in np.linspace(0, 1, 401)
+    ]
     assert metrics.sensitivity(y, p, threshold=cut) + metrics.specificity(y, p, threshold=cut) >= max(index)
     assert norm.ppf(cut) == pytest.approx(-0.5, abs=0.2)  # theory: half-way between the classes
     with pytest.raises(ValueError, match="both classes"):

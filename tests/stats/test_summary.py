@@ -13,17 +13,23 @@ from sklearn import metrics as oracle
 
 from medgraft import tables
 from medgraft.errors import UserError
+from medgraft.notices import from_json
 from medgraft.stats.compare import delong_test
 from medgraft.stats.intervals import bootstrap
-from medgraft.stats.summary import leaderboard, sentence, summarise, write_tables
+from medgraft.stats.summary import summarise
+from medgraft.stats.write import leaderboard, sentence, write_tables
 
 OPTIONS = {"resamples": 300, "confidence": 0.95, "seed": 0}
 
 
 class Study:
-    """Hand-made run: patients with ``per_patient`` cases, folds by patient, several models and seeds, and inner cells."""
+    """Hand-made run: patients with ``per_patient`` cases, folds by patient, several models and seeds, and inner
+    cells.
+    """
 
-    def __init__(self, patients: int = 60, per_patient: int = 2, folds: int = 3, seeds: int = 2, label_on: str = "patient") -> None:
+    def __init__(
+        self, patients: int = 60, per_patient: int = 2, folds: int = 3, seeds: int = 2, label_on: str = "patient"
+    ) -> None:
         g = np.random.default_rng(0)
         self.patient = np.repeat(np.arange(patients), per_patient)
         n = len(self.patient)
@@ -48,12 +54,27 @@ class Study:
 
     def cell(self, model: str, outer: int, seed: int, inner: int = -1, state: str = "done", setting: str = "{}") -> str:
         name = f"{model}-{outer}-{inner}-{seed}-{setting}"
-        row = {"hash": name, "model": model, "start": "imagenet", "strategy": "finetune", "setting": setting, "outer": outer, "inner": inner}
+        row = {
+            "hash": name,
+            "model": model,
+            "start": "imagenet",
+            "strategy": "finetune",
+            "setting": setting,
+            "outer": outer,
+            "inner": inner,
+        }
         self.cells.append({**row, "seed": seed, "data_hash": "d", "state": state})
         return name
 
     def rows(
-        self, cell: str, cases: np.ndarray, y: np.ndarray, p: np.ndarray, split: str = "test", target: str = "finding", cls: str = "ill"
+        self,
+        cell: str,
+        cases: np.ndarray,
+        y: np.ndarray,
+        p: np.ndarray,
+        split: str = "test",
+        target: str = "finding",
+        cls: str = "ill",
     ) -> None:
         for i in np.flatnonzero(cases):
             self.predictions.append(
@@ -97,7 +118,7 @@ def entry(summary: dict[str, Any], model: str, name: str) -> dict[str, Any]:
 
 
 def warned(summary: dict[str, Any], *words: str) -> bool:
-    return any(all(word in line for word in words) for line in summary["run"]["warnings"])
+    return any(all(word in str(from_json(line)) for word in words) for line in summary["run"]["warnings"])
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +138,23 @@ def test_numbers_are_those_of_the_pooled_test_folds(study: Study) -> None:
     auc = entry(s, good, "case.auc")
     assert auc["value"] == pytest.approx(np.mean(seeds)) and auc["seed_sd"] == pytest.approx(np.std(seeds, ddof=1))
     assert (auc["n"], auc["n_units"], auc["unit"]) == (120, 60, "patient") and auc["low"] < auc["value"] < auc["high"]
-    folds = [oracle.roc_auc_score(study.y[study.fold == f], study.scores["good", k][study.fold == f]) for k in range(2) for f in range(3)]
+    folds = [
+        oracle.roc_auc_score(study.y[study.fold == f], study.scores["good", k][study.fold == f])
+        for k in range(2)
+        for f in range(3)
+    ]
     assert auc["fold_mean"] == pytest.approx(np.mean(folds)) and auc["fold_mean"] != pytest.approx(auc["value"])
-    direct = bootstrap(study.y, np.stack([study.scores["good", k] for k in range(2)]), study.patient, ["auc", "f1"], resamples=300)
+    direct = bootstrap(
+        study.y, np.stack([study.scores["good", k] for k in range(2)]), study.patient, ["auc", "f1"], resamples=300
+    )
     assert (auc["low"], auc["high"]) == pytest.approx((direct["auc"].low, direct["auc"].high))
     assert entry(s, good, "case.f1")["high"] == pytest.approx(direct["f1"].high)
     mean = [np.array([study.scores["good", k][study.patient == p].mean() for p in range(60)]) for k in range(2)]
     by_patient = entry(s, good, "patient.auc")
-    assert by_patient["value"] == pytest.approx(np.mean([oracle.roc_auc_score(np.arange(60) % 2, m) for m in mean])) and by_patient["n"] == 60
+    assert (
+        by_patient["value"] == pytest.approx(np.mean([oracle.roc_auc_score(np.arange(60) % 2, m) for m in mean]))
+        and by_patient["n"] == 60
+    )
     assert s["run"]["n_patients"] == 60 and s["run"]["n_cases"] == 120 and s["run"]["folds"] == 3
     assert s["run"]["warnings"] == []
 
@@ -132,7 +162,9 @@ def test_numbers_are_those_of_the_pooled_test_folds(study: Study) -> None:
 def test_pairs_test_and_rank_the_models(study: Study) -> None:
     s = study.summary()
     (pair,) = s["pairs"]
-    a, b = (np.stack([study.scores[m, k] for k in range(2)]) for m in (pair["a"].split(" ")[0], pair["b"].split(" ")[0]))
+    a, b = (
+        np.stack([study.scores[m, k] for k in range(2)]) for m in (pair["a"].split(" ")[0], pair["b"].split(" ")[0])
+    )
     test = delong_test(study.y, a, b, study.patient)
     assert pair["method"] == "DeLong (clustered)" and pair["p"] == pytest.approx(test.p) == pair["p_holm"]
     assert pair["difference"] == pytest.approx(test.difference) and pair["low"] < pair["difference"] < pair["high"]
@@ -153,17 +185,26 @@ def test_holm_covers_all_pairs() -> None:
 def test_order_of_the_rows_changes_nothing(study: Study) -> None:
     p, m, c = study.tables()
     first = summarise(p, m, c, study.run, **OPTIONS)
-    again = summarise(p.sample(fraction=1, shuffle=True, seed=1), m, c.sample(fraction=1, shuffle=True, seed=2), study.run, **OPTIONS)
+    again = summarise(
+        p.sample(fraction=1, shuffle=True, seed=1), m, c.sample(fraction=1, shuffle=True, seed=2), study.run, **OPTIONS
+    )
     assert json.dumps(first) == json.dumps(again)
 
 
 def test_window_rows_inner_cells_and_unfinished_cells_are_not_judged(study: Study) -> None:
     p, m, c = study.tables()
     noise = p.with_columns(pl.lit(3, dtype=pl.Int64).alias("window"), pl.lit(0.5).alias("y_pred"))
-    running = c.head(1).with_columns(pl.lit("x").alias("hash"), pl.lit("running").alias("state"), pl.lit("late").alias("model"))
+    running = c.head(1).with_columns(
+        pl.lit("x").alias("hash"), pl.lit("running").alias("state"), pl.lit("late").alias("model")
+    )
     inner = c.head(1).with_columns(pl.lit("y").alias("hash"), pl.lit(0, dtype=pl.Int64).alias("inner"))
-    extra = [p.filter(pl.col("cell") == c["hash"][0]).with_columns(pl.lit(h).alias("cell"), pl.lit(0.5).alias("y_pred")) for h in ("x", "y")]
-    select = p.with_columns(pl.lit("select").alias("split"), pl.lit(0.5).alias("y_pred"))  # a refit's rows of its own training part
+    extra = [
+        p.filter(pl.col("cell") == c["hash"][0]).with_columns(pl.lit(h).alias("cell"), pl.lit(0.5).alias("y_pred"))
+        for h in ("x", "y")
+    ]
+    select = p.with_columns(
+        pl.lit("select").alias("split"), pl.lit(0.5).alias("y_pred")
+    )  # a refit's rows of its own training part
     s = summarise(pl.concat([p, noise, select, *extra]), m, pl.concat([c, running, inner]), study.run, **OPTIONS)
     assert s["run"]["warnings"] == []
     plain = study.summary()
@@ -176,17 +217,50 @@ def test_schema_and_files(study: Study, tmp_path: Path) -> None:
     made.add("good", 1.2)
     made.cell("absent", 0, 0, state="not run: weights absent")
     load = {"loaded": 5, "share": 0.9, "source": "ImageNet-1k", "accuracy": "top-1 75.1 %"}
-    made.run["cell_facts"] = {c["hash"]: {"seconds": 2.0, "parameters": 7, "load": load | {"card": "x"}} for c in made.cells[:6]}
-    made.run["curves"] = {made.cells[0]["hash"]: [{"step": 1.0, "learning_rate": 0.1, "train_loss": 0.7, "select_score": float("nan")}]}
+    made.run["cell_facts"] = {
+        c["hash"]: {"seconds": 2.0, "parameters": 7, "load": load | {"card": "x"}} for c in made.cells[:6]
+    }
+    made.run["curves"] = {
+        made.cells[0]["hash"]: [{"step": 1.0, "learning_rate": 0.1, "train_loss": 0.7, "select_score": float("nan")}]
+    }
     s = made.summary()
     write_tables(s, tmp_path)
     read = json.loads((tmp_path / "summary.json").read_text())
-    assert list(read) == ["run", "models", "pairs", "roc", "calibration", "scatter", "heatmap", "missed", "curves", "claims"]
+    assert list(read) == [
+        "run",
+        "models",
+        "pairs",
+        "roc",
+        "calibration",
+        "scatter",
+        "heatmap",
+        "missed",
+        "curves",
+        "claims",
+    ]
     good, absent = read["models"]
-    assert absent["state"] == "not run" and absent["reason"] == "weights absent" and absent["metrics"] == {} and absent["rank"] is None
+    assert (
+        absent["state"] == "not run"
+        and absent["reason"] == {"kind": "weights_absent", "values": {}}
+        and absent["metrics"] == {}
+        and absent["rank"] is None
+    )
     assert (good["seconds"], good["parameters"], good["load"]) == (12.0, 7, load)
     assert good["threshold"] == 0.5 and good["threshold_rule"] == "fixed at 0.5"
-    assert set(good) >= {"id", "model", "start", "strategy", "state", "reason", "parameters", "metrics", "rank", "inner_score", "seconds", "load"}
+    assert set(good) >= {
+        "id",
+        "model",
+        "start",
+        "strategy",
+        "state",
+        "reason",
+        "parameters",
+        "metrics",
+        "rank",
+        "inner_score",
+        "seconds",
+        "load",
+    }
     assert set(good["metrics"]["case.auc"]) >= {"value", "low", "high", "n", "unit", "seed_sd", "fold_mean"}
     curve = read["roc"][good["id"]]
     assert (
@@ -205,12 +279,17 @@ def test_schema_and_files(study: Study, tmp_path: Path) -> None:
     }
     table = pl.read_csv(tmp_path / "leaderboard.csv")
     assert table["id"].to_list() == [good["id"], absent["id"]]
-    assert table["case.auc.low"][0] == pytest.approx(good["metrics"]["case.auc"]["low"]) and table["case.auc"][1] is None
+    assert (
+        table["case.auc.low"][0] == pytest.approx(good["metrics"]["case.auc"]["low"]) and table["case.auc"][1] is None
+    )
     assert pl.read_csv(tmp_path / "pairs.csv").columns[:3] == ["a", "b", "metric"]
     write_tables(study.summary(), tmp_path)
     assert pl.read_csv(tmp_path / "pairs.csv").height == 1
     line = sentence("case.auc", s["models"][0]["metrics"]["case.auc"])
-    assert line.startswith(f"case.auc {s['models'][0]['metrics']['case.auc']['value']:.3f} (95 % interval") and "120 cases of 60 patients" in line
+    assert (
+        line.startswith(f"case.auc {s['models'][0]['metrics']['case.auc']['value']:.3f} (95 % interval")
+        and "120 cases of 60 patients" in line
+    )
 
 
 def test_heat_map_and_missed_cases() -> None:
@@ -266,15 +345,21 @@ def test_models_judged_on_different_cases_are_compared_on_the_common_ones() -> N
     full, part = made.add("full", 1.0), made.add("part", 0.7, folds=[0, 2])
     made.cell("part", 1, 0, state="failed: loss is not a number")
     s = made.summary()
-    assert warned(s, part, "40 of 60 cases", "fold 1") and warned(s, "different cases", "cases in common") and warned(s, "2 of 3 refits")
+    assert (
+        warned(s, part, "40 of 60 cases", "fold 2")
+        and warned(s, "different cases", "cases in common")
+        and warned(s, "2 of 3 trainings")
+    )
     assert entry(s, full, "case.auc")["n"] == 60 and entry(s, part, "case.auc")["n"] == 40
     both = made.fold != 1
     (pair,) = s["pairs"]
     sign = 1 if pair["a"] == full else -1
-    wanted = oracle.roc_auc_score(made.y[both], made.scores["full", 0][both]) - oracle.roc_auc_score(made.y[both], made.scores["part", 0][both])
+    wanted = oracle.roc_auc_score(made.y[both], made.scores["full", 0][both]) - oracle.roc_auc_score(
+        made.y[both], made.scores["part", 0][both]
+    )
     assert pair["difference"] == pytest.approx(sign * wanted) and pair["n"] == 40 and pair["method"] == "DeLong"
     failed = next(m for m in s["models"] if m["id"] == part)
-    assert failed["state"] == "done" and "loss is not a number" in failed["reason"]
+    assert failed["state"] == "done" and failed["reason"]["values"]["states"] == ["failed: loss is not a number"]
 
 
 def test_a_seed_without_all_folds_is_left_out_not_mixed_in() -> None:
@@ -295,7 +380,11 @@ def test_labels_that_differ_within_patients_have_no_patient_metrics() -> None:
     assert not [k for m in s["models"] for k in m["metrics"] if k.startswith("patient.")]
     made.run["level"] = "patient"
     s = made.summary()
-    assert s["run"]["primary_metric"] == "case.auc" and warned(s, "differ within some patient") and entry(s, name, "case.auc")["n"] == 120
+    assert (
+        s["run"]["primary_metric"] == "case.auc"
+        and warned(s, "differ within some patient")
+        and entry(s, name, "case.auc")["n"] == 120
+    )
 
 
 def test_level_patient_counts_patients_only() -> None:
@@ -335,7 +424,11 @@ def test_odd_data_gets_a_word_and_never_a_wrong_number() -> None:
     two = made.add("good", 1.0)
     s = made.summary()
     auc = entry(s, two, "case.auc")
-    assert auc["value"] == pytest.approx(oracle.roc_auc_score(made.y, made.scores["good", 0])) and np.isnan(auc["low"]) and np.isnan(auc["high"])
+    assert (
+        auc["value"] == pytest.approx(oracle.roc_auc_score(made.y, made.scores["good", 0]))
+        and np.isnan(auc["low"])
+        and np.isnan(auc["high"])
+    )
     assert warned(s, "only 2 patients", "too few")
 
     made = Study(patients=60, per_patient=1, seeds=1)
@@ -350,7 +443,9 @@ def test_nan_scores_name_the_cell_and_missing_labels_are_ignored() -> None:
     broken, whole = made.add("broken", 1.0), made.add("whole", 1.0)
     made.predictions[5]["y_pred"] = float("nan")
     s = made.summary()
-    assert np.isnan(entry(s, broken, "case.auc")["value"]) and warned(s, broken, made.predictions[5]["cell"], made.predictions[5]["case_id"])
+    assert np.isnan(entry(s, broken, "case.auc")["value"]) and warned(
+        s, broken, made.predictions[5]["cell"], made.predictions[5]["case_id"]
+    )
     assert s["pairs"] == [] and entry(s, whole, "case.auc")["value"] > 0.5
     made = Study(per_patient=1, seeds=1)
     name = made.add("good", 1.0)
@@ -360,7 +455,9 @@ def test_nan_scores_name_the_cell_and_missing_labels_are_ignored() -> None:
             row["y_true"] = None
     s = made.summary()
     assert entry(s, name, "case.auc")["n"] == 40 and s["run"]["n_cases"] == 40
-    assert entry(s, name, "case.auc")["value"] == pytest.approx(oracle.roc_auc_score(made.y[20:], made.scores["good", 0][20:]))
+    assert entry(s, name, "case.auc")["value"] == pytest.approx(
+        oracle.roc_auc_score(made.y[20:], made.scores["good", 0][20:])
+    )
 
 
 def test_a_fold_with_one_class_is_named() -> None:
@@ -368,7 +465,7 @@ def test_a_fold_with_one_class_is_named() -> None:
     made.fold = np.where(made.y == 1, np.arange(60) // 2 % 2, np.arange(60) // 2 % 3)  # fold 2 has no ill case
     name = made.add("good", 1.0)
     s = made.summary()
-    assert warned(s, "finding: fold 2 lacks a class")
+    assert warned(s, "finding: outer fold 3 lacks a class")
     folds = [oracle.roc_auc_score(made.y[made.fold == f], made.scores["good", 0][made.fold == f]) for f in (0, 1)]
     assert entry(s, name, "case.auc")["fold_mean"] == pytest.approx(np.mean(folds))
 
@@ -399,14 +496,20 @@ def test_multiclass() -> None:
     made, name, p = classes_study()
     s = made.summary()
     assert s["run"]["primary_metric"] == "case.balanced_accuracy"
-    assert entry(s, name, "case.balanced_accuracy")["value"] == pytest.approx(oracle.balanced_accuracy_score(made.y, p.argmax(axis=1)))
-    assert entry(s, name, "case.macro_auc")["value"] == pytest.approx(oracle.roc_auc_score(made.y, p, multi_class="ovr"))
+    assert entry(s, name, "case.balanced_accuracy")["value"] == pytest.approx(
+        oracle.balanced_accuracy_score(made.y, p.argmax(axis=1))
+    )
+    assert entry(s, name, "case.macro_auc")["value"] == pytest.approx(
+        oracle.roc_auc_score(made.y, p, multi_class="ovr")
+    )
     assert entry(s, name, "case.auc.normal")["value"] == pytest.approx(oracle.roc_auc_score(made.y == 1, p[:, 1]))
     assert {c["label"] for c in s["heatmap"]["cases"]} == {"covid", "normal", "pneumonia"}
     assert {m["case_id"] for m in s["missed"]} == {made.case[i] for i in np.flatnonzero(p.argmax(axis=1) != made.y)}
     made, name, _ = classes_study(absent=True)
     s = made.summary()
-    assert warned(s, "no judged case has class pneumonia") and np.isfinite(entry(s, name, "case.balanced_accuracy")["value"])
+    assert warned(s, "no judged case has class pneumonia") and np.isfinite(
+        entry(s, name, "case.balanced_accuracy")["value"]
+    )
     assert np.isnan(entry(s, name, "case.auc.pneumonia")["value"])
 
 
@@ -424,7 +527,10 @@ def test_multilabel_with_gaps() -> None:
     s = made.summary()
     name = "net · imagenet · finetune"
     each = [oracle.roc_auc_score(y[:, 0], p[:, 0]), oracle.roc_auc_score(y[15:, 1], p[15:, 1])]
-    assert entry(s, name, "case.macro_auc")["value"] == pytest.approx(np.mean(each)) and s["run"]["primary_metric"] == "case.macro_auc"
+    assert (
+        entry(s, name, "case.macro_auc")["value"] == pytest.approx(np.mean(each))
+        and s["run"]["primary_metric"] == "case.macro_auc"
+    )
     assert [entry(s, name, f"case.auc.{t}")["value"] for t in ("fluid", "nodule")] == pytest.approx(each)
     assert entry(s, name, "case.auc.nodule")["n"] == 45
     wrong = ((p >= 0.5) != (y == 1)) & ~np.isnan(y)
@@ -443,11 +549,19 @@ def test_regression() -> None:
         for seed in range(2):
             scores[model, seed] = y + np.random.default_rng(seed + 5).normal(0, sd, 60)
             for outer in range(3):
-                made.rows(made.cell(model, outer, seed), made.fold == outer, y, scores[model, seed], target="ef", cls="")
+                made.rows(
+                    made.cell(model, outer, seed), made.fold == outer, y, scores[model, seed], target="ef", cls=""
+                )
     s = made.summary()
     good = "good · imagenet · finetune"
-    assert s["run"]["primary_metric"] == "case.mae" and s["models"][0]["id"] == good and s["models"][0]["rank"]["best"] == 1
-    assert entry(s, good, "case.r2")["value"] == pytest.approx(np.mean([oracle.r2_score(y, scores["good", k]) for k in range(2)]))
+    assert (
+        s["run"]["primary_metric"] == "case.mae"
+        and s["models"][0]["id"] == good
+        and s["models"][0]["rank"]["best"] == 1
+    )
+    assert entry(s, good, "case.r2")["value"] == pytest.approx(
+        np.mean([oracle.r2_score(y, scores["good", k]) for k in range(2)])
+    )
     (pair,) = s["pairs"]
     assert pair["method"] == "paired bootstrap"
     assert (pair["difference"] < 0) == (pair["a"] == good) and pair["p_superior"] == (1.0 if pair["a"] == good else 0.0)
@@ -468,16 +582,36 @@ def test_segmentation() -> None:
         for i in np.flatnonzero(made.fold == outer):
             for k, structure in enumerate(["tail", "head"]):
                 for kind, value in zip(("tp", "fp", "fn"), counts[i, k]):
-                    parts = {-1: value} if i % 2 else {0: value - 1, 1: 1.0} if value else {0: 0.0}  # frames add up where no case row stands
+                    parts = (
+                        {-1: value} if i % 2 else {0: value - 1, 1: 1.0} if value else {0: 0.0}
+                    )  # frames add up where no case row stands
                     for frame, v in parts.items():
-                        made.measures.append({"cell": cell, "case_id": made.case[i], "frame": frame, "name": f"{kind}.{structure}", "value": v})
+                        made.measures.append(
+                            {
+                                "cell": cell,
+                                "case_id": made.case[i],
+                                "frame": frame,
+                                "name": f"{kind}.{structure}",
+                                "value": v,
+                            }
+                        )
                     if i % 2:
-                        made.measures.append({"cell": cell, "case_id": made.case[i], "frame": 0, "name": f"{kind}.{structure}", "value": 77.0})
+                        made.measures.append(
+                            {
+                                "cell": cell,
+                                "case_id": made.case[i],
+                                "frame": 0,
+                                "name": f"{kind}.{structure}",
+                                "value": 77.0,
+                            }
+                        )
     s = made.summary()
     name = "unet · imagenet · finetune"
     each = 2 * counts[1:, :, 0] / (2 * counts[1:, :, 0] + counts[1:, :, 1] + counts[1:, :, 2])
     total = counts.sum(axis=0)
-    assert s["run"]["primary_metric"] == "case.dice" and entry(s, name, "case.dice")["value"] == pytest.approx(each.mean())
+    assert s["run"]["primary_metric"] == "case.dice" and entry(s, name, "case.dice")["value"] == pytest.approx(
+        each.mean()
+    )
     assert entry(s, name, "case.dice.tail")["value"] == pytest.approx(each[:, 0].mean())
     pooled = 2 * total[:, 0] / (2 * total[:, 0] + total[:, 1] + total[:, 2])
     assert entry(s, name, "pooled.dice")["value"] == pytest.approx(pooled.mean())
@@ -491,14 +625,24 @@ def test_segmentation() -> None:
 
 
 def test_a_case_without_a_score_is_not_among_the_worst() -> None:
-    """Eight cases, fewer than the list holds; one has nothing drawn and nothing predicted, so it has no Dice to be bad at."""
+    """Eight cases, fewer than the list holds; one has nothing drawn and nothing predicted, so it has no Dice to be bad
+    at.
+    """
     made = Study(patients=8, per_patient=1, seeds=1, folds=2)
     made.run |= {"task": "segment", "targets": [], "structures": ["lesion"], "classes": {}}
     for outer in range(2):
         cell = made.cell("unet", outer, 0)
         for i in np.flatnonzero(made.fold == outer):
             for kind, value in (("tp", i), ("fp", 1 if i else 0), ("fn", 0)):
-                made.measures.append({"cell": cell, "case_id": made.case[i], "frame": -1, "name": f"{kind}.lesion", "value": float(value)})
+                made.measures.append(
+                    {
+                        "cell": cell,
+                        "case_id": made.case[i],
+                        "frame": -1,
+                        "name": f"{kind}.lesion",
+                        "value": float(value),
+                    }
+                )
     s = made.summary()
     assert [m["case_id"] for m in s["missed"]] == made.case[1:]
     assert all(np.isfinite(value) for m in s["missed"] for value in m["values"].values())
@@ -512,7 +656,9 @@ def test_repeated_cross_validation_counts_like_further_seeds() -> None:
         made.rows(made.cell("good", 3 + outer, 0), (np.arange(60) // 20) == outer, made.y, other)
     s = made.summary()
     values = [oracle.roc_auc_score(made.y, made.scores["good", 0]), oracle.roc_auc_score(made.y, other)]
-    assert entry(s, name, "case.auc")["value"] == pytest.approx(np.mean(values)) and entry(s, name, "case.auc")["n"] == 60
+    assert (
+        entry(s, name, "case.auc")["value"] == pytest.approx(np.mean(values)) and entry(s, name, "case.auc")["n"] == 60
+    )
 
 
 def test_nothing_to_judge_is_said() -> None:
@@ -524,4 +670,6 @@ def test_nothing_to_judge_is_said() -> None:
 
 def test_leaderboard_is_a_table(study: Study) -> None:
     table = leaderboard(study.summary())
-    assert table["rank"].to_list() == [1, 2] and {"case.auc", "case.auc.low", "case.auc.high", "patient.auc"} <= set(table.columns)
+    assert table["rank"].to_list() == [1, 2] and {"case.auc", "case.auc.low", "case.auc.high", "patient.auc"} <= set(
+        table.columns
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
 
@@ -51,7 +51,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
     arrays = [sample["x"] for sample in samples]
     shapes = {tuple(array.shape) for array in arrays}
     if len(shapes) != 1:
-        raise UserError(f"windows of different shapes in one batch: {sorted(shapes)}", fix="scan to one number of channels and frames")
+        raise UserError(
+            f"windows of different shapes in one batch: {sorted(shapes)}",
+            fix="scan to one number of channels and frames",
+        )
     if len({array.dtype for array in arrays}) > 1:
         arrays = [array.to(torch.float32) for array in arrays]
     batch = Batch(
@@ -72,8 +75,9 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
     device = torch.device(device)
     if device.type == "cpu":
         return batch
-    source = pin(batch) if device.type == "cuda" else batch
-    return {key: value.to(device, non_blocking=True) for key, value in source.items()}  # type: ignore[return-value, attr-defined]
+    source: dict[str, Any] = dict(pin(batch) if device.type == "cuda" else batch)
+    moved: Any = {key: value.to(device, non_blocking=True) for key, value in source.items()}
+    return moved
 
 
 def pin(batch: Batch) -> Batch:
@@ -84,3 +88,11 @@ def pin(batch: Batch) -> Batch:
 def size_in_bytes(batch: Batch) -> int:
     """Bytes of all tensors."""
     return sum(value.numel() * value.element_size() for value in batch.values())  # type: ignore[attr-defined]
+
+
+class Samples(Protocol):
+    """What the loop needs of a data set: the batch of step i as a function of (seed, i)."""
+
+    def __len__(self) -> int: ...
+
+    def train_batch(self, seed: int, step: int, batch_size: int, balanced: bool = False) -> Mapping[str, Any]: ...

@@ -18,8 +18,8 @@ from medgraft.data.batch import Batch, Sample, collate
 from medgraft.data.random import balanced_index, generator, stream_index
 from medgraft.data.transforms import Augment
 from medgraft.data.windows import Window, WindowSpec, draw_window, eval_windows
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.tables import Dataset
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class TargetSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
         if self.kind not in ("binary", "classes", "regress"):
-            raise UserError(f"target kind {self.kind!r} is unknown", case=self.name, fix="use binary, classes or regress")
+            raise UserError(
+                f"target kind {self.kind!r} is unknown", case=self.name, fix="use binary, classes or regress"
+            )
         if self.kind == "classes" and len(self.classes) < 2:
             raise UserError("a target of kind classes needs at least two classes", case=self.name)
         if self.kind == "binary" and self.positive is None:
@@ -84,13 +86,13 @@ class CaseDataset:
     kept between calls, so batches may be asked for in any order and by any process. The object pickles
     small (no tables, no open files) and opens arrays when first needed.
 
-    ``cases`` are rows of the manifest. ``augment`` holds for training batches and for the views of ``seen``. ``dense`` adds the
-    masks. ``store_root`` is where the arrays lie (default: the data set; else a ``stage`` folder).
+    ``cases`` are rows of the manifest. ``augment`` holds for training batches and for the views of ``seen``. ``dense``
+    adds the masks. ``store_root`` is where the arrays lie (default: the data set; else a ``stage`` folder).
     ``hu_window`` is black and white for cases in Hounsfield units. ``kept`` maps array ids to the frames
     that take part (``select.select``).
 
     Raises ``UserError`` naming the case or target when a label does not fit its target, a view is
-    oblique, or ``labelled`` windows are asked of cases none of which is traced.
+    oblique, or ``marked`` windows are asked of cases none of which is traced.
     """
 
     def __init__(
@@ -119,8 +121,11 @@ class CaseDataset:
         self._cases = _cases(part, self.cases, dataset.frames, hu_window, kept or {})
         self._place = {case.row: place for place, case in enumerate(self._cases)}
         self._groups = self._class_groups()
-        if window.kind == "labelled" and not any(case.mask_rows for case in self._cases):
-            raise UserError("labelled windows need traced frames and no case has any", fix="scan with masks or use another window kind")
+        if window.kind == "marked" and not any(case.mask_rows for case in self._cases):
+            raise UserError(
+                "marked windows need marked frames (traced ones) and no case has any",
+                fix="scan with masks or use another window kind",
+            )
 
     def __len__(self) -> int:
         return len(self._cases)
@@ -148,7 +153,9 @@ class CaseDataset:
             place = balanced_index(seed, n, self._need_groups()) if balanced else stream_index(seed, n, len(self))
             case = self._cases[place]
             try:
-                window = draw_window(self.window, case.extent, generator(seed, "window", step, j), self._traced(case), case=case.row)
+                window = draw_window(
+                    self.window, case.extent, generator(seed, "window", step, j), self._traced(case), case=case.row
+                )
             except UserError as error:
                 raise UserError(error.cause, case=case.case_id, fix=error.fix) from error
             drawn = transforms.draw(self.augment, generator(seed, "augment", step, j))
@@ -158,14 +165,16 @@ class CaseDataset:
     def eval_windows(self) -> list[Window]:
         """All evaluation windows in the order of ``cases``, in array coordinates."""
         return [
-            _in_array(window, case) for case in self._cases for window in eval_windows(self.window, case.extent, self._traced(case), case=case.row)
+            _in_array(window, case)
+            for case in self._cases
+            for window in eval_windows(self.window, case.extent, self._traced(case), case=case.row)
         ]
 
     def seen(self, view: int) -> CaseDataset:
         """The same cases as another view sees them (test-time augmentation).
 
-        View 0 is the window as it is. View v > 0 is augmented by draws that depend on v and the window's place alone, so
-        every network and every run sees the same.
+        View 0 is the window as it is. View v > 0 is augmented by draws that depend on v and on the pixels that the
+        window lies in, so every network, every run and a served study sees the same.
         """
         other = copy(self)
         other.view = view
@@ -178,21 +187,26 @@ class CaseDataset:
     def _still(self, window: Window) -> transforms.Draw:
         if not self.view:
             return transforms.STILL
-        return transforms.draw(self.augment, generator(0, "view", self.view, window.case, window.index))
+        case = self._cases[self._place[window.case]]
+        place = f"view {case.array_id} {case.corner}"
+        return transforms.draw(self.augment, generator(0, place, self.view, window.index))
 
     def grid(self, row: int) -> tuple[int, int, int]:
         """(D, H, W) of the array a manifest row looks at: the grid that ``DenseJoin`` fills."""
         return self._cases[self._place[row]].shape[1:]
 
     def _traced(self, case: _Case) -> list[int] | None:
-        return case.traced if self.window.kind == "labelled" else None
+        return case.traced if self.window.kind == "marked" else None
 
     def _sample(self, place: int, window: Window, drawn: transforms.Draw) -> Sample:
         case = self._cases[place]
         try:
             array = store.open_array(self.store_root, case.array_id)
             if array.shape != case.shape:
-                raise UserError(f"stored array has shape {array.shape}, the manifest says {case.shape}", fix="run `medgraft scan` again")
+                raise UserError(
+                    f"stored array has shape {array.shape}, the manifest says {case.shape}",
+                    fix="run `medgraft scan` again",
+                )
             mask, rows = None, [case.mask_rows.get(frame, -1) for frame in window.frames]
             if self.dense:
                 mask = self._mask(case)
@@ -272,7 +286,9 @@ def _labels(part: pl.DataFrame, targets: Sequence[TargetSpec]) -> np.ndarray:
                 continue
             text = _class_name(value)
             if target.classes and text not in known:
-                raise UserError(f"label {target.name} is {text!r}, not one of {', '.join(target.classes)}", case=case_id)
+                raise UserError(
+                    f"label {target.name} is {text!r}, not one of {', '.join(target.classes)}", case=case_id
+                )
             out[row, column] = known[text] if target.kind == "classes" else float(text == target.positive)
     return out
 
@@ -282,7 +298,13 @@ def _class_name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _cases(part: pl.DataFrame, rows: np.ndarray, frames: pl.DataFrame, hu_window: tuple[float, float], kept: Mapping[str, np.ndarray]) -> list[_Case]:
+def _cases(
+    part: pl.DataFrame,
+    rows: np.ndarray,
+    frames: pl.DataFrame,
+    hu_window: tuple[float, float],
+    kept: Mapping[str, np.ndarray],
+) -> list[_Case]:
     traced: dict[str, dict[int, int]] = {}
     wanted = frames.filter((pl.col("mask_index") >= 0) & pl.col("array_id").is_in(part["array_id"].unique().to_list()))
     for array_id, frame, row in wanted.select("array_id", "frame", "mask_index").iter_rows():
@@ -325,7 +347,9 @@ def _view(line: dict[str, Any], shape: tuple[int, ...]) -> tuple[tuple[int, int,
     if centre is None or size is None:
         return (0, 0, 0), shape  # type: ignore[return-value]
     if direction is not None and not np.allclose(np.reshape(direction, (3, 3)), np.eye(3)):
-        raise UserError("oblique views cannot be cut", case=line["case_id"], fix="resample the array or leave out view_direction")
+        raise UserError(
+            "oblique views cannot be cut", case=line["case_id"], fix="resample the array or leave out view_direction"
+        )
     low = [max(0, round(c - s / 2)) for c, s in zip(centre, size)]
     high = [min(n, round(c + s / 2)) for c, s, n in zip(centre, size, shape[1:])]
     if any(h <= b for b, h in zip(low, high)):
@@ -341,7 +365,9 @@ def _value_range(line: dict[str, Any], hu_window: tuple[float, float]) -> tuple[
     if unit == "HU":
         return float(hu_window[0]), float(hu_window[1])
     if low is None or high is None:
-        raise UserError("manifest has no percentiles for raw values", case=line["case_id"], fix="run `medgraft scan` again")
+        raise UserError(
+            "manifest has no percentiles for raw values", case=line["case_id"], fix="run `medgraft scan` again"
+        )
     # A constant picture has no contrast; any range of one shows it as black.
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
 

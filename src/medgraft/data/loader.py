@@ -23,9 +23,11 @@ from medgraft.data.windows import Window
 from medgraft.errors import UserError
 
 GIB = 1 << 30
-#: Private memory of a worker at work, by how it started (seen: 25 to 100 MB forked, 400 to 430 MB spawned; see bench/bench_memory.py).
+#: Private memory of a worker at work, by how it started (seen: 25 to 100 MB forked, 400 to 430 MB spawned; see
+# bench/bench_memory.py).
 WORKER_BYTES = {"fork": 150 << 20, "spawn": 450 << 20, "forkserver": 450 << 20}
-#: A batch in the making needs its stored values twice (windows, then stacked) and once in float32 where it is resampled.
+#: A batch in the making needs its stored values twice (windows, then stacked) and once in float32 where it is
+# resampled.
 WORKING_COPIES = 3
 
 
@@ -107,6 +109,18 @@ def eval_batches(
     """(number, batch) over all evaluation windows (or the given ones) in order; the last batch may be smaller."""
     chosen = dataset.eval_windows() if windows is None else list(windows)
     parts = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+    return part_batches(dataset, parts, workers, prefetch=prefetch, context=context)
+
+
+def part_batches(
+    dataset: CaseDataset,
+    parts: list[list[Window]],
+    workers: int = 0,
+    *,
+    prefetch: int = 2,
+    context: str | None = None,
+) -> Batches:
+    """(number, batch) of lists of windows, each list one batch."""
     return Batches(_load(partial(_eval_batch, dataset, parts), range(len(parts)), workers, prefetch, context))
 
 
@@ -136,7 +150,9 @@ class _Steps(TorchDataset):
             return number, _Refusal(error.cause, error.case, error.fix)
 
 
-def _load(make: Callable[[int], Batch], numbers: range, workers: int, prefetch: int, context: str | None) -> Iterator[Any]:
+def _load(
+    make: Callable[[int], Batch], numbers: range, workers: int, prefetch: int, context: str | None
+) -> Iterator[Any]:
     if workers == 0:
         steps = _Steps(make)
         return (steps[number] for number in numbers)
@@ -165,7 +181,9 @@ class Plan:
     text: str
 
 
-def plan_memory(dataset: CaseDataset, batch_size: int, budget_gb: float, cores: int | None = None, context: str | None = None) -> Plan:
+def plan_memory(
+    dataset: CaseDataset, batch_size: int, budget_gb: float, cores: int | None = None, context: str | None = None
+) -> Plan:
     """Derive workers, prefetch and evaluation block from a budget for the data side of training.
 
     One batch is made and measured. Counted are the batch in use, the one being made with its working
@@ -191,7 +209,9 @@ def plan_memory(dataset: CaseDataset, batch_size: int, budget_gb: float, cores: 
         )
     shared = _shared_memory()
     workers, prefetch = 0, 1
-    own = WORKER_BYTES[context or multiprocessing.get_start_method(allow_none=True) or ("fork" if sys.platform == "linux" else "spawn")]
+    own = WORKER_BYTES[
+        context or multiprocessing.get_start_method(allow_none=True) or ("fork" if sys.platform == "linux" else "spawn")
+    ]
     for count in range(min(16, max(1, cores - 1)), 0, -1):
         for ahead in (4, 3, 2, 1):
             need = bytes_per_batch * (1 + count * ahead) + count * (own + working)
@@ -205,13 +225,16 @@ def plan_memory(dataset: CaseDataset, batch_size: int, budget_gb: float, cores: 
     while scale < 8 and need * 2 * scale <= budget:
         scale *= 2
     text = (
-        f"data: {workers} workers, {prefetch} batches ahead each, {bytes_per_batch / (1 << 20):.1f} MB a batch of {batch_size} windows, "
+        f"data: {workers} workers, {prefetch} batches ahead each, {bytes_per_batch / (1 << 20):.1f} MB a batch of "
+        f"{batch_size} windows, "
         f"evaluation in blocks of {batch_size * scale}; {need / GIB:.2f} of {budget_gb:g} GB on {cores} cores"
     )
     return Plan(workers, prefetch, batch_size * scale, bytes_per_batch, text)
 
 
 def _shared_memory() -> int:
-    """Bytes free where workers leave their batches: /dev/shm on Linux, elsewhere the system's own limit is memory itself."""
+    """Bytes free where workers leave their batches: /dev/shm on Linux, elsewhere the system's own limit is memory
+    itself.
+    """
     path = Path("/dev/shm")
     return shutil.disk_usage(path).free if path.is_dir() else 1 << 62

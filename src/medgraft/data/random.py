@@ -26,7 +26,9 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
         raise ValueError(f"at most three counters, not {len(counters)}")
     if any(not 0 <= c <= _WORD for c in counters):
         raise ValueError(f"counters must lie in 0 .. 2**64 - 1: {counters}")
-    return np.random.Generator(np.random.Philox(counter=[0, *counters, *[0] * (3 - len(counters))], key=_key(seed, purpose)))
+    return np.random.Generator(
+        np.random.Philox(counter=[0, *counters, *[0] * (3 - len(counters))], key=_key(seed, purpose))
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -51,7 +51,9 @@ def select(frames: pl.DataFrame, role: str, seed: int, rules: Rules = ALL) -> di
 
 
 def _cap(second: np.ndarray, most: int, rng: np.random.Generator) -> Sequence[int]:
-    """Places that stay when each value of ``second`` may come up ``most`` times; which ones is random, their order is kept."""
+    """Places that stay when each value of ``second`` may come up ``most`` times; which ones is random, their order is
+    kept.
+    """
     lottery = rng.random(len(second))
     order = np.lexsort((lottery, second))
     start = np.concatenate([[0], np.flatnonzero(np.diff(second[order])) + 1])

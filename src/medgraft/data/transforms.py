@@ -80,7 +80,9 @@ PRESETS: dict[str, Augment] = {
     "light": Augment(translate=0.04, brightness=0.05, contrast=0.05),
     "xray": Augment(flip_lr=0.5, rotate=10, scale=(0.9, 1.15), translate=0.05, brightness=0.1, contrast=0.15),
     "xray_geometry": Augment(flip_lr=0.5, rotate=10, scale=(0.9, 1.1), translate=0.05),
-    "ultrasound": Augment(flip_lr=0.5, rotate=10, scale=(0.9, 1.15), translate=0.05, brightness=0.05, contrast=0.1, gamma=0.15),
+    "ultrasound": Augment(
+        flip_lr=0.5, rotate=10, scale=(0.9, 1.15), translate=0.05, brightness=0.05, contrast=0.1, gamma=0.15
+    ),
     "volume": Augment(flip_axes="dhw", rotate=15, scale=(0.9, 1.1), brightness=0.05, contrast=0.1, noise=0.02),
     "natural": Augment(flip_lr=0.5, scale=(1.0, 1.4), translate=0.1, brightness=0.2, contrast=0.2, erase=0.1),
 }
@@ -90,12 +92,18 @@ def preset(name: str, **changes: Any) -> Augment:
     """A preset by name, with some of its values changed. Raises ``UserError`` with the nearest name."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 1)
-        raise UserError(f"augmentation {name!r} is unknown", fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(PRESETS)}")
+        raise UserError(
+            f"augmentation {name!r} is unknown",
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(PRESETS)}",
+        )
     known = [f.name for f in fields(Augment)]
     for key in changes:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            raise UserError(f"augmentation has no {key!r}", fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}")
+            raise UserError(
+                f"augmentation has no {key!r}",
+                fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}",
+            )
     return replace(PRESETS[name], **changes)
 
 
@@ -134,7 +142,10 @@ STILL = Draw()
 
 
 def draw(augment: Augment, rng: np.random.Generator) -> Draw:
-    """Throw the dice once for a window. The same numbers are drawn whatever is switched on, so one change leaves the rest alone."""
+    """Throw the dice once for a window.
+
+    The same numbers are drawn whatever is switched on, so one change leaves the rest alone.
+    """
     u = rng.random(16)
     key = int(rng.integers(1 << 62))
     sides = (False, False, bool(u[0] < augment.flip_lr))
@@ -218,8 +229,12 @@ def _box(window: Window, drawn: Draw) -> tuple[float, float, float, float]:
     return top + (height - tall) / 2 + down, left + (width - wide) / 2 + right, tall, wide
 
 
-def _read(array: np.ndarray, frames: Sequence[int], region: Sequence[int], fill: float, flips: Sequence[bool]) -> np.ndarray:
-    """Copy frames of a region (top, left, height, width) to (C, n, height, width), flipped on the way; outside is ``fill``."""
+def _read(
+    array: np.ndarray, frames: Sequence[int], region: Sequence[int], fill: float, flips: Sequence[bool]
+) -> np.ndarray:
+    """Copy frames of a region (top, left, height, width) to (C, n, height, width), flipped on the way; outside is
+    ``fill``.
+    """
     channels, depth, rows, columns = array.shape
     top, left, height, width = region
     out = np.empty((channels, len(frames), height, width), array.dtype)
@@ -235,7 +250,12 @@ def _read(array: np.ndarray, frames: Sequence[int], region: Sequence[int], fill:
         view[:, :, :, : m - left], view[:, :, :, n - left :] = fill, fill
     target = view[:, :, t - top : b - top, m - left : n - left]
     step = frames[1] - frames[0] if len(frames) > 1 else 1
-    if step > 0 and frames[0] >= 0 and frames[-1] < depth and list(frames) == list(range(frames[0], frames[-1] + 1, step)):
+    if (
+        step > 0
+        and frames[0] >= 0
+        and frames[-1] < depth
+        and list(frames) == list(range(frames[0], frames[-1] + 1, step))
+    ):
         target[:] = array[:, frames[0] : frames[-1] + 1 : step, t:b, m:n]
         return out
     for place, frame in enumerate(frames):
@@ -271,7 +291,9 @@ def _resize_depth(x: torch.Tensor, depth: int) -> torch.Tensor:
     """Antialiased linear resampling of (C, D, H, W) along D."""
     channels, n, height, width = x.shape
     flat = (x if x.dtype == torch.float32 else _float(x.numpy())).reshape(1, channels, n, height * width)
-    return F.interpolate(flat, (depth, height * width), mode="bilinear", antialias=True, align_corners=False).reshape(channels, depth, height, width)
+    return F.interpolate(flat, (depth, height * width), mode="bilinear", antialias=True, align_corners=False).reshape(
+        channels, depth, height, width
+    )
 
 
 def _rotate(
@@ -335,7 +357,12 @@ def _rotate(
 
 
 def _places(
-    height: int, width: int, box: tuple[float, float], centre: tuple[float, float], turn: tuple[float, float], flips: Sequence[bool]
+    height: int,
+    width: int,
+    box: tuple[float, float],
+    centre: tuple[float, float],
+    turn: tuple[float, float],
+    flips: Sequence[bool],
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Where the centres of an output grid lie in the source, in pixels counted from the region's edge.
 
@@ -348,7 +375,9 @@ def _places(
 
 
 def _intensity(x: torch.Tensor, drawn: Draw, value_range: tuple[float, float]) -> torch.Tensor:
-    """Contrast, brightness, gamma, noise and the erased rectangle, on values scaled so that black is 0 and white is 1."""
+    """Contrast, brightness, gamma, noise and the erased rectangle, on values scaled so that black is 0 and white
+    is 1.
+    """
     # numpy, not torch: where torch cuts an array among its threads decides which values meet the vector
     # or the scalar code of pow and fused sums, and their last bits differ. Workers have one thread.
     low, high = np.float32(value_range[0]), np.float32(value_range[1])

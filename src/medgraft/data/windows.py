@@ -4,7 +4,7 @@ A window names frames (or slices), a box in array pixels and the side lengths it
 windows of one ``WindowSpec`` have one size, whatever the case's length.
 
 Short videos: the segment kinds (``uniform``, ``tsn``, ``centre``) repeat frames in order, ``dense``
-and ``all`` wrap to the first frame, ``slices`` and ``labelled`` repeat the first or last frame.
+and ``all`` wrap to the first frame, ``slices`` and ``marked`` repeat the first or last frame.
 Only ``cubes`` reach beyond an array that is smaller than the block; what lies outside is the black of
 the value range and is ignored in masks. Nothing is padded after normalisation.
 """
@@ -20,8 +20,8 @@ import numpy as np
 from medgraft.errors import UserError
 
 Join = Literal["mean", "vote"]
-Kind = Literal["uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled"]
-KINDS: tuple[str, ...] = ("uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "labelled")
+Kind = Literal["uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "marked"]
+KINDS: tuple[str, ...] = ("uniform", "tsn", "dense", "centre", "all", "slices", "cubes", "whole", "marked")
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ class WindowSpec:
     slices    ``length`` slices about a random one                  about every slice
     cubes     a (length, size) block of voxels, not resized         a grid with ``overlap`` that covers every voxel
     whole     everything, depth resampled to ``length``             the same
-    labelled  ``length`` frames about a random traced one           about every traced one
+    marked    ``length`` frames about a random marked one           about every marked one; with ``together``, in both,
+              one window that holds the frames about every mark of the case, in order
 
-    ``stride``: frames between neighbours (dense, all, slices, labelled). ``overlap``: share of a cube
+    ``stride``: frames between neighbours (dense, all, slices, marked). ``overlap``: share of a cube
     that neighbours have in common. ``max_windows`` caps the evaluation windows of a case, evenly
-    spread; it does not touch ``cubes`` and ``labelled``, where each window counts. ``join`` says how the
+    spread; it does not touch ``cubes`` and ``marked``, where each window counts. ``join`` says how the
     windows of a case become one answer: ``mean`` (``join_scores``), or ``vote`` besides (``join_votes``).
     """
 
@@ -54,12 +55,15 @@ class WindowSpec:
     overlap: float = 0.5
     max_windows: int | None = None
     join: Join = "mean"
+    together: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UserError(f"window kind {self.kind!r} is unknown", fix=f"use one of {', '.join(KINDS)}")
         if self.length < 1 or self.stride < 1 or min(self.sides) < 1:
-            raise UserError(f"window length, size and stride must be at least 1, not {self.length}, {self.size}, {self.stride}")
+            raise UserError(
+                f"window length, size and stride must be at least 1, not {self.length}, {self.size}, {self.stride}"
+            )
         if not 0 <= self.overlap < 1:
             raise UserError(f"window overlap must lie in 0 .. 1 (1 excluded), not {self.overlap}")
         if self.max_windows is not None and self.max_windows < 1:
@@ -95,21 +99,33 @@ class Window:
         return self.frames[0], self.box[0], self.box[1]
 
 
-def draw_window(spec: WindowSpec, shape: Sequence[int], rng: np.random.Generator, traced: Sequence[int] | None = None, *, case: int = -1) -> Window:
+def draw_window(
+    spec: WindowSpec,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    marks: Sequence[int] | None = None,
+    *,
+    case: int = -1,
+) -> Window:
     """A random window of an array of ``shape`` (C, D, H, W) for training.
 
-    ``traced`` lists the frames that carry a mask (None: all do). Raises ``UserError`` when ``labelled``
-    windows are asked of a case without one. An array with one frame gives that frame for every kind.
+    ``marks`` lists the frames that a table names (traced ones, key frames; None: all are). Raises ``UserError`` when
+    ``marked`` windows are asked of a case without one. An array with one frame gives that frame for every kind.
     """
     _, depth, height, width = shape
     box = (0, 0, height, width)
     if spec.kind == "cubes":
-        tops = [_random_start(rng, n, side) for n, side in zip((depth, height, width), (min(spec.length, _one(depth, spec)), *spec.sides))]
+        tops = [
+            _random_start(rng, n, side)
+            for n, side in zip((depth, height, width), (min(spec.length, _one(depth, spec)), *spec.sides))
+        ]
         return _cube(spec, depth, (tops[0], tops[1], tops[2]), case, -1)
-    if spec.kind == "labelled":
-        choices = range(depth) if traced is None else traced
+    if spec.kind == "marked":
+        choices = range(depth) if marks is None else marks
         if not len(choices):
-            raise UserError("the case has no traced frame", fix="leave it out or use another window kind")
+            raise UserError("the case has no marked frame", fix="leave it out or use another window kind")
+        if spec.together:
+            return replace(eval_windows(spec, shape, marks, case=case)[0], index=-1)
         return _clip(spec, _about(choices[int(rng.integers(len(choices)))], spec, depth), box, case, -1)
     if depth == 1:
         return _clip(spec, (0,), box, case, -1)
@@ -126,14 +142,16 @@ def draw_window(spec: WindowSpec, shape: Sequence[int], rng: np.random.Generator
     elif spec.kind == "slices":
         frames = _about(int(rng.integers(depth)), spec, depth)
     else:
-        return eval_windows(spec, shape, traced, case=case)[0]
+        return eval_windows(spec, shape, marks, case=case)[0]
     return _clip(spec, frames, box, case, -1)
 
 
-def eval_windows(spec: WindowSpec, shape: Sequence[int], traced: Sequence[int] | None = None, *, case: int = -1) -> list[Window]:
+def eval_windows(
+    spec: WindowSpec, shape: Sequence[int], marks: Sequence[int] | None = None, *, case: int = -1
+) -> list[Window]:
     """The deterministic windows of an array of ``shape`` (C, D, H, W), numbered from 0.
 
-    A case without traced frames has no ``labelled`` windows: the list is empty.
+    A case without marked frames has no ``marked`` windows: the list is empty.
     """
     _, depth, height, width = shape
     box = (0, 0, height, width)
@@ -143,8 +161,10 @@ def eval_windows(spec: WindowSpec, shape: Sequence[int], traced: Sequence[int] |
         corners = [(d, h, w) for d in starts[0] for h in starts[1] for w in starts[2]]
         return [_cube(spec, depth, corner, case, index) for index, corner in enumerate(corners)]
     choices: Iterable[tuple[int, ...]]
-    if spec.kind == "labelled":
-        choices = [_about(frame, spec, depth) for frame in (range(depth) if traced is None else traced)]
+    if spec.kind == "marked":
+        choices = [_about(frame, spec, depth) for frame in (range(depth) if marks is None else marks)]
+        if spec.together and choices:
+            choices = [tuple(frame for about in choices for frame in about)]
     elif depth == 1:
         choices = [(0,)]
     elif spec.kind in ("uniform", "tsn"):
@@ -192,13 +212,22 @@ def _uniform_views(spec: WindowSpec, depth: int) -> list[tuple[int, ...]]:
     length, most = spec.length, max(1, depth // spec.length)
     wanted = spec.max_windows or 1
     if wanted >= most and most > 1:
-        return [tuple(min((j * depth + offset * length) // length, depth - 1) for j in range(length)) for offset in range(most)]
+        return [
+            tuple(min((j * depth + offset * length) // length, depth - 1) for j in range(length))
+            for offset in range(most)
+        ]
     views = min(wanted, most)
-    return [tuple(((2 * views * j + 2 * i + 1) * depth) // (2 * views * length) for j in range(length)) for i in range(views)]
+    return [
+        tuple(((2 * views * j + 2 * i + 1) * depth) // (2 * views * length) for j in range(length))
+        for i in range(views)
+    ]
 
 
 def _dense_starts(spec: WindowSpec, depth: int) -> int:
-    """Starts 0 .. F - length * stride (the Kinetics convention: a window of 64 frames has stride 64 / T); one when the video is short."""
+    """Starts 0 ..
+
+    F - length * stride (the Kinetics convention: a window of 64 frames has stride 64 / T); one when the video is short.
+    """
     return max(1, depth - spec.length * spec.stride + 1)
 
 
@@ -231,7 +260,9 @@ def _random_start(rng: np.random.Generator, n: int, side: int) -> int:
 
 
 def _grid(n: int, side: int, overlap: float) -> list[int]:
-    """Even starts from 0 to n - side, neighbours sharing at least ``overlap`` of a side; one centred start when n <= side."""
+    """Even starts from 0 to n - side, neighbours sharing at least ``overlap`` of a side; one centred start when n <=
+    side.
+    """
     if n <= side:
         return [-((side - n) // 2)]
     step = max(1, int(side * (1 - overlap)))
@@ -287,11 +318,16 @@ class DenseJoin:
         top, left, height, width = window.box
         values = np.asarray(values, np.float32)
         if values.shape != (self._mean.shape[0], *window.size):
-            raise ValueError(f"output {values.shape} does not fit a window of size {window.size} with {self._mean.shape[0]} channels")
+            raise ValueError(
+                f"output {values.shape} does not fit a window of size {window.size} with {self._mean.shape[0]} channels"
+            )
         for axis, side in ((1, len(window.frames)), (2, height), (3, width)):
             values = _resample(values, axis, side)
         weight = _gaussian(len(window.frames))[:, None, None] * _gaussian(height)[:, None] * _gaussian(width)
-        inside = [_inside(start, side, n) for start, side, n in ((top, height, self._mean.shape[2]), (left, width, self._mean.shape[3]))]
+        inside = [
+            _inside(start, side, n)
+            for start, side, n in ((top, height, self._mean.shape[2]), (left, width, self._mean.shape[3]))
+        ]
         (rows, rows_in), (columns, columns_in) = inside
         for place, frame in enumerate(window.frames):
             if not 0 <= frame < self._mean.shape[1]:

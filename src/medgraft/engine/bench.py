@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgraft import tables
-from medgraft.config import Recipe, TrainConfig
+from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
 from medgraft.engine import loop, optim
-from medgraft.engine.context import make_fabric
+from medgraft.engine.device import make_fabric, thread_count
+from medgraft.files import cores, write_text
 from medgraft.models import registry, strategy
 from medgraft.models.model import make_model
 from medgraft.tasks.classify import Classify
@@ -25,13 +24,12 @@ from medgraft.tasks.classify import Classify
 
 def machine() -> str:
     """This machine in a few words, to stand beside what was measured on it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores {platform.machine()}"
+    return f"{cores()} cores {platform.machine()}"
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], threads: int) -> None:
     """Measurements as JSON: ``{"machine", "threads", "rows"}``, for ``scripts/zoo.py``."""
-    tables.write_text(path, json.dumps({"machine": machine(), "threads": threads, "rows": list(rows)}, indent=1) + "\n")
+    write_text(path, json.dumps({"machine": machine(), "threads": threads, "rows": list(rows)}, indent=1) + "\n")
 
 
 class FixedSamples:
@@ -47,7 +45,9 @@ class FixedSamples:
         return self.batches[step % len(self.batches)]
 
 
-def bare(model: torch.nn.Module, batches: Sequence[Mapping[str, Any]], setting: TrainConfig, steps: int, device: torch.device) -> None:
+def bare(
+    model: torch.nn.Module, batches: Sequence[Mapping[str, Any]], setting: TrainConfig, steps: int, device: torch.device
+) -> None:
     """The loop that anybody would write: forward, loss, backward, step."""
     strategy.apply(model, "finetune")  # type: ignore[arg-type]
     optimizer = optim.make_optimizer(model, setting)  # type: ignore[arg-type]
@@ -71,8 +71,11 @@ def step_overhead(
     device: str = "auto",
     threads: int = 0,
 ) -> list[dict[str, Any]]:
-    """Time the engine's loop against a bare one, interleaved; ratio of times with a 95 % bootstrap interval of its median."""
-    fabric, threads = make_fabric(Recipe(data=".", device=device, threads=threads))  # type: ignore[arg-type]
+    """Time the engine's loop against a bare one, interleaved; ratio of times with a 95 % bootstrap interval of its
+    median.
+    """
+    threads = thread_count(threads)
+    fabric = make_fabric(device, "32", threads)
     rng = np.random.default_rng(0)
     found = []
     for name in models:

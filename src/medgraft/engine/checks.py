@@ -26,7 +26,10 @@ def checks() -> tuple[str, bool]:
 
     def device() -> str:
         if not torch.cuda.is_available():
-            return f"CPU, {os.cpu_count()} cores (no CUDA device: frozen features and small images are quick, 3D training is slow)"
+            return (
+                f"CPU, {os.cpu_count()} cores (no CUDA device: frozen features and small images are quick, 3D "
+                f"training is slow)"
+            )
         facts = torch.cuda.get_device_properties(0)
         return f"{facts.name}, {facts.total_memory / 2**30:.0f} GB"
 

@@ -1,13 +1,14 @@
 """Frozen features, computed once: with a still body and no augmentation they cannot change.
 
-The cache is a file of the run (``features/<hash>.npz``), keyed by model, weights, window and data. A
-linear head then trains on it in seconds, by the same loop, and a logistic head by scikit-learn.
+The cache is a file of the run (``features/<hash>.npz``), named by body, window, selection and data. A linear head then
+trains on it in seconds, by the same loop, and a logistic head in closed form.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +16,126 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from medgraft import tables
+from medgraft import runs
 from medgraft.config import TrainConfig
 from medgraft.data import loader
 from medgraft.data.dataset import CaseDataset
 from medgraft.data.random import balanced_index, generator, stream_index
 from medgraft.data.windows import Window
+from medgraft.engine.plan import Arm, Setting, selection_key
+from medgraft.engine.predict import Block, blocks
+from medgraft.engine.session import Session, Training
 from medgraft.errors import UserError
+from medgraft.files import write_bytes
+from medgraft.models import surgery
 from medgraft.models.heads import LinearHead
 from medgraft.models.model import Model
 from medgraft.tasks.task import Task
 
+IMAGES = 16  # in one pass of a body: what bounds its memory is images, not cases
+
+
+def block_of(depth: int) -> int:
+    """Windows in one pass, of so many images each."""
+    return max(1, IMAGES // max(1, depth))
+
 
 @torch.inference_mode()
-def compute(fabric: Fabric, model: Model, samples: CaseDataset, *, batch_size: int, workers: int) -> dict[str, np.ndarray]:
-    """Features of every evaluation window: ``features (N, F)`` float32, ``case (N,)`` manifest rows, ``start (N, 3)``."""
+def compute(
+    fabric: Fabric, model: Model, samples: CaseDataset, *, workers: int = 0, layout: Sequence[Block] | None = None
+) -> dict[str, np.ndarray]:
+    """Features of every evaluation window: ``features (N, F)`` float32, ``case (N,)`` manifest rows, ``start (N,
+    3)``.
+    """
     fabric.to_device(model)
     model.eval()
     found: dict[str, list[np.ndarray]] = {"features": [], "case": [], "start": []}
-    for _, batch in loader.eval_batches(samples, batch_size, workers):
-        found["features"].append(model.features(fabric.to_device(batch)).float().cpu().numpy())
-        found["case"].append(np.asarray(batch["case"]))
-        found["start"].append(np.asarray(batch["start"]))
+    if layout is None:
+        windows = samples.eval_windows()
+        layout = blocks(windows, block_of(windows[0].size[0]))
+    for number, batch in loader.part_batches(samples, [list(block.windows) for block in layout], workers):
+        kept = list(layout[number].kept)
+        found["features"].append(model.features(fabric.to_device(batch)).float().cpu().numpy()[kept])
+        found["case"].append(np.asarray(batch["case"])[kept])
+        found["start"].append(np.asarray(batch["start"])[kept])
     return {key: np.concatenate(parts) for key, parts in found.items()}
 
 
-def cached(path: Path, make: Any) -> dict[str, np.ndarray]:
+def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Read the cache file, or make it; the file appears whole or not at all."""
     if path.is_file():
         with np.load(path, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
-    found: dict[str, np.ndarray] = make()
+    found = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, **found)  # type: ignore[arg-type]
-    tables.write_bytes(path, buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
     return found
+
+
+def of_training(session: Session, training: Training, model: Model) -> dict[str, np.ndarray]:
+    """Cached features of the cases of a training part and of those it is judged on, under its body and window.
+
+    Without a selection of frames all usable cases share one file; with one, each training part has its own, for a case
+    has other features in training than when it is tested.
+    """
+    plan, setting = session.plan, training.setting
+    refuse_mixing(model, training.arm)
+    outer, inner = training.part
+    selected = plan.selected.get(selection_key(outer, inner, setting.select))
+    key = cache_key(session, training.arm, setting, model, selected)
+    if key not in session.features:
+
+        def make() -> dict[str, np.ndarray]:
+            if selected is None:
+                return compute(session.fabric, model, session.samples(session.rows(), setting))
+            trains, judged = (session.rows(who) for who in plan.part(outer, inner))
+            parts = [
+                compute(session.fabric, model, session.samples(trains, setting, part=training.part)),
+                compute(session.fabric, model, session.samples(judged, setting)),
+            ]
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+        session.features[key] = cached(session.root / "features" / f"{key}.npz", make)
+    return session.features[key]
+
+
+def cache_key(session: Session, arm: Arm, setting: Setting, model: Model, selected: str | None) -> str:
+    """Name of a feature cache: everything that decides a feature, the bytes of the body among it."""
+    window = {name: value for name, value in asdict(setting.window).items() if name != "join"}
+    facts = {
+        "model": arm.model,
+        "body": fingerprint(model),
+        "window": window,
+        "normalise": asdict(setting.normalise),
+        "options": arm.options,
+        "join": arm.head.join,
+        "data": session.plan.data_hash,
+        "selected": selected,
+        "images": IMAGES,
+        "device": session.plan.device,
+        "precision": session.plan.precision,
+        "threads": session.plan.threads if session.plan.device == "cpu" else 0,
+    }
+    return runs.digest(facts)[:12]
+
+
+def fingerprint(model: Model) -> str:
+    """SHA-256 over the bytes of a body and of what its inputs are brought to."""
+    tensors = {**model.body.state_dict(), "mean": model.mean, "std": model.std}
+    return runs.bytes_digest((name, value.detach().cpu().contiguous().numpy()) for name, value in tensors.items())
+
+
+def refuse_mixing(model: Model, arm: Arm) -> None:
+    """Raise ``UserError`` for a body that mixes the cases of a batch: what it says of one depends on the others."""
+    if surgery.mixes_cases(model.body):
+        raise UserError(
+            "a body with batch statistics says of a case what depends on the cases beside it, so its features cannot "
+            "be kept",
+            case=arm.id,
+            fix="take out bn_mode: batch, or augment, or choose strategy=finetune",
+        )
 
 
 class FeatureSamples:
@@ -62,7 +147,9 @@ class FeatureSamples:
         self._places: dict[int, np.ndarray] = {int(c): np.flatnonzero(cache["case"] == c) for c in samples.cases}
         empty = [c for c, places in self._places.items() if not len(places)]
         if empty:
-            raise UserError("has no cached features", case=f"manifest row {empty[0]}", fix="delete the features folder of the run")
+            raise UserError(
+                "has no cached features", case=f"manifest row {empty[0]}", fix="delete the features folder of the run"
+            )
         self._labels = samples.labels()
         first = self._labels[:, 0]
         self._groups = [np.flatnonzero(first == value) for value in np.unique(first[~np.isnan(first)])]
@@ -84,11 +171,19 @@ class FeatureSamples:
             place = balanced_index(seed, n, self._groups) if balanced else stream_index(seed, n, len(self))
             windows = self._places[int(self.cases[place])]
             cases.append(place)
-            places.append(windows[int(generator(seed, "window", step, j).integers(len(windows)))] if len(windows) > 1 else windows[0])
+            places.append(
+                windows[int(generator(seed, "window", step, j).integers(len(windows)))]
+                if len(windows) > 1
+                else windows[0]
+            )
         return self._batch(cases, places)
 
     def eval_windows(self) -> list[Window]:
-        return [Window(int(c), (0,), (0, 0, 1, 1), (1, 1, 1), k) for c in self.cases for k in range(len(self._places[int(c)]))]
+        return [
+            Window(int(c), (0,), (0, 0, 1, 1), (1, 1, 1), k)
+            for c in self.cases
+            for k in range(len(self._places[int(c)]))
+        ]
 
     def batch(self, windows: Sequence[Window]) -> dict[str, Any]:
         order = {int(c): k for k, c in enumerate(self.cases)}
@@ -108,81 +203,20 @@ class FeatureSamples:
         return np.stack([self.cache["features"][self._places[int(c)]].mean(0) for c in self.cases])
 
 
-def fit_logistic(model: Model, task: Task, samples: FeatureSamples, setting: TrainConfig, *, groups: np.ndarray, seed: int) -> float:
-    """Fit a linear head in closed form on cached features and write it into ``model.head``; return the C used.
+def fit_closed_form(
+    model: Model, task: Task, samples: FeatureSamples, setting: TrainConfig, *, groups: np.ndarray, seed: int
+) -> float:
+    """Fit a linear head in closed form on cached features and write it into ``model.head``; return the strength used.
 
-    Classification: L2 logistic regression on standardised features; C given, or chosen by 5-fold grouped
-    cross-validation on the training part alone. Regression: ridge likewise. The standardisation is folded
-    into the weights, so the model serves like any other.
+    The task says how (logistic regression, ridge); the standardisation is folded into the weights, so the model serves
+    like any other. Raises ``UserError`` for a task that has no such head.
     """
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    x = samples.case_features().astype(np.float64)
-    y = samples.labels()
-    mean, spread = x.mean(0), x.std(0)
-    spread[spread < 1e-8] = 1.0
-    x = (x - mean) / spread
-    exclusive = bool(getattr(task, "exclusive", False))
-    regress = task.name == "regress"
-    grid = [setting.logistic_c] if setting.logistic_c else [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-
-    def estimator(c: float) -> Any:
-        return Ridge(alpha=1.0 / c) if regress else LogisticRegression(C=c, max_iter=2000)
-
-    pairs = bool(getattr(task, "pairs", False))  # two logits a target: no stays 0, yes carries the regression
-    weight = np.zeros((task.outputs, x.shape[1]))
-    bias = np.zeros(task.outputs)
-    used = grid[0]
-    for j in range(y.shape[1]):
-        known = ~np.isnan(y[:, j])
-        target = y[known, j]
-        if regress:
-            target = (target - task.center[j]) / task.scale[j]  # type: ignore[attr-defined]
-        elif len(np.unique(target)) < 2:
-            raise UserError("the training part holds one class only", fix="use fewer folds, or split.kind=holdout")
-        used = grid[0] if len(grid) == 1 else _choose_c(estimator, grid, x[known], target, groups[known], seed, regress)
-        fitted = estimator(used).fit(x[known], target)
-        coefficients, offset = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)
-        if exclusive:
-            for row, label in enumerate(fitted.classes_):  # a class absent from the training part keeps a very low logit
-                weight[int(label)], bias[int(label)] = coefficients[row], offset[row]
-            bias[[k for k in range(task.outputs) if k not in set(fitted.classes_.astype(int))]] = -30.0
-        else:
-            row = 2 * j + 1 if pairs else j
-            weight[row], bias[row] = coefficients[0], offset[0]
-    weight /= spread
-    bias -= weight @ mean
+    found = task.closed_form(samples.case_features(), samples.labels(), groups, c=setting.logistic_c, seed=seed)
+    if found is None:
+        raise UserError(f"{task.name} has no head in closed form", fix="choose strategy=frozen or finetune")
     head = model.head
     assert isinstance(head, LinearHead)
     with torch.no_grad():
-        head.linear.weight.copy_(torch.from_numpy(weight))
-        head.linear.bias.copy_(torch.from_numpy(bias))
-    return float(used)
-
-
-def _choose_c(estimator: Any, grid: list[float], x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int, regress: bool) -> float:
-    """The C with the least mean out-of-fold loss, over grouped folds that can be trained on; 0.01 where none can."""
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
-
-    folds = min(5, len(np.unique(groups)))
-    if not regress:
-        folds = min(folds, int(np.unique(y, return_counts=True)[1].min()))
-    if folds < 2:
-        return 1e-2
-    splitter: Any = GroupKFold(folds) if regress else StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    losses: list[list[float]] = []
-    for train, held in splitter.split(x, y, groups):
-        if not regress and len(np.unique(y[train])) < 2:
-            continue
-        losses.append([_loss(estimator(c).fit(x[train], y[train]), x[held], y[held], regress) for c in grid])
-    return grid[int(np.argmin(np.mean(losses, axis=0)))] if losses else 1e-2
-
-
-def _loss(fitted: Any, x: np.ndarray, y: np.ndarray, regress: bool) -> float:
-    """Mean squared error, or mean negative log-likelihood (a class never seen in training counts as probability 1e-6)."""
-    if regress:
-        return float(np.mean((fitted.predict(x) - y) ** 2))
-    probability = fitted.predict_proba(x)
-    column = {label: k for k, label in enumerate(fitted.classes_)}
-    right = np.array([probability[row, column[label]] if label in column else 0.0 for row, label in enumerate(y)])
-    return float(-np.log(np.clip(right, 1e-6, 1.0)).mean())
+        head.linear.weight.copy_(torch.from_numpy(found.weight))
+        head.linear.bias.copy_(torch.from_numpy(found.bias))
+    return float(found.c)

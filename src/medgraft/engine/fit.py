@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 
 from medgraft import runs, tables
-from medgraft.config import ArmConfig, TrainConfig
 from medgraft.data import loader
 from medgraft.data.dataset import CaseDataset
-from medgraft.engine import explain, features, loop, optim, predict
-from medgraft.engine.context import Context
-from medgraft.errors import UserError
-from medgraft.models import surgery, weights
-from medgraft.models.model import Model, make_model
+from medgraft.engine import features, loop, optim, predict, rows
+from medgraft.engine.build import build, fit_normalise, load_facts, save_model
+from medgraft.engine.evaluators import EVALUATORS
+from medgraft.engine.session import Session, Training
+from medgraft.files import read_json
+from medgraft.models.model import Model
 from medgraft.models.weights import LoadReport
 from medgraft.tasks.task import Task
 
@@ -36,246 +36,219 @@ class Outcome:
     seconds: float
 
 
-def outcome(run: runs.Run, cell: runs.Cell) -> Outcome:
-    """Read the outcome of a cell that is done."""
-    facts = tables.read_json(run.folder(cell) / "cell.json")
-    score = facts["score"]
-    return Outcome(float("nan") if score is None else score, facts["best_step"], facts["horizon"], facts["seconds"])
+@dataclass(frozen=True)
+class Parts:
+    """Who learns and who is judged: samples, or their cached features, and how batches are fetched."""
+
+    learns: Any
+    judged: Any
+    judged_rows: list[int]
+    loading: loop.Loading
 
 
-def build(
-    context: Context, arm: ArmConfig, task: Task, setting: TrainConfig, *, seed: int, load_weights: bool = True
-) -> tuple[Model, LoadReport | None]:
-    """The model of an arm. Raises ``WeightsAbsent`` when its start is not on this machine."""
-    window = context.window(arm)
-    model, report = make_model(
-        arm.model,
-        start=arm.start,
-        outputs=task.outputs,
-        dense=task.dense,
-        channels=int(context.dataset.info.get("channels", 1)),
-        size=(window.length, *window.sides),
-        dropout=setting.dropout,
-        join=arm.join,
-        folders=context.recipe.weights,
-        download=context.recipe.download,
-        seed=seed,
-        load_weights=load_weights,
-        options=arm.options,
-        hidden=arm.hidden,
-        auxiliary=setting.auxiliary_weight > 0 and arm.strategy in ("finetune", "gradual"),
-    )
-    if model.info.dims == 2:  # the layout in which convolutions of images are fastest, on CPUs and GPUs alike
-        model.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model, report
+@dataclass
+class Learnt:
+    """What training leaves: the history, what was predicted at the best look (while searching), a head's strength."""
+
+    history: loop.History
+    found: predict.Predicted | None = None
+    facts: dict[str, Any] | None = None
 
 
-def run_cell(
-    context: Context,
-    run: runs.Run,
-    arm: ArmConfig,
-    cell: runs.Cell,
-    setting: TrainConfig,
-    *,
-    train: Sequence[int],
-    judge: Sequence[int],
-    stop_share: float = 1.0,
-    progress: Progress | None = None,
-) -> Outcome:
-    """Train on the manifest rows ``train``, predict the rows ``judge``, and seal the cell.
+def run_cell(session: Session, run: runs.Run, training: Training, progress: Progress | None = None) -> Outcome:
+    """Train on the cell's training part, predict the part it is judged on, and seal it.
 
-    An inner cell (``cell.inner >= 0``) is scored on its select part while it trains; a refit looks at the
-    test part once, at its end, and the look is logged. A cell that is done is not touched.
+    An inner cell is scored on its select part while it trains; a refit looks at the test part once, at its end, and
+    the look is logged. A cell that is done is not touched.
     """
+    cell = training.cell
     if run.done(cell):
         return outcome(run, cell)
-    task = context.make_task(setting)
-    model, report = build(context, arm, task, setting, seed=cell.seed)  # absent weights leave no trace of a cell
-    folder = run.begin(cell)
-    window, hu_window = context.window(arm), context.recipe.arm_window(arm).hu_window
-    search = cell.inner >= 0
+    task = session.plan.make_task(training.setting)
+    model, report = build(session.plan, training.arm, training.setting, task, seed=cell.seed)
+    folder = run.begin(cell)  # after the build: absent weights leave no trace of a cell
+    parts = parts_of(session, training, task, model)
+    task.fit(parts.learns.labels())
+    learnt = learn(session, training, task, model, parts, folder, progress)
+    if not training.searches or "split_80_20" in session.plan.compat:  # there the part that selects is reported too
+        run.look(cell, test_part(session, cell))
+    if learnt.found is None:
+        learnt.history.best_score, learnt.found = score(session, training, task, model, parts)
+    write_tables(session, training, task, parts, learnt.found, folder)
+    evaluate(session, training, task, model, parts, folder)
+    return seal(run, training, task, model, report, parts, learnt, folder)
 
-    # -- data, or its cached features -------------------------------------------------------------
-    training: Any = context.samples(train, window, context.augment(setting), hu_window)
-    judged: Any = context.samples(judge, window, context.augment(setting) if setting.tta else "none", hu_window)
-    if on_features(arm, setting, task):
-        cache = feature_cache(context, run, arm, model, report)
-        training = features.FeatureSamples(training, cache)
-        judged = judged if setting.tta else features.FeatureSamples(judged, cache)  # a random view has features of its own
-        plan_workers, prefetch = 0, 2
-    else:
-        plan = memory_plan(context, training, setting)
-        plan_workers, prefetch = plan.workers if context.recipe.workers is None else context.recipe.workers, plan.prefetch
-    if task.name == "regress":
-        task.fit_scale(training.labels())  # type: ignore[attr-defined]
-    if setting.positive_weight != 1:
-        task.fit_weight(training.labels(), setting.positive_weight)  # type: ignore[attr-defined]
 
-    def score(trained: torch.nn.Module) -> tuple[float, Any]:
-        found = predict.predict_cases(
-            context.fabric, trained, task, judged, context.cases, batch_size=setting.batch_size, workers=plan_workers, views=setting.tta
+def test_part(session: Session, cell: runs.Cell) -> str:
+    """Name of the test part that a cell looks at."""
+    return session.plan.digest_of(session.plan.part(cell.outer, -1)[1])
+
+
+def parts_of(session: Session, training: Training, task: Task, model: Model) -> Parts:
+    """Data of a cell, or its cached features where the body is still."""
+    setting, tta = training.setting, training.setting.train.tta > 0
+    trains, judged = (session.rows(who) for who in session.plan.part(*training.part))
+    learns: Any = session.samples(trains, setting, augmented=True, part=training.part)
+    held: Any = session.samples(judged, setting, augmented=tta)
+    if setting.normalise.kind == "data":
+        fit_normalise(model, session.samples(trains, setting))
+    if training.arm.on_features(setting, task):
+        cache = features.of_training(session, training, model)
+        learns = features.FeatureSamples(learns, cache)
+        held = held if tta else features.FeatureSamples(held, cache)  # a random view has features of its own
+        return Parts(learns, held, judged, loop.Loading(0, 2))
+    return Parts(learns, held, judged, loading(session, learns, training))
+
+
+def loading(session: Session, samples: CaseDataset, training: Training) -> loop.Loading:
+    """How batches are fetched within the memory budget. Raises ``UserError`` when not even one batch fits."""
+    means = session.plan.means
+    plan = memory_plan(session, samples, training.setting.train.batch_size)
+    return loop.Loading(plan.workers if means.workers is None else means.workers, plan.prefetch)
+
+
+def memory_plan(session: Session, samples: CaseDataset, batch_size: int) -> loader.Plan:
+    """Workers and prefetch within the memory budget. Raises ``UserError`` when not even one batch fits."""
+    return loader.plan_memory(samples, batch_size, session.plan.means.memory_gb, session.plan.threads)
+
+
+def score(
+    session: Session, training: Training, task: Task, model: torch.nn.Module, parts: Parts
+) -> tuple[float, predict.Predicted]:
+    """The selection metric of a network on the part it is judged on, and what it predicted there."""
+    train = training.setting.train
+    found = predict.predict_cases(
+        session.fabric,
+        model,
+        task,
+        parts.judged,
+        session.cases,
+        batch_size=train.batch_size,
+        workers=parts.loading.workers,
+        views=train.tta,
+    )
+    return task.summary(found.columns)[task.metric.name], found
+
+
+def learn(
+    session: Session,
+    training: Training,
+    task: Task,
+    model: Model,
+    parts: Parts,
+    folder: Path,
+    progress: Progress | None,
+) -> Learnt:
+    """Train by the one loop, or set a linear head in closed form."""
+    train, cell = training.setting.train, training.cell
+    horizon = optim.steps_for(train, len(parts.learns))
+    if training.arm.strategy == "frozen_logistic":
+        patients = session.dataset.manifest["patient_id"].to_numpy()[parts.learns.cases]
+        session.fabric.to_device(model)
+        used = features.fit_closed_form(model, task, parts.learns, train, groups=patients, seed=cell.seed)
+        learnt = Learnt(loop.History(best_step=horizon), facts={"logistic_c": used, "horizon": horizon})
+        if training.searches:
+            learnt.history.best_score, learnt.found = score(session, training, task, model, parts)
+        return learnt
+
+    def look(trained: torch.nn.Module) -> tuple[float, Any]:
+        value, found = score(session, training, task, trained, parts)
+        return value, {"columns": found.columns, "views": found.views}  # plain columns travel with the checkpoint
+
+    history, kept = loop.train(
+        session.fabric,
+        model,
+        task,
+        parts.learns,
+        train,
+        seed=cell.seed,
+        horizon=horizon,
+        stop=max(1, round(training.stop_share * horizon)),
+        how=training.arm.strategy,
+        evaluate=look if training.searches else None,
+        folder=folder,
+        checkpoint_seconds=session.plan.means.checkpoint_seconds,
+        loading=parts.loading,
+        progress=None if progress is None else lambda step, steps, facts: progress(cell, step, steps, facts),
+    )
+    return Learnt(history, predict.Predicted(**kept) if kept else None, {"horizon": horizon})
+
+
+def write_tables(
+    session: Session, training: Training, task: Task, parts: Parts, found: predict.Predicted, folder: Path
+) -> None:
+    """``predictions.parquet`` where windows join to cases, else ``measures.parquet``; votes and windows beside them."""
+    cell = training.cell
+    split = "select" if training.searches else "test"
+    if task.joins != "case":
+        tables.write(rows.measure_table(found.columns, cell=cell.hash), folder / "measures.parquet", "measures")
+        return
+    table = rows.view_table(found, cell=cell.hash, split=split, inner=cell.inner)
+    tables.write(table, folder / "predictions.parquet", "predictions")
+    if training.searches:
+        return
+    if found.votes is not None:
+        tables.write(rows.vote_table(found, session.cases, cell=cell.hash), folder / "measures.parquet", "measures")
+    if session.plan.means.keep_windows and found.windows:
+        table = rows.window_table(
+            found, task, parts.judged, session.cases, cell=cell.hash, split=split, inner=cell.inner
         )
-        return task.summary(found.columns)[task.metric], found
+        tables.write(table, folder / "windows.parquet", "predictions")
 
-    def plain_score(trained: torch.nn.Module) -> tuple[float, Any]:
-        value, found = score(trained)  # plain columns: they travel with the checkpoint
-        return value, {"columns": found.columns, "views": found.views}
 
-    # -- train --------------------------------------------------------------------------------------
-    horizon = optim.steps_for(setting, len(training))
-    extra: dict[str, Any] = {}
-    if arm.strategy == "frozen_logistic":
-        patients = context.dataset.manifest["patient_id"].to_numpy()[list(train)]
-        context.fabric.to_device(model)
-        extra["logistic_c"] = features.fit_logistic(model, task, training, setting, groups=patients, seed=cell.seed)
-        history = loop.History(best_step=horizon)
-        found = None
-        if search:
-            history.best_score, found = score(model)
-    else:
-        history, kept = loop.train(
-            context.fabric,
-            model,
-            task,
-            training,
-            setting,
-            seed=cell.seed,
-            horizon=horizon,
-            stop=max(1, round(stop_share * horizon)),
-            how=arm.strategy,
-            evaluate=plain_score if search else None,
-            folder=folder,
-            checkpoint_seconds=context.recipe.checkpoint_seconds,
-            loading=loop.Loading(plan_workers, prefetch),
-            progress=None if progress is None else lambda step, steps, facts: progress(cell, step, steps, facts),
-        )
-        found = predict.Predicted(**kept) if kept else None
+def evaluate(session: Session, training: Training, task: Task, model: Model, parts: Parts, folder: Path) -> None:
+    """Add what the evaluators measure to ``measures.parquet``."""
+    found = [run(session, model, task, parts.judged_rows, training, folder) for run in EVALUATORS]
+    more = [table for table in found if table is not None]
+    if not more:
+        return
+    path = folder / "measures.parquet"
+    before = [tables.read(path, "measures")] if path.is_file() else []
+    tables.write(pl.concat([*before, *more]), path, "measures")
 
-    # -- predict: the select part while searching, the test part once -------------------------------
-    split, measured = "select" if search else "test", []
-    if search and "split_80_20" in context.recipe.compat:
-        run.look(cell)  # the part that selects is the one that is reported: each such look counts
-    if found is None:
-        run.look(cell)
-        history.best_score, found = score(model)
-        if context.recipe.keep_windows and not task.dense:
-            table = predict.window_table(found, task, judged, context.cases, cell=cell.hash, split=split, inner=cell.inner)
-            tables.write(table, folder / "windows.parquet", "predictions")
-        if found.votes is not None:
-            measured.append(predict.vote_table(found, context.cases, cell=cell.hash))
-    if task.dense:
-        measured.append(predict.measure_table(found.columns, cell=cell.hash))
-    else:
-        tables.write(predict.view_table(found, cell=cell.hash, split=split, inner=cell.inner), folder / "predictions.parquet", "predictions")
 
-    # -- where it looks, held against the boxes that people drew ---------------------------------------
-    if not search and context.recipe.explain and context.explains(model):
-        pictures = context.samples(judge, window, "none", hu_window)
-        measured.append(explain.explain(context.fabric, model, pictures, context.boxes, folder, most=context.recipe.explain, cell=cell.hash))
-    if measured:
-        tables.write(pl.concat(measured), folder / "measures.parquet", "measures")
-
-    # -- weights of chosen settings, then seal ---------------------------------------------------------
-    if not search:
-        save_model(folder, model, task, arm)
-    result = Outcome(float(history.best_score), int(history.best_step), horizon, round(history.seconds, 3))
+def seal(
+    run: runs.Run,
+    training: Training,
+    task: Task,
+    model: Model,
+    report: LoadReport | None,
+    parts: Parts,
+    learnt: Learnt,
+    folder: Path,
+) -> Outcome:
+    """Keep the weights of a chosen setting, write the facts of the cell, then DONE."""
+    facts, history = dict(learnt.facts or {}), learnt.history
+    if not training.searches:
+        save_model(folder, model, task, training.arm, training.setting)
+        facts["weights"] = runs.file_digest(folder / "best.ckpt")
+    result = Outcome(float(history.best_score), int(history.best_step), facts.pop("horizon"), round(history.seconds, 3))
     run.finish(
-        cell,
+        training.cell,
         score=result.score,
         best_step=result.best_step,
-        horizon=horizon,
+        horizon=result.horizon,
         seconds=result.seconds,
         wait_share=round(history.wait_share, 4),
         resumed_from=history.resumed_from,
-        metric=task.metric,
-        train_cases=len(train),
-        judged_cases=len(judge),
+        metric=task.metric.name,
+        train_cases=len(parts.learns),
+        judged_cases=len(parts.judged_rows),
         parameters=sum(p.numel() for p in model.parameters()),
         load=None if report is None else load_facts(model, report),
-        **extra,
+        **facts,
     )
     return result
 
 
-def load_facts(model: Model, report: LoadReport) -> dict[str, Any]:
-    """What ``cell.json`` keeps of a load: how much, from which card, and what its authors reached on their own data."""
-    facts: dict[str, Any] = {"loaded": len(report.loaded), "share": report.share_of_parameters, "card": report.card}
-    if (card := model.weight_card) is not None:
-        facts |= {"source": card.source_data, "accuracy": weights.source_accuracy(card)}
-    return facts
+def outcome(run: runs.Run, cell: runs.Cell) -> Outcome:
+    """Read the outcome of a cell that is done."""
+    facts = read_json(run.folder(cell) / "cell.json")
+    found = facts["score"]
+    return Outcome(float("nan") if found is None else found, facts["best_step"], facts["horizon"], facts["seconds"])
 
 
-def on_features(arm: ArmConfig, setting: TrainConfig, task: Task) -> bool:
-    """Whether a cell trains on cached features: a still body, and no augmentation asked for."""
-    if task.dense or arm.strategy not in ("frozen", "frozen_logistic"):
-        return False
-    return arm.strategy == "frozen_logistic" or setting.augment in ("none", "auto")
-
-
-def memory_plan(context: Context, samples: CaseDataset, setting: TrainConfig) -> loader.Plan:
-    """Workers and prefetch within the recipe's memory budget. Raises ``UserError`` when not even one batch fits."""
-    return loader.plan_memory(samples, setting.batch_size, context.recipe.memory_gb, context.threads)
-
-
-def feature_cache(context: Context, run: runs.Run, arm: ArmConfig, model: Model, report: LoadReport | None) -> dict[str, np.ndarray]:
-    """Cached features of all usable cases under this arm's body and window.
-
-    A random body is a function of the seed, so it has a cache of its own for each seed. Raises ``UserError``
-    for a body that mixes the cases of a batch: what it says of one depends on the others, test cases included.
-    """
-    if surgery.mixes_cases(model.body):
-        raise UserError(
-            "a body with batch statistics says of a case what depends on the cases beside it, so its features cannot be kept",
-            case=arm.id,
-            fix="take out bn_mode: batch, or augment, or choose strategy=finetune",
-        )
-    window = context.recipe.arm_window(arm).model_dump(mode="json", exclude={"join"})
-    body = runs.digest({k: float(v.double().sum()) for k, v in model.body.state_dict().items()})
-    facts = {"model": arm.model, "body": body, "window": window, "data": context.data_hash, "threads": context.threads}
-    facts |= {"options": arm.options} if arm.options else {}
-    facts |= {"join": arm.join} if arm.join != "mean" else {}  # a sequence of frames, not their mean
-    key = runs.digest(facts)[:12]
-    if key not in context.features:
-
-        def make() -> dict[str, np.ndarray]:
-            rows = context.rows_of(None)
-            samples = context.samples(rows, context.window(arm), "none", context.recipe.arm_window(arm).hu_window)
-            return features.compute(context.fabric, model, samples, batch_size=16, workers=0)
-
-        context.features[key] = features.cached(run.root / "features" / f"{key}.npz", make)
-    return context.features[key]
-
-
-def save_model(folder: Any, model: Model, task: Task, arm: ArmConfig) -> None:
-    """``best.ckpt``: weights (only the head where the body is frozen and comes from a card) and the label scale."""
-    state = model.state_dict()
-    if arm.strategy in ("frozen", "frozen_logistic") and arm.start != "random" and not task.dense:
-        state = {k: v for k, v in state.items() if k.startswith("head.")}
-    scale = {k: torch.as_tensor(getattr(task, k)) for k in ("center", "scale") if hasattr(task, k)}
-    loop.save_checkpoint(folder / "best.ckpt", {"model": {k: v.detach().cpu().clone() for k, v in state.items()}, "scale": scale})
-
-
-def load_model(context: Context, run: runs.Run, arm: ArmConfig, record: dict[str, Any]) -> tuple[Model, Task]:
-    """The model and task of a finished refit cell, as they were judged."""
-    setting = TrainConfig(**record["setting"])
-    task = context.make_task(setting)
-    whole = arm.start == "random" or task.dense or arm.strategy not in ("frozen", "frozen_logistic")
-    model, _ = build(context, arm, task, setting, seed=record["seed"], load_weights=not whole)  # a head alone needs its card's body
-    path = run.root / "cells" / record["hash"] / "best.ckpt"
-    if not path.is_file():
-        raise UserError("its checkpoint best.ckpt is missing", case=record["hash"], fix="run the recipe again")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    missing, unexpected = model.load_state_dict(state["model"], strict=False)
-    if unexpected or any(not m.startswith("body.") for m in missing):
-        raise UserError("its checkpoint does not fit the model", case=record["hash"], fix="run the recipe again with this version")
-    for key, value in state["scale"].items():
-        setattr(task, key, value.numpy())
-    context.fabric.to_device(model)
-    model.eval()
-    return model, task
-
-
-def read_log(path: Any) -> list[dict[str, float]]:
+def read_log(path: Path) -> list[dict[str, float]]:
     """Rows of a cell's ``log.csv``."""
     if not path.is_file():
         return []

@@ -6,32 +6,24 @@ resumes from its last checkpoint to the same numbers, bit for bit on a CPU with 
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from medgraft import tables
 from medgraft.config import TrainConfig
 from medgraft.data import loader
+from medgraft.data.batch import Samples
 from medgraft.data.random import torch_seed
-from medgraft.engine import optim
+from medgraft.engine import checkpoint, optim
 from medgraft.errors import UserError
+from medgraft.files import write_text
 from medgraft.models import strategy
 from medgraft.tasks.task import Task
-
-
-class Samples(Protocol):
-    """What the loop needs of a data set: the batch of step i as a function of (seed, i)."""
-
-    def __len__(self) -> int: ...
-
-    def train_batch(self, seed: int, step: int, batch_size: int, balanced: bool = False) -> Mapping[str, Any]: ...
 
 
 @dataclass
@@ -71,7 +63,8 @@ def train(
     loading: Loading = Loading(),
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> tuple[History, Any]:
-    """Train ``model`` for ``stop`` of ``horizon`` steps and return the history and what ``evaluate`` gave at the best step.
+    """Train ``model`` for ``stop`` of ``horizon`` steps and return the history and what ``evaluate`` gave at the best
+    step.
 
     ``evaluate(model) -> (score, anything)`` is called ``setting.evaluations`` times, evenly spaced and at
     the end; with ``setting.patience`` the best step's weights are put back and training stops early.
@@ -82,13 +75,17 @@ def train(
     """
     stop = horizon if stop is None else min(stop, horizon)
 
+    higher = task.metric.higher_is_better is not False
+
     # -- what trains, and how fast ---------------------------------------------------------------
     opening = max(1, round(2 * setting.unfreeze * horizon)) if how == "gradual" else None
     open_stages = strategy.apply(model, how, steps=opening)  # type: ignore[arg-type]
     optimizer = optim.make_optimizer(model, setting)  # type: ignore[arg-type]
     pull = strategy.L2SP(model, setting.l2sp) if setting.l2sp else None  # type: ignore[arg-type]
     module, optimizer = fabric.setup(model, optimizer)
-    looks = {max(1, round(stop * (k + 1) / setting.evaluations)) for k in range(setting.evaluations)} if evaluate else set()
+    looks = (
+        {max(1, round(stop * (k + 1) / setting.evaluations)) for k in range(setting.evaluations)} if evaluate else set()
+    )
     keeping = keeps(setting, len(samples), stop) if evaluate and folder is not None else {}
     looks |= set(keeping)
     history, kept, best_weights, first, since = History(), None, None, 0, 0
@@ -96,7 +93,7 @@ def train(
     running, counted = torch.zeros(()), 0
 
     # -- resume ----------------------------------------------------------------------------------
-    if folder is not None and (state := load_checkpoint(folder / "last.ckpt")) is not None:
+    if folder is not None and (state := checkpoint.load(folder / "last.ckpt")) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, since, best_weights, kept = state["step"], state["since"], state["best_weights"], state["kept"]
@@ -143,16 +140,29 @@ def train(
         if finished in looks or finished == stop:
             train_loss = float(running) / counted
             if train_loss != train_loss:
-                raise UserError("the training loss is not a number", fix="lower train.learning_rate, or set train.clip_gradient=1")
+                raise UserError(
+                    "the training loss is not a number", fix="lower train.learning_rate, or set train.clip_gradient=1"
+                )
             running, counted = torch.zeros_like(running), 0
             score, result = evaluate(model) if evaluate else (float("nan"), None)
             model.train()
-            history.rows.append({"step": finished, "learning_rate": optimizer.param_groups[0]["lr"], "train_loss": train_loss, "select_score": score})
-            if keeping and best_is(score, so_far["score"] if so_far else float("nan"), task.higher_is_better):
-                so_far = {"model": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, "step": finished, "score": float(score)}
+            history.rows.append(
+                {
+                    "step": finished,
+                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "train_loss": train_loss,
+                    "select_score": score,
+                }
+            )
+            if keeping and best_is(score, so_far["score"] if so_far else float("nan"), higher):
+                so_far = {
+                    "model": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
+                    "step": finished,
+                    "score": float(score),
+                }
             if finished in keeping and folder is not None and so_far is not None:
-                save_checkpoint(folder / f"best-{keeping[finished]:03d}.ckpt", so_far)
-            better = best_is(score, history.best_score, task.higher_is_better)
+                checkpoint.save(folder / f"best-{keeping[finished]:03d}.ckpt", so_far)
+            better = best_is(score, history.best_score, higher)
             if setting.patience is None or better:
                 history.best_step, history.best_score, kept, since = finished, score, result, 0
                 if setting.patience is not None and finished < stop:
@@ -169,7 +179,7 @@ def train(
         # -- never lose more than a minute ---------------------------------------------------------
         if folder is not None and finished < stop and time.perf_counter() - saved >= checkpoint_seconds:
             history.seconds = spent + time.perf_counter() - began
-            save_checkpoint(
+            checkpoint.save(
                 folder / "last.ckpt",
                 {
                     "model": model.state_dict(),
@@ -197,7 +207,7 @@ def train(
     if folder is not None:
         write_log(folder / "log.csv", history.rows)
         if so_far is not None:
-            save_checkpoint(folder / "best-overall.ckpt", so_far)
+            checkpoint.save(folder / "best-overall.ckpt", so_far)
     return history, kept
 
 
@@ -221,35 +231,8 @@ def best_is(score: float, best: float, higher_is_better: bool) -> bool:
     return score > best if higher_is_better else score < best
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            torch.save(dict(state), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else OSError(28, str(error))
-        raise tables.disk_error(cause, path.parent) from error
-
-
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """A checkpoint, or None where there is none. A torn one is removed: the cell begins anew."""
-    if not path.is_file():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # any unpickling fault means the same: not a whole checkpoint
-        path.unlink(missing_ok=True)
-        return None
-    return state
-
-
 def write_log(path: Path, rows: list[dict[str, float]]) -> None:
     """``log.csv``: one line per evaluation."""
     names = ["step", "learning_rate", "train_loss", "select_score"]
     lines = [",".join(names), *(",".join(f"{row[n]:.10g}" for n in names) for row in rows)]
-    tables.write_text(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")

@@ -60,7 +60,9 @@ def warm_share(setting: TrainConfig) -> float:
     if setting.warmup_epochs is None:
         return setting.warmup
     if setting.iterations is not None:
-        raise UserError("warmup_epochs needs epochs, and the fit runs by iterations", fix="set train.warmup, a share of the steps")
+        raise UserError(
+            "warmup_epochs needs epochs, and the fit runs by iterations", fix="set train.warmup, a share of the steps"
+        )
     return min(1.0, setting.warmup_epochs / setting.epochs)
 
 

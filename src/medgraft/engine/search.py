@@ -9,60 +9,60 @@ from dataclasses import dataclass
 import numpy as np
 
 from medgraft import runs
-from medgraft.config import ArmConfig, TrainConfig
 from medgraft.engine import fit
-from medgraft.engine.context import Context
+from medgraft.engine.loop import best_is
+from medgraft.engine.plan import Arm, Plan, Setting
+from medgraft.engine.session import Session, Training
 
 
 @dataclass(frozen=True)
 class Choice:
     """The chosen setting of one outer fold: its inner score, and the share of the steps at which it was best."""
 
-    setting: TrainConfig
+    setting: Setting
     score: float
     stop_share: float
     tried: int
 
 
-def inner_cells(context: Context, arm: ArmConfig, outer: int) -> list[tuple[TrainConfig, list[runs.Cell]]]:
-    """The cells of a search: every setting on every inner part, with the first seed."""
-    parts = sorted(i for o, i in context.inner if o == outer)
-    seed = context.recipe.seeds[0]
-    settings = context.recipe.arm_settings(arm)
-    return [(s, [context.cell(arm, s, outer=outer, inner=i, seed=seed) for i in parts]) for s in settings]
-
-
 def search(
-    context: Context, run: runs.Run, arm: ArmConfig, outer: int, *, progress: fit.Progress | None, seen: Callable[[runs.Cell], None]
+    session: Session,
+    run: runs.Run,
+    arm: Arm,
+    outer: int,
+    *,
+    progress: fit.Progress | None,
+    seen: Callable[[runs.Cell], None],
 ) -> Choice:
-    """Train every setting on the inner training parts, score it on the inner select parts, take the best mean.
+    """Train every setting on the inner training parts, score it on the inner select parts, take the best mean."""
+    for setting, cells in session.plan.searches(arm, outer):
+        for cell in cells:
+            fit.run_cell(session, run, Training(cell, arm, setting), progress)
+            seen(cell)
+    return choose(session.plan, run, arm, outer)
+
+
+def choose(plan: Plan, run: runs.Run, arm: Arm, outer: int) -> Choice:
+    """The choice that finished inner cells lead to.
 
     Ties go to the setting named first. Without inner parts there is nothing to choose and the only
     setting is returned with an undefined score.
     """
-    table = inner_cells(context, arm, outer)
-    higher = context.make_task().higher_is_better
+    table = plan.searches(arm, outer)
+    higher = plan.make_task().metric.higher_is_better is not False
     best: Choice | None = None
     for setting, cells in table:
-        scores, shares = [], []
-        for cell in cells:
-            part = context.inner[(outer, cell.inner)]
-            result = fit.run_cell(
-                context,
-                run,
-                arm,
-                cell,
-                setting,
-                train=context.rows_of(part["train"]),
-                judge=context.rows_of(part["select"]),
-                progress=progress,
-            )
-            seen(cell)
-            scores.append(result.score)
-            shares.append(result.best_step / result.horizon if setting.patience else 1.0)
-        score = float(np.mean(scores)) if scores else math.nan
+        outcomes = [fit.outcome(run, cell) for cell in cells]
+        score = float(np.mean([o.score for o in outcomes])) if outcomes else math.nan
+        shares = [o.best_step / o.horizon if setting.train.patience else 1.0 for o in outcomes]
         choice = Choice(setting, score, float(np.mean(shares)) if shares else 1.0, len(table))
-        if best is None or (score == score and (best.score != best.score or (score > best.score if higher else score < best.score))):
+        if best is None or (score == score and best_is(score, best.score, higher)):
             best = choice
     assert best is not None
     return best
+
+
+def refits(plan: Plan, arm: Arm, outer: int, choice: Choice) -> list[runs.Cell]:
+    """The cells that train a choice on the whole training part, one a seed."""
+    steps = round(choice.stop_share * 1000)
+    return [plan.cell(arm, choice.setting, outer=outer, inner=-1, seed=seed, steps=steps) for seed in plan.seeds]

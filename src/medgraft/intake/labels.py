@@ -19,9 +19,10 @@ from typing import Any
 
 import polars as pl
 
+from medgraft.datasets import Box
 from medgraft.errors import UserError
-from medgraft.intake.keys import shape_of
-from medgraft.intake.read import stem_of
+from medgraft.intake.private.keys import shape_of
+from medgraft.intake.read import Reject, stem_of
 
 TARGET_NAMES = ("label", "target", "class", "diagnosis", "outcome", "y")
 PATIENT_NAMES = ("patient", "patient_id", "patientid", "subject", "subject_id", "pid", "person", "mrn")
@@ -46,17 +47,10 @@ _MOST_COLUMNS = 4096
 _MOST_WORKBOOK = 256 << 20  # bytes of a workbook, packed or not
 _MOST_CELLS = 20_000_000  # cells of the range that a sheet uses
 _CELL = re.compile(rb'\br="([A-Z]{1,3})(\d{1,7})"')  # the address of a cell in a sheet (ECMA-376 18.3.1.4)
-_REPEATED = re.compile(rb'number-(?:columns|rows)-repeated="(\d{1,12})"(?=[^>]*value-type)')  # a filled cell said many times (OpenDocument)
+_REPEATED = re.compile(
+    rb'number-(?:columns|rows)-repeated="(\d{1,12})"(?=[^>]*value-type)'
+)  # a filled cell said many times (OpenDocument)
 MOST_CLASSES_OF_NUMBERS = 10  # more distinct integers than this are a quantity
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A line of ``rejects.csv``."""
-
-    source: str
-    reason: str
-    fix: str
 
 
 @dataclass(frozen=True)
@@ -72,11 +66,11 @@ class Target:
 
 @dataclass(frozen=True)
 class CaseLabels:
-    """What the labels say of one case, as text; ``boxes`` are (x, y, width, height) in source pixels."""
+    """What the labels say of one case, as text, and the boxes drawn on it, in source pixels."""
 
     values: dict[str, str]
     row: int = 0  # of the table, as a spreadsheet counts
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,9 @@ def find_table(source: Path, labels: str) -> Path:
     for candidate in (source / labels, Path(labels)):
         if candidate.is_file():
             return candidate
-    raise UserError("no such labels file", case=labels, fix="give labels=FILE relative to the source folder or the working folder")
+    raise UserError(
+        "no such labels file", case=labels, fix="give labels=FILE relative to the source folder or the working folder"
+    )
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -108,28 +104,43 @@ def read_table(path: Path) -> pl.DataFrame:
                 first = stream.readline(1 << 16)
             separator = max(",;\t", key=first.count)
             if first.count(separator) >= _MOST_COLUMNS:
-                raise UserError(f"declares more than {_MOST_COLUMNS} columns", case=path.name, fix="keep the columns that are labels")
+                raise UserError(
+                    f"declares more than {_MOST_COLUMNS} columns",
+                    case=path.name,
+                    fix="keep the columns that are labels",
+                )
             table = pl.read_csv(path, infer_schema=False, separator=separator, encoding="utf8-lossy")
     except UserError:
         raise
     except Exception as error:  # polars and calamine raise many kinds; each means the same to the user
         raise UserError(
-            f"not a readable table ({type(error).__name__})", case=path.name, fix="save it as CSV (UTF-8) with one header line"
+            f"not a readable table ({type(error).__name__})",
+            case=path.name,
+            fix="save it as CSV (UTF-8) with one header line",
         ) from error
     table = table.rename({c: c.lstrip("\ufeff").strip() for c in table.columns})
     table = table.with_columns(pl.col(pl.String).str.strip_chars())
     table = table.with_columns(
-        pl.when(pl.col(pl.String).str.to_lowercase().is_in(["", "nan", "na", "n/a", "null"])).then(None).otherwise(pl.col(pl.String)).name.keep()
+        pl.when(pl.col(pl.String).str.to_lowercase().is_in(["", "nan", "na", "n/a", "null"]))
+        .then(None)
+        .otherwise(pl.col(pl.String))
+        .name.keep()
     )
     if table.height == 0:
-        raise UserError("the labels table has no rows", case=path.name, fix="give a table with a header and one row a case")
+        raise UserError(
+            "the labels table has no rows", case=path.name, fix="give a table with a header and one row a case"
+        )
     return table
 
 
 def _check_workbook(path: Path) -> None:
-    """Refuse a workbook that would unfold to more than labels can be: calamine holds every cell of the range that is used."""
+    """Refuse a workbook that would unfold to more than labels can be: calamine holds every cell of the range that is
+    used.
+    """
     too_much = UserError(
-        "a workbook that unfolds to more than labels can be (decompression bomb?)", case=path.name, fix="save the columns that are labels as CSV"
+        "a workbook that unfolds to more than labels can be (decompression bomb?)",
+        case=path.name,
+        fix="save the columns that are labels as CSV",
     )
     if path.stat().st_size > _MOST_WORKBOOK:
         raise too_much
@@ -150,7 +161,11 @@ def _check_workbook(path: Path) -> None:
                     for letters, digits in _CELL.findall(tail + block):
                         column = max(column, sum((c - 64) * 26**i for i, c in enumerate(reversed(letters))))
                         row = max(row, int(digits))
-                    if any(int(n) > 100_000 for n in _REPEATED.findall(tail + block)) or seen > _MOST_WORKBOOK or column * row > _MOST_CELLS:
+                    if (
+                        any(int(n) > 100_000 for n in _REPEATED.findall(tail + block))
+                        or seen > _MOST_WORKBOOK
+                        or column * row > _MOST_CELLS
+                    ):
                         raise too_much
                     tail = block[-64:]
 
@@ -220,10 +235,18 @@ def match(
     for number, row in enumerate(table.iter_rows(named=True), start=2):
         value = row[column]
         if value is None:
-            rejects.append(Reject(f"labels row {number}", f"no value in column {column}", "fill it in or delete the row"))
+            rejects.append(
+                Reject(f"labels row {number}", f"no value in column {column}", "fill it in or delete the row")
+            )
             continue
         if escapes(value):
-            rejects.append(Reject(f"labels row {number}", "the path leaves the source folder", "use paths relative to the source folder"))
+            rejects.append(
+                Reject(
+                    f"labels row {number}",
+                    "the path leaves the source folder",
+                    "use paths relative to the source folder",
+                )
+            )
             continue
         found = index.find(value, how)
         if not found:
@@ -242,19 +265,34 @@ def match(
         differing = [c for c in targets if rows[key].values.get(c) != values.get(c)]
         if differing:
             first = differing[0]
-            clash.setdefault(key, (first, {rows[key].values.get(first) or "empty"}))[1].add(values.get(first) or "empty")
+            clash.setdefault(key, (first, {rows[key].values.get(first) or "empty"}))[1].add(
+                values.get(first) or "empty"
+            )
         elif boxed and box:
             rows[key].boxes.append(box)
         else:
             twice += 1
     for key, (differs, found_values) in clash.items():
         del rows[key]
-        what = f"has {len(found_values)} labels" if differs in targets[:1] else f"has {len(found_values)} values of {differs}"
+        what = (
+            f"has {len(found_values)} labels"
+            if differs in targets[:1]
+            else f"has {len(found_values)} values of {differs}"
+        )
         what += "" if differs in private else f": {', '.join(sorted(found_values))}"
         rejects.append(Reject(key, what, "keep one row for it in the labels table"))
     notes = [f"{twice} label rows repeat another and were merged"] if twice else []
     examples = table[column].drop_nulls().head(3).to_list()
-    mapping = [{"column": column, "role": "file", "matched by": how, "matched": matched, "rows": table.height, "examples": examples}]
+    mapping = [
+        {
+            "column": column,
+            "role": "file",
+            "matched by": how,
+            "matched": matched,
+            "rows": table.height,
+            "examples": examples,
+        }
+    ]
     for role, name in required.items():
         if name is not None and name in table.columns:
             filled = table[name].drop_nulls()
@@ -271,12 +309,13 @@ def match(
     return Matched(rows, rejects, mapping, notes)
 
 
-def _box(row: dict[str, Any]) -> tuple[float, float, float, float] | None:
+def _box(row: dict[str, Any]) -> Box | None:
+    """The box of a label row (x, y, width, height); ``None`` where it has none."""
     try:
         x, y, width, height = (float(row[c]) for c in BOX_COLUMNS)
     except (TypeError, ValueError):
         return None
-    return (x, y, width, height)
+    return Box.from_xywh(x, y, width, height)
 
 
 def _key_column(table: pl.DataFrame, index: Index, given: str | None, reserved: list[str]) -> tuple[str, str]:
@@ -317,7 +356,9 @@ def choose_targets(table: pl.DataFrame, given: list[str], used: list[str], dense
     raise UserError("which column is the label?", fix=f"say target=COLUMN; columns are: {', '.join(table.columns)}")
 
 
-def describe_target(name: str, values: list[str | None], kind: str | None, positive: str | None, unit: str | None) -> Target:
+def describe_target(
+    name: str, values: list[str | None], kind: str | None, positive: str | None, unit: str | None
+) -> Target:
     """Type, classes and positive class of a label column.
 
     Text is classes. Whole numbers with at most ten distinct values are classes unless
@@ -331,7 +372,8 @@ def describe_target(name: str, values: list[str | None], kind: str | None, posit
     if kind == "regress" and not numeric:
         bad = next(v for v, n in zip(present, numbers) if n is None) if present else "nothing"
         raise UserError(
-            f"target {name} is not a number everywhere (holds a value like {shape_of(bad)!r})", fix="leave type=regress out or clean the column"
+            f"target {name} is not a number everywhere (holds a value like {shape_of(bad)!r})",
+            fix="leave type=regress out or clean the column",
         )
     whole = numeric and all(float(n).is_integer() for n in distinct)
     if numeric and (kind == "regress" or (kind is None and not (whole and len(distinct) <= MOST_CLASSES_OF_NUMBERS))):

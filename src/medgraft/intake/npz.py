@@ -44,15 +44,21 @@ def members(path: Path) -> dict[str, Member]:
         raise
     except Exception as error:  # zipfile, zlib and NumPy's parser of headers raise many kinds
         if isinstance(error, ValueError) and "pickle" in str(error):
-            raise Unreadable("holds pickled objects, which could run code", fix="save plain numeric arrays with numpy.savez") from error
-        raise Unreadable("not a whole NumPy archive: damaged or truncated", fix="copy the file again from its source") from error
+            raise Unreadable(
+                "holds pickled objects, which could run code", fix="save plain numeric arrays with numpy.savez"
+            ) from error
+        raise Unreadable(
+            "not a whole NumPy archive: damaged or truncated", fix="copy the file again from its source"
+        ) from error
 
 
 def _check_member(member: Member, info: zipfile.ZipInfo) -> None:
     """Refuse an array that declares more than its part of the archive can hold."""
     declared = math.prod(member.shape) * member.dtype.itemsize
     if declared > info.file_size or declared > (info.compress_size + 64) * _MOST_RATIO:
-        raise Unreadable(f"array {member.name[:40]} declares more than the archive holds: truncated or hostile", fix="save it again")
+        raise Unreadable(
+            f"array {member.name[:40]} declares more than the archive holds: truncated or hostile", fix="save it again"
+        )
     if member.shape and member.shape[0] > _MOST_ROWS:
         raise Unreadable(f"array {member.name[:40]} declares more than {_MOST_ROWS} rows", fix="split the archive")
 
@@ -82,7 +88,9 @@ def load_small(path: Path, name: str) -> np.ndarray:
         with np.load(path, allow_pickle=False) as archive:
             return archive[name]
     except Exception as error:
-        raise Unreadable(f"label array {name} is damaged or truncated", fix="copy the file again from its source") from error
+        raise Unreadable(
+            f"label array {name} is damaged or truncated", fix="copy the file again from its source"
+        ) from error
 
 
 class Rows:
@@ -126,7 +134,9 @@ def read_row(path: Path, name: str, index: int, limits: Limits) -> np.ndarray:
     except Unreadable:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds
-        raise Unreadable(f"row {index} cannot be read ({type(error).__name__})", fix="copy the file again from its source") from error
+        raise Unreadable(
+            f"row {index} cannot be read ({type(error).__name__})", fix="copy the file again from its source"
+        ) from error
 
 
 def forget() -> None:
@@ -136,13 +146,18 @@ def forget() -> None:
 
 
 def read_array(path: Path, limits: Limits) -> Study:
-    """A bare ``.npy``: (H, W) or uint8 (H, W, 3) an image, (D, H, W) a volume, uint8 (N, H, W, 3) a video. Read through a map."""
+    """A bare ``.npy``: (H, W) or uint8 (H, W, 3) an image, (D, H, W) a volume, uint8 (N, H, W, 3) a video.
+
+    Read through a map.
+    """
     with open(path, "rb") as stream:
         try:
             shape, dtype = _header(stream)
         except ValueError as error:
             if "pickle" in str(error):
-                raise Unreadable("holds pickled objects, which could run code", fix="save a plain numeric array with numpy.save") from error
+                raise Unreadable(
+                    "holds pickled objects, which could run code", fix="save a plain numeric array with numpy.save"
+                ) from error
             raise
         start = stream.tell()
     if dtype.kind not in "buif" or dtype.itemsize > 8:
@@ -152,11 +167,17 @@ def read_array(path: Path, limits: Limits) -> Study:
         raise Unreadable(f"declares more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N")
     there = path.stat().st_size - start
     if there < declared:
-        raise Unreadable(f"truncated: {declared - there} of {declared} bytes of values are missing", fix="copy the file again from its source")
+        raise Unreadable(
+            f"truncated: {declared - there} of {declared} bytes of values are missing",
+            fix="copy the file again from its source",
+        )
     colour = len(shape) in (3, 4) and shape[-1] == 3 and dtype == np.uint8
     planes = len(shape) - colour
     if planes not in (2, 3) or 0 in shape:
-        raise Unreadable(f"has shape {'x'.join(map(str, shape))}", fix="save (H, W), (D, H, W), or colours as uint8 (H, W, 3) or (N, H, W, 3)")
+        raise Unreadable(
+            f"has shape {'x'.join(map(str, shape))}",
+            fix="save (H, W), (D, H, W), or colours as uint8 (H, W, 3) or (N, H, W, 3)",
+        )
     sides = shape[-2 - colour : len(shape) - colour]
     if math.prod(sides) > limits.pixels:
         raise Unreadable(f"frames are larger than {limits.pixels} pixels", fix="allow more with max_pixels=N")
@@ -164,7 +185,9 @@ def read_array(path: Path, limits: Limits) -> Study:
     unit = "display" if dtype in (np.uint8, np.bool_) else "raw"
     kind = "image" if planes == 2 else "video" if colour else "volume"
     notes = [] if kind != "volume" else ["no spacing or orientation in the file"]
-    frames = (picture.channels_first(_plain(frame), limits.colour) for frame in (values[None] if planes == 2 else values))
+    frames = (
+        picture.channels_first(_plain(frame), limits.colour) for frame in (values[None] if planes == 2 else values)
+    )
     return Study(kind, frames, value_unit=unit, time_source=["none"], notes=notes)
 
 

@@ -1,4 +1,7 @@
-"""PNG, JPEG, BMP and TIFF by Pillow, one picture a file or one a page. Also the one luminance formula of the package."""
+"""PNG, JPEG, BMP and TIFF by Pillow, one picture a file or one a page.
+
+Also the one luminance formula of the package.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,20 @@ def channels_first(pixels: np.ndarray, colour: bool) -> np.ndarray:
 
 
 def read_picture(path: Path, limits: Limits) -> Study:
-    """One picture: uint8 (display), else its own type (raw), grey unless colour is asked for. EXIF rotation is applied."""
+    """One picture: uint8 (display), else its own type (raw), grey unless colour is asked for.
+
+    EXIF rotation is applied.
+    """
     picture = _opened(path, ("PNG", "JPEG", "BMP"), limits)
     notes: list[str] = []
     deep = picture.mode.startswith("I")
-    return Study("image", _pixels(picture, limits, notes), value_unit="raw" if deep else "display", time_source=["none"], notes=notes)
+    return Study(
+        "image",
+        _pixels(picture, limits, notes),
+        value_unit="raw" if deep else "display",
+        time_source=["none"],
+        notes=notes,
+    )
 
 
 def read_tiff(path: Path, limits: Limits) -> Study:
@@ -48,7 +60,11 @@ def read_tiff(path: Path, limits: Limits) -> Study:
     says = _imagej(picture)
     several = getattr(picture, "n_frames", 1) > 1
     kind = "image" if not several else "video" if int(says.get("frames", 1)) > 1 else "volume"
-    unit = "display" if picture.mode in ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA", "LAB", "RGBX") else "raw"
+    unit = (
+        "display"
+        if picture.mode in ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA", "LAB", "RGBX")
+        else "raw"
+    )
     study = Study(kind, _pages(picture, limits, notes), value_unit=unit, time_source=["none"], notes=notes)
     if kind == "volume":
         notes.append("pages taken as slices; no orientation in the file")
@@ -131,7 +147,10 @@ def _pages(picture: Image.Image, limits: Limits, notes: list[str]) -> Iterator[n
 
 def _bomb(limits: Limits, width: int = 0, height: int = 0) -> Unreadable:
     size = f"{width}x{height} pixels are" if width else "it declares"
-    return Unreadable(f"{size} more than {limits.pixels} pixels (decompression bomb?)", fix="allow more with max_pixels=N if the file is trusted")
+    return Unreadable(
+        f"{size} more than {limits.pixels} pixels (decompression bomb?)",
+        fix="allow more with max_pixels=N if the file is trusted",
+    )
 
 
 def _pixels(picture: Image.Image, limits: Limits, notes: list[str]) -> Iterator[np.ndarray]:
@@ -140,7 +159,9 @@ def _pixels(picture: Image.Image, limits: Limits, notes: list[str]) -> Iterator[
 
 
 def _upright(picture: Image.Image, limits: Limits, notes: list[str]) -> np.ndarray:
-    """The pixels as a screen shows them, ``(C, H, W)``: uint8, or the file's own type where it holds more than 8 bits."""
+    """The pixels as a screen shows them, ``(C, H, W)``: uint8, or the file's own type where it holds more than 8
+    bits.
+    """
     picture.load()  # raises on truncated files: Pillow's tolerance for them is off by default
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith(("I", "F")):

@@ -12,9 +12,8 @@ from typing import Any
 import polars as pl
 
 from medgraft.errors import UserError
-from medgraft.intake.keys import Names
-from medgraft.intake.labels import Reject
-from medgraft.intake.read import SUFFIXES, Unreadable, sniff, stem_of, suffix_of
+from medgraft.intake.read import SUFFIXES, Reject, Unreadable, sniff, stem_of, suffix_of
+from medgraft.notices import Notice
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Plan:
     fixed: dict[str, Any] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
 
 def walk(source: Path, skip: set[Path], follow_links: bool) -> tuple[list[str], list[Reject]]:
@@ -82,7 +81,13 @@ def walk(source: Path, skip: set[Path], follow_links: bool) -> tuple[list[str], 
             if target is None or not target.exists():
                 rejects.append(Reject(relative, "a link that leads nowhere or in a circle", "copy the file itself"))
             elif path.is_symlink() and not follow_links and not target.is_relative_to(root):
-                rejects.append(Reject(relative, "a link that leaves the source folder", "copy the file itself, or say follow_links=true"))
+                rejects.append(
+                    Reject(
+                        relative,
+                        "a link that leaves the source folder",
+                        "copy the file itself, or say follow_links=true",
+                    )
+                )
             elif target in skip:
                 continue
             elif target.is_file():
@@ -105,7 +110,7 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
 
     ``frames`` as in ``ScanOptions``: whether the pictures of a folder are the frames of one video.
     """
-    from medgraft.intake.dicom import group_key
+    from medgraft.intake.dicom.header import group_key
     from medgraft.intake.volume import voxel_file
 
     items: list[Item] = []
@@ -119,12 +124,18 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
         path = source / relative
         try:
             reader = sniff(path)
-            beside = voxel_file(path, reader.name) if reader is not None and reader.name in ("nifti", "metaimage", "nrrd") else None
+            beside = (
+                voxel_file(path, reader.name)
+                if reader is not None and reader.name in ("nifti", "metaimage", "nrrd")
+                else None
+            )
         except Unreadable as error:
             rejects.append(Reject(relative, error.cause, error.fix))
             continue
         except Exception as error:
-            rejects.append(Reject(relative, f"not a whole header ({type(error).__name__})", "copy the file again from its source"))
+            rejects.append(
+                Reject(relative, f"not a whole header ({type(error).__name__})", "copy the file again from its source")
+            )
             continue
         if reader is None:
             if suffix_of(path) in SUFFIXES:
@@ -136,7 +147,13 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
             try:
                 uid, part, slice_like, fragile = group_key(path)
             except Exception as error:
-                rejects.append(Reject(relative, f"not a whole DICOM header ({type(error).__name__})", "copy the file again from its source"))
+                rejects.append(
+                    Reject(
+                        relative,
+                        f"not a whole DICOM header ({type(error).__name__})",
+                        "copy the file again from its source",
+                    )
+                )
                 continue
             if fragile:
                 risky.add(relative)
@@ -151,7 +168,16 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
     for part, members in series.items():
         uid = uid_of[part]
         if len(members) == 1:
-            items.append(Item(members[0], (str(source / members[0]),), "dicom", stem_of(Path(members[0]).name), (members[0],), (uid,)))
+            items.append(
+                Item(
+                    members[0],
+                    (str(source / members[0]),),
+                    "dicom",
+                    stem_of(Path(members[0]).name),
+                    (members[0],),
+                    (uid,),
+                )
+            )
             continue
         folder = Path(os.path.commonpath([str(Path(m).parent) for m in members])).as_posix() if len(members) > 1 else ""
         alone = all(set(others).isdisjoint({folder}) for key, others in _folders(series).items() if key != part)
@@ -213,11 +239,23 @@ def _videos_of(pictures: list[Item], asked: bool, source: Path) -> list[Item]:
         name = base if exported or (not single and base) else place
         key = folder if single else f"{folder}/{name}" if folder != "." else name
         held = [item for _, item in members]
-        notes: tuple[str, ...] = () if asked else ("numbered pictures read as the frames of one video; frames=files keeps them pictures",)
+        notes: tuple[str, ...] = (
+            () if asked else ("numbered pictures read as the frames of one video; frames=files keeps them pictures",)
+        )
         notes += () if whole else ("numbers of frames are missing",)
         names = (key, *(i.key for i in held))
         ids = tuple(dict.fromkeys(n for n in (name, base, place if single else "") if n))
-        rest.append(Item(key or source.name, tuple(i.files[0] for i in held), "frames", name or source.name, names, ids, notes=notes))
+        rest.append(
+            Item(
+                key or source.name,
+                tuple(i.files[0] for i in held),
+                "frames",
+                name or source.name,
+                names,
+                ids,
+                notes=notes,
+            )
+        )
     return rest
 
 
@@ -225,34 +263,15 @@ def _folders(series: dict[str, list[str]]) -> dict[str, set[str]]:
     return {part: {Path(m).parent.as_posix() for m in members} for part, members in series.items()}
 
 
-def unique_names(items: list[Item]) -> dict[str, str]:
-    """Item key -> case id: the stem where it is unique, else the path with its folders joined by ``_``."""
-    stems: dict[str, int] = defaultdict(int)
-    for item in items:
-        stems[item.stem] += 1
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for item in items:
-        base = item.stem if stems[item.stem] == 1 else stem_of(item.key).replace("/", "_")
-        name, number = base, 1
-        while name in taken:
-            number += 1
-            name = f"{base}-{number}"
-        taken.add(name)
-        names[item.key] = name
-    return names
-
-
-def coded_names(items: list[Item], outside: Names, dataset: str) -> dict[str, str]:
-    """Item key -> case id: a keyed code of the data set's name and the item's path. Cases that share a stem or a folder look unrelated."""
-    return {item.key: outside.of("case", f"{dataset}/{item.key}") for item in items}
-
-
 def mask_files(source: Path, masks: str, items: list[Item]) -> tuple[dict[str, str], list[Reject]]:
     """Masks in a parallel folder: item key -> mask file, by relative path, name or stem."""
     folder = source / masks if (source / masks).is_dir() else Path(masks)
     if not folder.is_dir():
-        raise UserError("neither a column of the labels nor a folder", case=f"masks={masks}", fix="give masks=COLUMN or masks=FOLDER")
+        raise UserError(
+            "neither a column of the labels nor a folder",
+            case=f"masks={masks}",
+            fix="give masks=COLUMN or masks=FOLDER",
+        )
     by: dict[str, set[str]] = defaultdict(set)
     files, rejects = walk(folder, set(), False)
     for relative in files:

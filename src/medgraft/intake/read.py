@@ -1,13 +1,12 @@
-"""The reader table: what a file is, told by its content, and who reads it.
+"""What a file is, told by its content, and what a reader makes of it.
 
-A reader is a function ``(path, limits) -> Study``. To add a format, write one such function and
-add one line to ``READERS``. Readers yield frames one by one; the store appends them, so a video is
-never in memory as a whole. Whatever goes wrong while reading becomes ``Unreadable``: cause and fix.
+A reader is a function ``(path, limits) -> Study``. To add a format, write one such function, add one line to
+``FORMATS`` here and one to ``medgraft.intake.readers.READERS``. Readers yield frames one by one; the store appends
+them, so a video is never in memory as a whole. Whatever goes wrong while reading becomes ``Unreadable``: cause and fix.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,15 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0
 
 class Unreadable(UserError):
     """A study that cannot become a case; it gets a line in ``rejects.csv`` and the rest goes on."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A line of ``rejects.csv``."""
+
+    source: str
+    reason: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -54,21 +62,18 @@ class Study:
     to_source: tuple[float, ...] = IDENTITY
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    boxes: list[dict[str, Any]] = field(default_factory=list)  # regions that the header names: x, y, width, height in source pixels, and facts
+    boxes: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # regions that the header names: x, y, width, height in source pixels, and facts
 
 
 @dataclass(frozen=True)
-class Reader:
-    """One line of the reader table. ``function`` is ``module:name``, imported when first needed."""
+class Format:
+    """One line of the table of formats."""
 
     name: str
     sniff: Callable[[bytes], bool]
-    function: str
     suffixes: tuple[str, ...]
-
-    def load(self) -> Callable[..., Study]:
-        module, name = self.function.split(":")
-        return getattr(importlib.import_module(module), name)
 
 
 def _starts(*marks: bytes) -> Callable[[bytes], bool]:
@@ -89,7 +94,9 @@ def _mpegts(head: bytes) -> bool:
 
 def _nifti(head: bytes) -> bool:
     head = plain_head(head)
-    return head[344:348] in (b"n+1\0", b"ni1\0") or (head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and head[344:348] == b"\0\0\0\0")
+    return head[344:348] in (b"n+1\0", b"ni1\0") or (
+        head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and head[344:348] == b"\0\0\0\0"
+    )
 
 
 def _nifti2(head: bytes) -> bool:
@@ -112,7 +119,15 @@ def _dicom(head: bytes) -> bool:
 
 
 def _bmp(head: bytes) -> bool:
-    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)  # lengths of the second header
+    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (
+        12,
+        40,
+        52,
+        56,
+        64,
+        108,
+        124,
+    )  # lengths of the second header
 
 
 def plain_head(head: bytes) -> bytes:
@@ -127,38 +142,34 @@ def plain_head(head: bytes) -> bytes:
         return b""
 
 
-VIDEO = "medgraft.intake.video:read_video"
 #: Told by content, first match wins. The only place that knows which formats exist.
-READERS: tuple[Reader, ...] = (
-    Reader("png", _starts(b"\x89PNG\r\n\x1a\n"), "medgraft.intake.picture:read_picture", (".png",)),
-    Reader("jpeg", _starts(b"\xff\xd8\xff"), "medgraft.intake.picture:read_picture", (".jpg", ".jpeg")),
-    Reader("bmp", _bmp, "medgraft.intake.picture:read_picture", (".bmp",)),
-    Reader("dicom", _dicom, "medgraft.intake.dicom:read_dicom", (".dcm", ".dicom", ".ima")),
+FORMATS: tuple[Format, ...] = (
+    Format("png", _starts(b"\x89PNG\r\n\x1a\n"), (".png",)),
+    Format("jpeg", _starts(b"\xff\xd8\xff"), (".jpg", ".jpeg")),
+    Format("bmp", _bmp, (".bmp",)),
+    Format("dicom", _dicom, (".dcm", ".dicom", ".ima")),
     # After DICOM: some DICOM files begin with a TIFF header, to be both.
-    Reader("tiff", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "medgraft.intake.picture:read_tiff", (".tif", ".tiff")),
-    Reader("avi", _avi, VIDEO, (".avi",)),
-    Reader("mov", _mp4, VIDEO, (".mp4", ".mov", ".m4v")),
-    Reader("matroska", _starts(b"\x1a\x45\xdf\xa3"), VIDEO, (".mkv", ".webm")),
-    Reader("mpeg", _starts(b"\x00\x00\x01\xba"), VIDEO, (".mpg", ".mpeg")),
-    Reader("mpegvideo", _starts(b"\x00\x00\x01\xb3"), VIDEO, (".m1v", ".m2v")),
-    Reader("mpegts", _mpegts, VIDEO, (".ts",)),
-    Reader("gif", _starts(b"GIF87a", b"GIF89a"), VIDEO, (".gif",)),
-    Reader("nifti", lambda head: _nifti(head) or _nifti2(head), "medgraft.intake.volume:read_volume", (".nii", ".nii.gz", ".hdr")),
-    Reader("metaimage", _metaimage, "medgraft.intake.volume:read_volume", (".mha", ".mhd")),
-    Reader("nrrd", _starts(b"NRRD000"), "medgraft.intake.volume:read_volume", (".nrrd", ".nhdr")),
-    Reader("npy", _starts(b"\x93NUMPY"), "medgraft.intake.npz:read_array", (".npy",)),
+    Format("tiff", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), (".tif", ".tiff")),
+    Format("avi", _avi, (".avi",)),
+    Format("mov", _mp4, (".mp4", ".mov", ".m4v")),
+    Format("matroska", _starts(b"\x1a\x45\xdf\xa3"), (".mkv", ".webm")),
+    Format("mpeg", _starts(b"\x00\x00\x01\xba"), (".mpg", ".mpeg")),
+    Format("mpegvideo", _starts(b"\x00\x00\x01\xb3"), (".m1v", ".m2v")),
+    Format("mpegts", _mpegts, (".ts",)),
+    Format("gif", _starts(b"GIF87a", b"GIF89a"), (".gif",)),
+    Format("nifti", lambda head: _nifti(head) or _nifti2(head), (".nii", ".nii.gz", ".hdr")),
+    Format("metaimage", _metaimage, (".mha", ".mhd")),
+    Format("nrrd", _starts(b"NRRD000"), (".nrrd", ".nhdr")),
+    Format("npy", _starts(b"\x93NUMPY"), (".npy",)),
 )
+#: The formats that FFmpeg reads.
+VIDEOS = ("avi", "mov", "matroska", "mpeg", "mpegvideo", "mpegts", "gif")
 #: Suffixes of files that claim to be studies; a file with one of them and unknown content is a reject, not a bystander.
-SUFFIXES = frozenset(s for reader in READERS for s in reader.suffixes) | {".npz", ".wmv", ".flv", ".m3u8", ".gz"}
+SUFFIXES = frozenset(s for form in FORMATS for s in form.suffixes) | {".npz", ".wmv", ".flv", ".m3u8", ".gz"}
 
 
-def reader_named(name: str) -> Reader:
-    """The line of the table with this name."""
-    return next(reader for reader in READERS if reader.name == name)
-
-
-def sniff(path: Path) -> Reader | None:
-    """Which reader takes this file, told by its first bytes; ``None`` when nobody does.
+def sniff(path: Path) -> Format | None:
+    """Which format a file has, told by its first bytes; ``None`` when nobody knows it.
 
     Raises ``Unreadable`` for a file of zero bytes or one that cannot be opened.
     """
@@ -169,7 +180,7 @@ def sniff(path: Path) -> Reader | None:
         raise Unreadable(f"the file cannot be opened ({error.strerror})", fix="check its rights") from error
     if not head:
         raise Unreadable("the file has zero bytes", fix="copy it again from its source")
-    return next((reader for reader in READERS if reader.sniff(head)), None)
+    return next((form for form in FORMATS if form.sniff(head)), None)
 
 
 def suffix_of(path: Path) -> str:
@@ -205,7 +216,8 @@ def guarded(study: Study, limits: Limits) -> Iterator[np.ndarray]:
             raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
         except Exception as error:
             raise Unreadable(
-                f"frame {index} cannot be decoded ({_brief(error)}): damaged or truncated", fix="copy the file again from its source or leave it out"
+                f"frame {index} cannot be decoded ({brief(error)}): damaged or truncated",
+                fix="copy the file again from its source or leave it out",
             ) from error
         frame = frame.astype(frame.dtype.newbyteorder("="), copy=False)
         if frame.dtype.kind == "f" and not np.isfinite(frame).all():
@@ -216,43 +228,28 @@ def guarded(study: Study, limits: Limits) -> Iterator[np.ndarray]:
         if limits.colour and len(frame) == 1:  # a data set has one number of channels
             frame = np.repeat(frame, 3, axis=0)
         if shape is not None and frame.shape != shape:
-            raise Unreadable(f"frame {index} has size {frame.shape[1:]}, the first has {shape[1:]}", fix="cut it into clips of one size")
+            raise Unreadable(
+                f"frame {index} has size {frame.shape[1:]}, the first has {shape[1:]}",
+                fix="cut it into clips of one size",
+            )
         if dtype is not None and frame.dtype != dtype:
-            raise Unreadable(f"frame {index} holds {frame.dtype} values, the first {dtype}", fix="convert all frames to one type")
+            raise Unreadable(
+                f"frame {index} holds {frame.dtype} values, the first {dtype}", fix="convert all frames to one type"
+            )
         shape, dtype = frame.shape, frame.dtype
         total += frame.nbytes
         if total > limits.bytes:
-            raise Unreadable(f"decodes to more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N or shorten it")
+            raise Unreadable(
+                f"decodes to more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N or shorten it"
+            )
         yield frame
         index += 1
     if index == 0:
-        raise Unreadable("no frame could be decoded (0 frames)", fix="copy the file again from its source or leave it out")
+        raise Unreadable(
+            "no frame could be decoded (0 frames)", fix="copy the file again from its source or leave it out"
+        )
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     """The kind of an error and no more: messages of decoders can hold paths."""
     return type(error).__name__
-
-
-def open_study(path: Path, limits: Limits) -> Study:
-    """Open one file with the reader its content asks for. Raises ``Unreadable`` with cause and fix."""
-    reader = sniff(path)
-    if reader is None:
-        raise Unreadable("not a format that medgraft reads", fix="convert it to PNG, DICOM, AVI, MP4 or NIfTI")
-    return open_with(reader, path, limits)
-
-
-def open_with(reader: Reader, path: Path, limits: Limits) -> Study:
-    """Open one file with a given reader; every fault becomes ``Unreadable``."""
-    try:
-        return reader.load()(path, limits)
-    except Unreadable:
-        raise
-    except UserError as error:
-        raise Unreadable(error.cause, fix=error.fix) from error
-    except MemoryError as error:
-        raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
-    except Exception as error:
-        raise Unreadable(
-            f"not a whole {reader.name} file ({_brief(error)}): damaged or truncated", fix="copy the file again from its source or leave it out"
-        ) from error

@@ -17,7 +17,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from medgraft.intake.picture import channels_first
-from medgraft.intake.read import HEAD_BYTES, READERS, VIDEO, Limits, Study, Unreadable, sniff
+from medgraft.intake.read import FORMATS, HEAD_BYTES, VIDEOS, Limits, Study, Unreadable, sniff
 
 # Limited ("TV") range: 16 is black and 235 white. Expanded, so that stored values mean what a screen shows.
 _EXPAND = np.clip(np.round((np.arange(256) - 16) * 255.0 / 219.0), 0, 255).astype(np.uint8)
@@ -39,11 +39,12 @@ def read_video(path: Path, limits: Limits) -> Study:
 
 
 def decode_stream(data: bytes, codec: str, limits: Limits, study: Study) -> Iterator[np.ndarray]:
-    """Frames of a coded video that another file carries (DICOM): bare, or in one of the containers that the standard allows.
+    """Frames of a coded video that another file carries (DICOM): bare, or in one of the containers that the standard
+    allows.
 
     Notes, times and the spacing in time go to ``study``. Raises ``Unreadable`` where the content is none of them.
     """
-    line = next((reader for reader in READERS if reader.function == VIDEO and reader.sniff(data[:HEAD_BYTES])), None)
+    line = next((form for form in FORMATS if form.name in VIDEOS and form.sniff(data[:HEAD_BYTES])), None)
     name = line.name if line is not None and line.name in ("mov", "mpeg", "mpegvideo", "mpegts") else codec
     if line is None and not data.startswith((b"\0\0\1", b"\0\0\0\1")):
         raise Unreadable("its coded video is neither bare nor in MP4 or MPEG", fix="export the video as MP4")
@@ -56,7 +57,10 @@ def _open(source: str | io.BytesIO, name: str) -> av.container.InputContainer:
     try:
         return av.open(source, "r", format=name, options={"protocol_whitelist": "file"})
     except MemoryError as error:  # FFmpeg's word for a table that declares more entries than it would ever allocate
-        raise Unreadable("declares more than any decoder would allocate: damaged or hostile", fix="copy the file again from its source") from error
+        raise Unreadable(
+            "declares more than any decoder would allocate: damaged or hostile",
+            fix="copy the file again from its source",
+        ) from error
 
 
 def _check_stream(container: av.container.InputContainer, limits: Limits) -> None:
@@ -76,10 +80,15 @@ def _check_riff(path: Path) -> None:
     with open(path, "rb") as stream:
         declared = int.from_bytes(stream.read(8)[4:], "little")
     if declared not in (0, 0xFFFFFFFF) and declared + 8 > size + 1:
-        raise Unreadable(f"truncated: the header declares {declared + 8} bytes, the file has {size}", fix="copy the file again from its source")
+        raise Unreadable(
+            f"truncated: the header declares {declared + 8} bytes, the file has {size}",
+            fix="copy the file again from its source",
+        )
 
 
-def _frames(container: av.container.InputContainer, format_name: str, limits: Limits, study: Study) -> Iterator[np.ndarray]:
+def _frames(
+    container: av.container.InputContainer, format_name: str, limits: Limits, study: Study
+) -> Iterator[np.ndarray]:
     stamps: list[float | None] = []
     with container:
         stream = container.streams.video[0]
@@ -93,7 +102,9 @@ def _frames(container: av.container.InputContainer, format_name: str, limits: Li
                 stamps.append(frame.time)
                 yield _pixels(frame, reformatter, limits.colour)
         if format_name == "mov" and packets < declared:
-            raise Unreadable(f"truncated: {packets} of {declared} frames are in the file", fix="copy the file again from its source")
+            raise Unreadable(
+                f"truncated: {packets} of {declared} frames are in the file", fix="copy the file again from its source"
+            )
     if declared and declared != len(stamps):
         study.notes.append(f"header declares {declared} frames, {len(stamps)} decode")
     _keep_times(stamps, float(rate) if rate else 0.0, study)

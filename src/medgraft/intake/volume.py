@@ -41,7 +41,15 @@ def read_volume(path: Path, limits: Limits) -> Study:
     if not spacing_known:
         spacing = [None, None, None]
         notes.append("no spacing in the header")
-    return Study("volume", _slices(array), spacing=spacing, value_unit="raw", time_source=["none"], to_source=to_source, notes=notes)
+    return Study(
+        "volume",
+        _slices(array),
+        spacing=spacing,
+        value_unit="raw",
+        time_source=["none"],
+        to_source=to_source,
+        notes=notes,
+    )
 
 
 def load_image(path: Path, limits: Limits) -> tuple[sitk.Image, bool, list[str]]:
@@ -59,15 +67,21 @@ def load_image(path: Path, limits: Limits) -> tuple[sitk.Image, bool, list[str]]
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
-            raise Unreadable(f"not a whole {reader_line.name} header", fix="copy the file again from its source") from error
+            raise Unreadable(
+                f"not a whole {reader_line.name} header", fix="copy the file again from its source"
+            ) from error
         size = list(reader.GetSize())
         bytes_declared = math.prod(size) * reader.GetNumberOfComponents() * 8
         if bytes_declared > limits.bytes:
             raise Unreadable(
-                f"declares {'x'.join(map(str, size))} voxels, more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N or crop it"
+                f"declares {'x'.join(map(str, size))} voxels, more than {limits.bytes >> 20} MiB",
+                fix="allow more with max_mib=N or crop it",
             )
         if reader.GetNumberOfComponents() != 1:
-            raise Unreadable(f"{reader.GetNumberOfComponents()} values a voxel (colour or vector)", fix="store one scalar volume a file")
+            raise Unreadable(
+                f"{reader.GetNumberOfComponents()} values a voxel (colour or vector)",
+                fix="store one scalar volume a file",
+            )
         if len(size) == 4 and size[3] > 1:
             raise Unreadable(f"holds {size[3]} time steps", fix="store one volume a file")
         if len(size) not in (2, 3, 4):
@@ -76,7 +90,8 @@ def load_image(path: Path, limits: Limits) -> tuple[sitk.Image, bool, list[str]]
             image = reader.Execute()
         except RuntimeError as error:
             raise Unreadable(
-                "the voxels are fewer than the header declares: truncated or damaged", fix="copy the file again from its source"
+                "the voxels are fewer than the header declares: truncated or damaged",
+                fix="copy the file again from its source",
             ) from error
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
@@ -113,15 +128,26 @@ def _slices(array: np.ndarray) -> Iterator[np.ndarray]:
 _MOST_OFFSET = 64 << 20  # bytes before the voxels of a NIfTI file
 _ELEMENT_DATA = re.compile(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?$", re.MULTILINE)
 _DATA_FILE = re.compile(rb"^[ \t]*data ?file[ \t]*:[ \t]*=?[ \t]*([^\r\n]*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
-_METAIMAGE_BYTES = {b"CHAR": 1, b"UCHAR": 1, b"SHORT": 2, b"USHORT": 2, b"INT": 4, b"UINT": 4, b"FLOAT": 4, b"DOUBLE": 8}
+_METAIMAGE_BYTES = {
+    b"CHAR": 1,
+    b"UCHAR": 1,
+    b"SHORT": 2,
+    b"USHORT": 2,
+    b"INT": 4,
+    b"UINT": 4,
+    b"FLOAT": 4,
+    b"DOUBLE": 8,
+}
 _METAIMAGE_BYTES |= {b"LONG": 4, b"ULONG": 4, b"LONG_LONG": 8, b"ULONG_LONG": 8}  # MetaIO's long has 4 bytes in a file
 _NRRD_BYTES = {
     size: names.split()
     for size, names in {
         1: b"signed_char int8 int8_t uchar unsigned_char uint8 uint8_t",
-        2: b"short short_int signed_short signed_short_int int16 int16_t ushort unsigned_short unsigned_short_int uint16 uint16_t",
+        2: b"short short_int signed_short signed_short_int int16 int16_t ushort unsigned_short unsigned_short_int "
+        b"uint16 uint16_t",
         4: b"int signed_int int32 int32_t uint unsigned_int uint32 uint32_t float",
-        8: b"longlong long_long long_long_int signed_long_long signed_long_long_int int64 int64_t ulonglong unsigned_long_long "
+        8: b"longlong long_long long_long_int signed_long_long signed_long_long_int int64 int64_t ulonglong "
+        b"unsigned_long_long "
         b"unsigned_long_long_int uint64 uint64_t double",
     }.items()
 }
@@ -141,7 +167,10 @@ def voxel_file(path: Path, kind: str) -> Path | None:
         for name in (f"{stem}.img", f"{stem}.img.gz", f"{stem}.IMG"):
             if os.path.lexists(path.with_name(name)):
                 return _plain_neighbour(path, name)
-        raise Unreadable("its voxels lie in another file (.img), which is absent", fix="put the .img file beside it or convert both to .nii")
+        raise Unreadable(
+            "its voxels lie in another file (.img), which is absent",
+            fix="put the .img file beside it or convert both to .nii",
+        )
     header = _header_text(path, kind)
     found = (_ELEMENT_DATA if kind == "metaimage" else _DATA_FILE).search(header)
     if found is None:
@@ -158,16 +187,28 @@ def voxel_file(path: Path, kind: str) -> Path | None:
 
 def _plain_neighbour(path: Path, name: str) -> Path:
     """A file beside ``path``: by its bare name, itself and no link, device or pipe."""
-    bare = name not in ("", ".", "..") and not any(c in name for c in "/\\:%\0") and name.split()[0] not in ("LIST", "LOCAL")
+    bare = (
+        name not in ("", ".", "..")
+        and not any(c in name for c in "/\\:%\0")
+        and name.split()[0] not in ("LIST", "LOCAL")
+    )
     neighbour = path.with_name(name) if bare else path
     if not bare or neighbour == path:
-        raise Unreadable("its voxels lie outside its folder or in several files (detached header)", fix="convert it to one file (.mha, .nrrd, .nii)")
+        raise Unreadable(
+            "its voxels lie outside its folder or in several files (detached header)",
+            fix="convert it to one file (.mha, .nrrd, .nii)",
+        )
     try:
         mode = neighbour.lstat().st_mode
     except (OSError, ValueError) as error:
-        raise Unreadable("the file with its voxels is absent (detached header)", fix="put the file beside its header") from error
+        raise Unreadable(
+            "the file with its voxels is absent (detached header)", fix="put the file beside its header"
+        ) from error
     if not stat.S_ISREG(mode):
-        raise Unreadable("its voxels are a link or a device, not a plain file (detached header)", fix="put the file itself beside its header")
+        raise Unreadable(
+            "its voxels are a link or a device, not a plain file (detached header)",
+            fix="put the file itself beside its header",
+        )
     return neighbour
 
 
@@ -219,7 +260,9 @@ def _link(path: Path, link: Path) -> None:
 
 
 def _inspect_header(path: Path, voxels: Path | None, kind: str, limits: Limits, notes: list[str]) -> bool:
-    """Compare what a header declares with the bytes that are there; say whether it states its spacing (ITK would invent 1 mm)."""
+    """Compare what a header declares with the bytes that are there; say whether it states its spacing (ITK would invent
+    1 mm).
+    """
     if kind == "nifti":
         return _inspect_nifti(path, voxels, limits, notes)
     header = _header_text(path, kind)
@@ -231,31 +274,55 @@ def _inspect_header(path: Path, voxels: Path | None, kind: str, limits: Limits, 
 
 
 def _inspect_metaimage(header: bytes, path: Path, voxels: Path | None, limits: Limits) -> None:
-    """ITK's parser of this format trusts what it reads; every field that says a number or a length is checked here first."""
-    pairs = [(key.strip().lower(), value.strip()) for key, _, value in (line.partition(b"=") for line in header.splitlines() if line.strip())]
+    """ITK's parser of this format trusts what it reads; every field that says a number or a length is checked here
+    first.
+    """
+    pairs = [
+        (key.strip().lower(), value.strip())
+        for key, _, value in (line.partition(b"=") for line in header.splitlines() if line.strip())
+    ]
     says = dict(pairs)
     broken = Unreadable("not a whole metaimage header", fix="copy the file again from its source")
     try:
         sides = [int(v) for v in says[b"dimsize"].split()]
         count = len(sides)
-        wanted = {b"offset": count, b"position": count, b"origin": count, b"elementspacing": count, b"elementsize": count, b"centerofrotation": count}
+        wanted = {
+            b"offset": count,
+            b"position": count,
+            b"origin": count,
+            b"elementspacing": count,
+            b"elementsize": count,
+            b"centerofrotation": count,
+        }
         wanted |= dict.fromkeys((b"transformmatrix", b"rotation", b"orientation"), count * count)
-        wanted |= dict.fromkeys((b"elementnumberofchannels", b"headersize", b"compresseddatasize", b"id", b"parentid"), 1)
+        wanted |= dict.fromkeys(
+            (b"elementnumberofchannels", b"headersize", b"compresseddatasize", b"id", b"parentid"), 1
+        )
         lengths = {key: len(_finite(says[key])) for key in wanted if key in says}
-        sound = int(says[b"ndims"]) == count and 1 <= count <= 4 and min(sides) > 0 and all(lengths[key] == wanted[key] for key in lengths)
+        sound = (
+            int(says[b"ndims"]) == count
+            and 1 <= count <= 4
+            and min(sides) > 0
+            and all(lengths[key] == wanted[key] for key in lengths)
+        )
     except (KeyError, ValueError) as error:
         raise broken from error
     width = _METAIMAGE_BYTES.get(says.get(b"elementtype", b"").removeprefix(b"MET_").removesuffix(b"_ARRAY"))
     if not sound or width is None or len(says) != len(pairs) or max(map(len, header.splitlines())) > 1000:
         raise broken
-    if not 1 <= int(says.get(b"elementnumberofchannels", b"1")) <= 64 or int(says.get(b"compresseddatasize", b"0")) > (voxels or path).stat().st_size:
+    if (
+        not 1 <= int(says.get(b"elementnumberofchannels", b"1")) <= 64
+        or int(says.get(b"compresseddatasize", b"0")) > (voxels or path).stat().st_size
+    ):
         raise broken
     declared = math.prod(sides) * width * int(says.get(b"elementnumberofchannels", b"1"))
     if says.get(b"binarydata", b"True").lower() == b"false":
         declared = math.prod(sides) * 2  # numbers as text: a digit and a space at least
     start = max(0, int(says.get(b"headersize", b"0"))) if voxels is not None else len(header) + 1
     zipped = says.get(b"compresseddata", b"False").lower() == b"true"
-    _check_bytes(voxels or path, start, declared, zlib.decompressobj(zlib.MAX_WBITS | 32) if zipped else None, sides, limits)
+    _check_bytes(
+        voxels or path, start, declared, zlib.decompressobj(zlib.MAX_WBITS | 32) if zipped else None, sides, limits
+    )
 
 
 def _finite(text: bytes) -> list[float]:
@@ -276,13 +343,19 @@ def _inspect_nrrd(header: bytes, path: Path, voxels: Path | None, limits: Limits
         raise Unreadable("not a whole nrrd header", fix="copy the file again from its source")
     encoding = says.get(b"encoding", b"raw").lower()
     skip = int(says.get(b"byte skip", says.get(b"byteskip", b"0")))
-    if (skip > 0 and encoding not in (b"raw",)) or int(says.get(b"line skip", says.get(b"lineskip", b"0"))) or skip < -1:
+    if (
+        (skip > 0 and encoding not in (b"raw",))
+        or int(says.get(b"line skip", says.get(b"lineskip", b"0")))
+        or skip < -1
+    ):
         raise Unreadable("skips lines or bytes before its voxels", fix="convert it to a plain .nrrd")
     start = skip if voxels is not None and skip > 0 else 0
     if voxels is None:
         with open(path, "rb") as stream:
             text = stream.read(65536 + 4)
-        start = len(header) + len(re.match(rb"\r?\n\r?\n", text[len(header) :] + b"\n\n").group()) + max(0, skip)  # type: ignore[union-attr]
+        gap = re.match(rb"\r?\n\r?\n", text[len(header) :] + b"\n\n")
+        assert gap is not None  # the header ends before an empty line
+        start = len(header) + len(gap.group()) + max(0, skip)
     declared = math.prod(sides) * width
     inflater: Any = None
     if encoding in (b"gzip", b"gz"):
@@ -298,7 +371,8 @@ def _check_bytes(path: Path, start: int, declared: int, inflater: Any, sides: li
     """Refuse voxels beyond the limit, or fewer than declared: ITK would allocate first and ask later."""
     if declared > limits.bytes:
         raise Unreadable(
-            f"declares {'x'.join(map(str, sides))} voxels, more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N or crop it"
+            f"declares {'x'.join(map(str, sides))} voxels, more than {limits.bytes >> 20} MiB",
+            fix="allow more with max_mib=N or crop it",
         )
     there = path.stat().st_size - start
     if inflater is not None:
@@ -306,7 +380,10 @@ def _check_bytes(path: Path, start: int, declared: int, inflater: Any, sides: li
             stream.seek(start)
             there = _inflated(stream, inflater, declared)
     if there < declared:
-        raise Unreadable(f"truncated: {declared - there} of {declared} bytes of voxels are missing", fix="copy the file again from its source")
+        raise Unreadable(
+            f"truncated: {declared - there} of {declared} bytes of voxels are missing",
+            fix="copy the file again from its source",
+        )
 
 
 def _inflated(stream: IO[bytes], inflater: Any, enough: int) -> int:
@@ -320,7 +397,9 @@ def _inflated(stream: IO[bytes], inflater: Any, enough: int) -> int:
                 while not block and not getattr(inflater, "needs_input", True) and not inflater.eof and total < enough:
                     total += len(inflater.decompress(b"", 1 << 20))
     except (zlib.error, OSError, EOFError) as error:
-        raise Unreadable("the compressed stream is damaged or truncated", fix="copy the file again from its source") from error
+        raise Unreadable(
+            "the compressed stream is damaged or truncated", fix="copy the file again from its source"
+        ) from error
     return total
 
 
@@ -335,7 +414,10 @@ def _inspect_nifti(path: Path, voxels: Path | None, limits: Limits, notes: list[
         with gzip.open(voxels or path, "rb") if zipped else open(voxels or path, "rb") as stream:
             if header.size > limits.bytes:
                 sides = "x".join(map(str, header.extent))
-                raise Unreadable(f"declares {sides} voxels, more than {limits.bytes >> 20} MiB", fix="allow more with max_mib=N or crop it")
+                raise Unreadable(
+                    f"declares {sides} voxels, more than {limits.bytes >> 20} MiB",
+                    fix="allow more with max_mib=N or crop it",
+                )
             if header.size < 1 or header.start > _MOST_OFFSET:
                 raise Unreadable("not a whole nifti header", fix="copy the file again from its source")
             stream.seek(header.start)
@@ -346,11 +428,17 @@ def _inspect_nifti(path: Path, voxels: Path | None, limits: Limits, notes: list[
                     whole = len(block) - len(block) % header.floats.itemsize
                     bad += int((~np.isfinite(np.frombuffer(block[:whole], header.floats))).sum())
     except (OSError, EOFError, zlib.error) as error:
-        raise Unreadable("the compressed stream is damaged or truncated", fix="copy the file again from its source") from error
+        raise Unreadable(
+            "the compressed stream is damaged or truncated", fix="copy the file again from its source"
+        ) from error
     if left:
-        raise Unreadable(f"truncated: {left} of {header.size} bytes of voxels are missing", fix="copy the file again from its source")
+        raise Unreadable(
+            f"truncated: {left} of {header.size} bytes of voxels are missing", fix="copy the file again from its source"
+        )
     if bad:
-        raise Unreadable(f"holds {bad} NaN or infinite values", fix="replace them by the background value and scan again")
+        raise Unreadable(
+            f"holds {bad} NaN or infinite values", fix="replace them by the background value and scan again"
+        )
     if not header.oriented:
         notes.append("no orientation in the header; axes taken as stored")
     return header.spaced

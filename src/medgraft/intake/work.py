@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +12,12 @@ import numpy as np
 
 from medgraft import store
 from medgraft.errors import UserError
-from medgraft.intake.keys import code, coded
+from medgraft.intake.jobs import Job
+from medgraft.intake.masks import IGNORE, read_mask
 from medgraft.intake.plan import Item
-from medgraft.intake.read import Limits, Study, Unreadable, guarded, open_with, reader_named, sniff
-
-IGNORE = 255  # mask value of pixels that nobody judged
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker does on its own. ``key`` names it in the journal, ``record`` does it and returns its line."""
-
-    key: str
-
-    @property
-    def fragile(self) -> bool:
-        """Whether it may bring its process down: then it is never done in the scan's own."""
-        return False
-
-    def record(self) -> dict[str, Any]:
-        raise NotImplementedError
+from medgraft.intake.private.keys import code, coded
+from medgraft.intake.read import Limits, Study, Unreadable, guarded
+from medgraft.intake.readers import open_as
 
 
 @dataclass(frozen=True)
@@ -54,20 +37,6 @@ class Task(Job):
 
     def record(self) -> dict[str, Any]:
         return read_item(self)
-
-
-def start_worker() -> None:
-    """End this worker with its parent, also when the parent is killed: an orphan would keep pipes open for ever."""
-    from multiprocessing import connection, parent_process
-
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-
-
-def read_items(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Records of several jobs; one message between processes."""
-    return [job.record() for job in jobs]
 
 
 def read_item(task: Task) -> dict[str, Any]:
@@ -100,19 +69,24 @@ def open_item(item: Item, limits: Limits) -> Study:
         except Unreadable:
             raise
         except Exception as error:
-            raise Unreadable(f"a frame cannot be read ({type(error).__name__})", fix="copy the folder again from its source") from error
+            raise Unreadable(
+                f"a frame cannot be read ({type(error).__name__})", fix="copy the folder again from its source"
+            ) from error
         study.notes.extend(item.notes)
         return study
     if item.reader == "series":
-        from medgraft.intake import dicom
+        from medgraft.intake.dicom import study as dicom
 
         try:
             return dicom.read_series([Path(f) for f in item.files], limits)
         except Unreadable:
             raise
         except Exception as error:
-            raise Unreadable(f"a slice of the series cannot be read ({type(error).__name__})", fix="copy the series again from its source") from error
-    return open_with(reader_named(item.reader), path, limits)
+            raise Unreadable(
+                f"a slice of the series cannot be read ({type(error).__name__})",
+                fix="copy the series again from its source",
+            ) from error
+    return open_as(item.reader, path, limits)
 
 
 def _archive_row(item: Item, limits: Limits) -> Study:
@@ -121,8 +95,16 @@ def _archive_row(item: Item, limits: Limits) -> Study:
     pixels = npz.read_row(Path(item.files[0]), item.member, item.row, limits)
     unit = "display" if pixels.dtype == np.uint8 else "raw"
     if pixels.ndim == 2 or pixels.shape[-1] == 3:
-        return Study("image", iter([picture.channels_first(pixels, limits.colour)]), value_unit=unit, time_source=["none"])
-    return Study("volume", (s[None] for s in pixels), value_unit="raw", time_source=["none"], notes=["no spacing or orientation in the archive"])
+        return Study(
+            "image", iter([picture.channels_first(pixels, limits.colour)]), value_unit=unit, time_source=["none"]
+        )
+    return Study(
+        "volume",
+        (s[None] for s in pixels),
+        value_unit="raw",
+        time_source=["none"],
+        notes=["no spacing or orientation in the archive"],
+    )
 
 
 def _store(task: Task) -> dict[str, Any]:
@@ -190,17 +172,24 @@ def _channels(task: Task, shape: tuple[int, ...], study: Study) -> np.ndarray:
     assert task.mask is not None
     labels, affine = read_mask(Path(task.mask), task.limits)
     if labels.shape != shape[1:]:
-        raise Unreadable(f"the image is {_size(shape[1:])}, its mask {_size(labels.shape)}", fix="give a mask of the image's shape")
+        raise Unreadable(
+            f"the image is {_size(shape[1:])}, its mask {_size(labels.shape)}", fix="give a mask of the image's shape"
+        )
     if study.kind == "volume" and affine is not None and study.spacing[0] is not None:
         corner = np.array([*shape[1:], 1.0])
         away = np.abs(np.array(affine).reshape(4, 4) @ corner - np.array(study.to_source).reshape(4, 4) @ corner).max()
         start = np.abs(np.array(affine)[3::4] - np.array(study.to_source)[3::4]).max()
         if max(away, start) > 0.5 * min(s for s in study.spacing if s is not None):
-            raise Unreadable(f"image and mask lie {max(away, start):.3g} mm apart", fix="resample the mask onto the image")
+            raise Unreadable(
+                f"image and mask lie {max(away, start):.3g} mm apart", fix="resample the mask onto the image"
+            )
     values = [int(v) for v in np.unique(labels)]
     unknown = [v for v in values if v not in (0, IGNORE, *task.structures)]
     if unknown:
-        raise Unreadable(f"the mask holds value {unknown[0]}, which is no structure", fix="name it with structures={VALUE: NAME} or set it to 0")
+        raise Unreadable(
+            f"the mask holds value {unknown[0]}, which is no structure",
+            fix="name it with structures={VALUE: NAME} or set it to 0",
+        )
     mask = np.stack([(labels == value).astype(np.uint8) for value in task.structures], axis=1)
     if IGNORE not in task.structures:
         mask[np.broadcast_to((labels == IGNORE)[:, None], mask.shape)] = IGNORE
@@ -209,57 +198,3 @@ def _channels(task: Task, shape: tuple[int, ...], study: Study) -> np.ndarray:
 
 def _size(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def read_mask(path: Path, limits: Limits) -> tuple[np.ndarray, tuple[float, ...] | None]:
-    """A label map (D, H, W) of whole numbers, and for volumes its affine to patient coordinates."""
-    try:
-        reader = sniff(path)
-    except Unreadable as error:
-        raise Unreadable(f"mask: {error.cause}", fix=error.fix) from error
-    name = reader.name if reader else "unknown"
-    try:
-        if name in ("nifti", "metaimage", "nrrd"):
-            from medgraft.intake.volume import load_image, oriented
-
-            image, _, _ = load_image(path, limits)
-            array, _, affine = oriented(image)
-            return _whole(array), affine
-        if name in ("png", "bmp", "tiff"):
-            return _whole(_picture_labels(path, limits))[None], None
-    except Unreadable as error:
-        raise Unreadable(f"mask: {error.cause}", fix=error.fix) from error
-    except Exception as error:
-        raise Unreadable(f"the mask cannot be decoded ({type(error).__name__}): damaged or truncated", fix="copy it again from its source") from error
-    raise Unreadable(f"a mask cannot be a {name} file", fix="store masks as PNG, BMP, TIFF, NIfTI, MHA or NRRD")
-
-
-def _picture_labels(path: Path, limits: Limits) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path, formats=("PNG", "BMP", "TIFF")) as picture:
-        if picture.width * picture.height > limits.pixels:
-            raise Unreadable(f"larger than {limits.pixels} pixels", fix="allow more with max_pixels=N")
-        pixels = np.asarray(picture)  # a palette picture gives its indices: those are the labels
-    if pixels.ndim == 3:
-        if not (pixels[..., :1] == pixels[..., :3]).all():
-            raise Unreadable("a colour picture", fix="store label numbers in one channel")
-        pixels = pixels[..., 0]
-    return pixels
-
-
-def _whole(array: np.ndarray) -> np.ndarray:
-    if array.dtype == bool:
-        return array.astype(np.uint8)
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.round(array)).all()):
-        raise Unreadable("values are not whole numbers", fix="store label numbers")
-    return array.astype(np.int64)
-
-
-def mask_values(path: str, limits: Limits) -> list[int]:
-    """The label values of one mask other than 0; empty when it cannot be read (the case is rejected later)."""
-    try:
-        labels, _ = read_mask(Path(path), limits)
-    except Unreadable:
-        return []
-    return [int(v) for v in np.unique(labels) if v != 0]

@@ -25,7 +25,10 @@ class LinearHead(nn.Module):
 
 
 class HiddenHead(nn.Module):
-    """A dense layer with ReLU, then a ``LinearHead``: (B, F) -> (B, n). Models Genesis classifies through one of 1024."""
+    """A dense layer with ReLU, then a ``LinearHead``: (B, F) -> (B, n).
+
+    Models Genesis classifies through one of 1024.
+    """
 
     def __init__(self, features: int, hidden: int, outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -41,8 +44,8 @@ class HiddenHead(nn.Module):
 class AuxiliaryHead(nn.Module):
     """A second linear head on a side tower of the body, for training only (Szegedy et al., arXiv:1512.00567).
 
-    ``tower`` is heard by a hook while the body runs; ``answer`` then holds the logits (B, n) for the loss, the mean over
-    frames where an image network was lifted, or None where the tower did not run (evaluation, a still body).
+    ``tower`` is heard by a hook while the body runs; ``answer`` then holds the logits (B, n) for the loss, the mean
+    over frames where an image network was lifted, or None where the tower did not run (evaluation, a still body).
     """
 
     def __init__(self, features: int, outputs: int, tower: nn.Module) -> None:

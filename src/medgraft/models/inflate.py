@@ -30,7 +30,10 @@ from medgraft.models import surgery
 
 
 def to_shape(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """A 2D kernel (out, in, h, w) for a 3D one of this shape (out, in, k, h, w): repeated k times, over k. Others as they are."""
+    """A 2D kernel (out, in, h, w) for a 3D one of this shape (out, in, k, h, w): repeated k times, over k.
+
+    Others as they are.
+    """
     if weight.ndim != 4 or len(shape) != 5:
         return weight
     return weight.float().unsqueeze(2).repeat(1, 1, shape[2], 1, 1) / shape[2]
@@ -63,7 +66,9 @@ class TemporalConv(nn.Conv2d):
         self._image = [plain]  # in a list, so that it is no part of the state
 
     def spread(self, weight: Tensor) -> Tensor:
-        """An image kernel (out, in / groups, h, w), repeated over time and divided by the reach, as ``weight`` holds it."""
+        """An image kernel (out, in / groups, h, w), repeated over time and divided by the reach, as ``weight`` holds
+        it.
+        """
         by_group = weight.unflatten(0, (self.groups, 1, -1)) / self.reach
         return by_group.expand(-1, self.reach, *by_group.shape[2:]).flatten(0, 2).contiguous()
 
@@ -99,7 +104,9 @@ class FactoredConv(nn.Conv2d):
         self.weight, self.bias = image.weight, image.bias
         self._image = [copy.deepcopy(image).to("meta")]
         with torch.device(image.weight.device):
-            self.time = TemporalConv(nn.Conv2d(image.out_channels, image.out_channels, 1, groups=image.groups, bias=False), reach)
+            self.time = TemporalConv(
+                nn.Conv2d(image.out_channels, image.out_channels, 1, groups=image.groups, bias=False), reach
+            )
         self.reset_time()
 
     def reset_time(self) -> None:
@@ -126,7 +133,10 @@ def convert(body: nn.Module, kind: str, reach: int = 3) -> nn.Module:
         if not isinstance(module, nn.Conv2d) or max(module.kernel_size) == 1:
             continue
         if type(module) is not nn.Conv2d and type(module).__name__ != "Conv2dSame":
-            raise UserError(f"layer {name} changes its weights as it runs ({type(module).__name__})", fix="choose a network of plain convolutions")
+            raise UserError(
+                f"layer {name} changes its weights as it runs ({type(module).__name__})",
+                fix="choose a network of plain convolutions",
+            )
         side = max(module.kernel_size)
         length = min(reach, side if side % 2 else side - 1)
         surgery.replace_module(body, name, (TemporalConv if kind == "i3d" else FactoredConv)(module, length))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medgraft.errors import UserError
-from medgraft.models import inflate, registry
-from medgraft.models.registry import BackboneInfo
+from medgraft.models import inflate
+from medgraft.models.records import BackboneInfo, info_of
 
 JOINS = ("mean", "none")
 
@@ -24,14 +24,14 @@ class Lift(nn.Module):
         super().__init__()
         if join not in JOINS:
             raise UserError(f"unknown way to join frames '{join}'", fix=f"choose one of {', '.join(JOINS)}")
-        if registry.info_of(body).dims != 2:
+        if info_of(body).dims != 2:
             raise ValueError("only image bodies are lifted")
         self.body = body
         self.join = join
 
     @property
     def info(self) -> BackboneInfo:
-        return registry.info_of(self.body)
+        return info_of(self.body)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, F) or (B, D, F), or (B, K, D, H, W) for a dense body."""

@@ -6,6 +6,7 @@ stored values and ``value_range (B, 2)``, and brings it to what its weights were
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,7 @@ from medgraft.errors import UserError
 from medgraft.models import registry, sequence, surgery, weights
 from medgraft.models.heads import AuxiliaryHead, DenseHead, HiddenHead, LinearHead
 from medgraft.models.lift import Lift
-from medgraft.models.registry import BackboneInfo
-from medgraft.models.weights import LoadReport, WeightCard
+from medgraft.models.records import BackboneInfo, LoadReport, WeightCard, info_of
 
 LONGEST = 64  # frames a BERT takes where no window is named
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image libraries use it
@@ -44,7 +44,9 @@ class Preprocess:
 
 
 def standardised(x: Tensor, which: str) -> Tensor:
-    """Windows (B, C, D, H, W) at mean 0 and deviation 1 each, counted over ``all`` values or the ``positive`` ones; a constant one gives 0."""
+    """Windows (B, C, D, H, W) at mean 0 and deviation 1 each, counted over ``all`` values or the ``positive`` ones; a
+    constant one gives 0.
+    """
     counted = torch.ones_like(x) if which == "all" else (x > 0).to(x.dtype)
     axes = tuple(range(1, x.ndim))
     count = counted.sum(axes, keepdim=True).clamp(min=1)
@@ -76,7 +78,12 @@ class Model(nn.Module):
     std: Tensor
 
     def __init__(
-        self, body: nn.Module, head: nn.Module, card: Preprocess, weight_card: WeightCard | None = None, auxiliary: AuxiliaryHead | None = None
+        self,
+        body: nn.Module,
+        head: nn.Module,
+        card: Preprocess,
+        weight_card: WeightCard | None = None,
+        auxiliary: AuxiliaryHead | None = None,
     ) -> None:
         super().__init__()
         self.body = body
@@ -105,14 +112,28 @@ class Model(nn.Module):
 
     @property
     def info(self) -> BackboneInfo:
-        return registry.info_of(self.body)
+        return info_of(self.body)
+
+    @property
+    def network(self) -> nn.Module:
+        """The body as the registry built it, whether or not it was lifted."""
+        return self.body.body if isinstance(self.body, Lift) else self.body
+
+    def normalise(self, mean: Tensor, std: Tensor) -> None:
+        """Put mean and deviation (C',) fitted on data in the place of the card's."""
+        self.mean, self.std = (v.to(self.mean.device, torch.float32).view(1, -1, 1, 1, 1) for v in (mean, std))
 
     def prepare(self, x: Tensor, value_range: Tensor) -> Tensor:
-        """Stored values (B, C, D, H, W) of any dtype to float32 inputs (B, C', D, H, W).
+        """Stored values (B, C, D, H, W) to float32 inputs (B, C', D, H, W): ``scaled``, minus mean, over std."""
+        return (self.scaled(x, value_range) - self.mean) / self.std
+
+    def scaled(self, x: Tensor, value_range: Tensor) -> Tensor:
+        """Stored values (B, C, D, H, W) of any dtype to the card's range, float32 (B, C', D, H, W).
 
         ``(x - low) / (high - low)`` clipped to 0..1 with (low, high) of each row of ``value_range`` (a
         constant study, low = high, gives 0), channels adapted (1 -> C' by repetition, 3 -> 1 by luminance),
-        standardised if the card says so, times the card's range, minus mean, over std. Raises ``UserError`` for other changes of channels.
+        standardised if the card says so, times the card's range. Raises ``UserError`` for other
+        changes of channels.
         """
         low, high = value_range.to(x.device, torch.float32).view(-1, 2, 1, 1, 1, 1).unbind(1)
         span = torch.where(high > low, high - low, torch.ones_like(high))
@@ -123,15 +144,20 @@ class Model(nn.Module):
         elif have == 1 and want > 1:
             x = x.expand(-1, want, -1, -1, -1)
         elif have != want:
-            raise UserError(f"data with {have} channels cannot enter a network with {want}", case=self.info.name, fix="build it for these channels")
+            raise UserError(
+                f"data with {have} channels cannot enter a network with {want}",
+                case=self.info.name,
+                fix="build it for these channels",
+            )
         elif want == 3 and self.card.order == "BGR":
             x = x.flip(1)
         if self.card.standardise:
             x = standardised(x, self.card.standardise)
-        return (x * self.card.range - self.mean) / self.std
+        return x * self.card.range
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
-        """Body features (B, F), or (B, D, F) for a head that reads sequences; for a dense body the maps (B, K, D, H, W).
+        """Body features (B, F), or (B, D, F) for a head that reads sequences; for a dense body the maps (B, K, D, H,
+        W).
 
         A batch that carries ``features`` (computed earlier by the same still body) skips the body.
         """
@@ -142,9 +168,17 @@ class Model(nn.Module):
         if self.info.dense:
             return self._dense(x)
         if self.info.fixed_size and sides != self.info.default_size:
-            raise UserError(f"windows of {sides} meet a network built for {self.info.default_size}", case=self.info.name, fix="set `size` to match")
+            raise UserError(
+                f"windows of {sides} meet a network built for {self.info.default_size}",
+                case=self.info.name,
+                fix="set `size` to match",
+            )
         if any(side < least for side, least in zip(sides, self.info.min_size)):
-            raise UserError(f"windows of {sides} are smaller than the network takes ({self.info.min_size})", case=self.info.name, fix="raise `size`")
+            raise UserError(
+                f"windows of {sides} are smaller than the network takes ({self.info.min_size})",
+                case=self.info.name,
+                fix="raise `size`",
+            )
         return self.body(x)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
@@ -167,8 +201,11 @@ class Model(nn.Module):
         return self.body(x)[:, :, :depth, :height, :width]
 
     def groups(self) -> list[tuple[str, list[nn.Parameter]]]:
-        """Parameters in stages from input to head; the last is named ``head``. Every parameter stands in exactly one."""
-        body = self.body.body if isinstance(self.body, Lift) else self.body
+        """Parameters in stages from input to head; the last is named ``head``.
+
+        Every parameter stands in exactly one.
+        """
+        body = self.network
         last: tuple[str, ...] = tuple(getattr(body, "last", ()))
         head = {id(p) for name, p in body.named_parameters() if any(name.startswith(prefix + ".") for prefix in last)}
         side = self.auxiliary.parameters() if self.auxiliary is not None else ()
@@ -177,6 +214,19 @@ class Model(nn.Module):
             if kept := [p for p in members if id(p) not in head]:
                 stages.append((name, kept))
         return [*stages, ("head", [*(p for p in body.parameters() if id(p) in head), *self.head.parameters(), *side])]
+
+
+def fingerprint(body: nn.Module) -> str:
+    """SHA-256 of a network's state dict: name, type, shape and bytes of every tensor, in order.
+
+    Equal for equal numbers on any device and in any memory layout; another for any changed bit. It names what a still
+    body gives, for caches of features.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in body.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def make_model(
@@ -218,19 +268,31 @@ def make_model(
     if facts.dense != dense:
         fit = ", ".join(registry.names("dense" if dense else "features"))
         raise UserError(
-            f"this network gives {facts.output}, the task needs {'dense maps' if dense else 'features'}", case=name, fix=f"choose among {fit}"
+            f"this network gives {facts.output}, the task needs {'dense maps' if dense else 'features'}",
+            case=name,
+            fix=f"choose among {fit}",
         )
-    card = weights.find_card(name, start)
+    card = weights.find_card(name, start, folders)
     if body_channels is None:
-        body_channels = channels if card is None or (channels != 1 and channels != 3) or card.channels not in (1, 3) else card.channels
+        body_channels = (
+            channels
+            if card is None or (channels != 1 and channels != 3) or card.channels not in (1, 3)
+            else card.channels
+        )
     if channels not in (1, body_channels) and (channels, body_channels) != (3, 1):
         raise UserError(f"data with {channels} channels cannot enter a body with {body_channels}", case=name)
     if join not in ("mean", "bert"):
         raise UserError(f"unknown way to join frames '{join}'", case=name, fix="choose mean or bert")
     reads = join == "bert"
     if reads and (facts.dims != 2 or dense):
-        raise UserError("BERT joins the frames of an image network that gives features", case=name, fix="leave out join")
-    path = weights.locate(card, folders=folders, download=download, cache=cache) if card is not None and load_weights else None
+        raise UserError(
+            "BERT joins the frames of an image network that gives features", case=name, fix="leave out join"
+        )
+    path = (
+        weights.locate(card, folders=folders, download=download, cache=cache)
+        if card is not None and load_weights
+        else None
+    )
 
     auxiliary = auxiliary and facts.auxiliary > 0
     if auxiliary:
@@ -247,9 +309,9 @@ def make_model(
             options=options,
         )
         length = size[0] if size is not None and len(size) == 3 else LONGEST
-        head = _head(registry.info_of(body), outputs, hidden, dropout, length if reads else 0)
+        head = _head(info_of(body), outputs, hidden, dropout, length if reads else 0)
         if auxiliary:  # the tower's last convolution needs all of the map that the network's own size gives
-            setattr(body, "info", replace(registry.info_of(body), min_size=facts.default_size))  # noqa: B010
+            setattr(body, "info", replace(info_of(body), min_size=facts.default_size))  # noqa: B010
         side = AuxiliaryHead(facts.auxiliary, outputs, body.get_submodule(str(body.tower))) if auxiliary else None
     report = weights.load(body, card, path) if card is not None and path is not None else None
     whole = Lift(body, "none" if reads else "mean") if facts.dims == 2 else body
@@ -263,6 +325,12 @@ def _head(facts: BackboneInfo, outputs: int, hidden: int, dropout: float, frames
         return nn.Sequential(reader, LinearHead(reader.features, outputs, dropout, sequence.SPREAD))
     if facts.dense:
         if hidden:
-            raise UserError("a dense network ends in its own last layer, there is no place for a hidden one", case=facts.name, fix="leave hidden out")
+            raise UserError(
+                "a dense network ends in its own last layer, there is no place for a hidden one",
+                case=facts.name,
+                fix="leave hidden out",
+            )
         return DenseHead()
-    return HiddenHead(facts.features, hidden, outputs, dropout) if hidden else LinearHead(facts.features, outputs, dropout)
+    return (
+        HiddenHead(facts.features, hidden, outputs, dropout) if hidden else LinearHead(facts.features, outputs, dropout)
+    )

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.models import registry, weights
-from medgraft.models.weights import WeightCard
+from medgraft.models.records import LoadReport, WeightCard
 
 TOLERANCE = 1e-4
 SAMPLE = 512  # numbers of an output that a golden keeps at most
@@ -73,7 +73,9 @@ def shapes(module: nn.Module) -> dict[str, list[int]]:
 
 def signal(shape: Sequence[int], name: str = "input") -> Tensor:
     """An input of this shape with values in -1.7..1.7 (unit variance), keyed by a name."""
-    return torch.from_numpy(((_uniform(name, math.prod(shape)) - np.float32(0.5)) * np.float32(2 * math.sqrt(3))).reshape(tuple(shape)))
+    return torch.from_numpy(
+        ((_uniform(name, math.prod(shape)) - np.float32(0.5)) * np.float32(2 * math.sqrt(3))).reshape(tuple(shape))
+    )
 
 
 def input_of(golden: Mapping[str, Any]) -> Tensor:
@@ -88,8 +90,10 @@ def sample(output: Tensor) -> Tensor:
     return flat if flat.numel() <= SAMPLE else flat[torch.linspace(0, flat.numel() - 1, SAMPLE).round().long()]
 
 
-def loaded_body(golden: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Tensor], weights.LoadReport]:
-    """Our body of a golden in evaluation mode with the filled official tensors, those tensors, and the report of loading."""
+def loaded_body(golden: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Tensor], LoadReport]:
+    """Our body of a golden in evaluation mode with the filled official tensors, those tensors, and the report of
+    loading.
+    """
     name = golden["network"]
     facts = registry.info(name)
     shape = golden["input"]
@@ -103,7 +107,9 @@ def loaded_body(golden: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Tensor]
     )
     card = weights.find_card(name, golden["card"]) if golden.get("card") else None
     if card is None:
-        card = WeightCard(name=f"{name}.golden", backbone=name, file_name="golden", name_map=golden.get("name_map", "identity"))
+        card = WeightCard(
+            name=f"{name}.golden", backbone=name, file_name="golden", name_map=golden.get("name_map", "identity")
+        )
     report = weights.load_state(body, card, state, "golden")
     last = tuple(getattr(body, "last", ()))
     if last:  # a dense body's last layer belongs to the task and is not taken from a file; here it is compared too

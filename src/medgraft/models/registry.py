@@ -6,7 +6,8 @@ Names are resolved so: a zoo name (``efficientnet_lite0``), or ``torchvision:NAM
 
 A zoo backbone is a function decorated with ``@backbone(...)`` in ``models/zoo/*.py``; the function's
 name is the model's name and the decorator's arguments are literals, so that the registry reads them
-from the source with ``ast`` and imports the one file it needs only when a body is built.
+from the source with ``ast`` and imports the one file it needs only when a body is built. What sisters share may
+stand above them in one literal dict, ``@backbone(**FAMILY, features=512)``.
 """
 
 from __future__ import annotations
@@ -14,66 +15,20 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from medgraft.errors import UserError
+from medgraft.models import libraries
+from medgraft.models.records import INFLATIONS, LIBRARIES, BackboneInfo
 
 if TYPE_CHECKING:
     from torch import nn
 
-LIBRARIES = ("torchvision", "timm", "monai", "smp")
-INFLATIONS = ("i3d", "r2plus1d")
 _ZOO = Path(__file__).parent / "zoo"
-
-
-@dataclass(frozen=True)
-class BackboneInfo:
-    """What a body takes and gives.
-
-    ``features`` bodies map (B, C, H, W) or (B, C, D, H, W) to (B, ``features``), their classifier removed.
-    ``dense`` bodies map the same inputs to (B, K, H, W) or (B, K, D, H, W) logits of K structures;
-    ``features`` is then the number of channels that enter the last layer.
-    Sizes are (H, W) for ``dims`` 2 and (D, H, W) for ``dims`` 3, in pixels, frames or slices.
-    """
-
-    name: str
-    family: str
-    dims: int
-    output: Literal["features", "dense"]
-    features: int
-    default_size: tuple[int, ...]
-    min_size: tuple[int, ...]
-    fixed_size: bool = False  # built for one input size, which must then be met (in the zoo, default_size alone where min_size equals it)
-    divisor: int = 1  # a dense input is padded to multiples of it; an int for all sides
-    paper: str = ""
-    notes: str = ""
-    auxiliary: int = 0  # features of an auxiliary head's input, for bodies built with option auxiliary=True
-    weights_of: str = ""  # library network whose published weights fit this body name by name
-
-    @property
-    def dense(self) -> bool:
-        return self.output == "dense"
-
-
-Builder = TypeVar("Builder", bound=Callable[..., Any])
-
-
-def backbone(**facts: Any) -> Callable[[Builder], Builder]:
-    """Register the decorated builder; ``facts`` are the literal fields of its ``BackboneInfo`` save the name.
-
-    The builder takes ``channels``, ``size`` (None = the default) and, for dense bodies, ``structures``;
-    further keyword arguments are options of that network. It returns a body with random weights.
-    """
-
-    def mark(build: Builder) -> Builder:
-        build.info = BackboneInfo(name=build.__name__, **facts)  # type: ignore[attr-defined]
-        return build
-
-    return mark
 
 
 @lru_cache(maxsize=1)
@@ -81,15 +36,34 @@ def _zoo() -> dict[str, tuple[str, BackboneInfo]]:
     """Zoo name -> (module, facts), read from the source."""
     found: dict[str, tuple[str, BackboneInfo]] = {}
     for path in sorted(_ZOO.glob("*.py")):
+        shared: dict[str, ast.Dict] = {}
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+                shared[ast.unparse(node.targets[0])] = node.value
             if not isinstance(node, ast.FunctionDef):
                 continue
             for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "backbone":
-                    facts = {str(k.arg): ast.literal_eval(k.value) for k in mark.keywords}
+                    facts = _facts([(k.arg, k.value) for k in mark.keywords], shared)
                     if node.name in found:
                         raise RuntimeError(f"backbone {node.name} stands in {found[node.name][0]} and in {path.stem}")
                     found[node.name] = (f"medgraft.models.zoo.{path.stem}", BackboneInfo(name=node.name, **facts))
+    return found
+
+
+def _facts(pairs: Iterable[tuple[str | None, ast.expr]], shared: Mapping[str, ast.Dict]) -> dict[str, Any]:
+    """The literals of a decorator's arguments; one without a name is ``**FAMILY``, a dict of the same file."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name is not None:
+            given = {name: ast.literal_eval(value)}
+        else:
+            family = shared[ast.unparse(value)]
+            keys = [None if key is None else str(ast.literal_eval(key)) for key in family.keys]
+            given = _facts(zip(keys, family.values), shared)
+        if twice := found.keys() & given.keys():
+            raise RuntimeError(f"a backbone is given its {', '.join(sorted(twice))} twice")
+        found |= given
     return found
 
 
@@ -100,7 +74,7 @@ def names(kind: str | None = None) -> list[str]:
     prefix; this imports the library.
     """
     if kind in LIBRARIES:
-        return importlib.import_module("medgraft.models.libraries").library_names(kind)
+        return libraries.library_names(kind)
     tests: dict[str | None, Callable[[BackboneInfo], bool]] = {
         None: lambda i: True,
         "features": lambda i: not i.dense,
@@ -109,31 +83,43 @@ def names(kind: str | None = None) -> list[str]:
         "3d": lambda i: i.dims == 3,
     }
     if kind not in tests:
-        raise UserError(f"unknown kind of network '{kind}'", fix=f"choose one of {', '.join([k for k in tests if k] + list(LIBRARIES))}")
+        raise UserError(
+            f"unknown kind of network '{kind}'",
+            fix=f"choose one of {', '.join([k for k in tests if k] + list(LIBRARIES))}",
+        )
     return sorted(name for name, (_, facts) in _zoo().items() if tests[kind](facts))
 
 
-def resolve(name: str) -> str:
-    """The full name of a network: a zoo name or ``library:name``; an unknown one fails with the nearest matches."""
+def find(name: str) -> str | None:
+    """The full name of a network, a zoo name or ``library:name``, or None where there is no such network.
+
+    Raises ``UserError`` for an unknown library.
+    """
     if name in _zoo():
         return name
     library, colon, bare = name.partition(":")
-    if colon:
-        if library in INFLATIONS:
-            return f"{library}:{resolve(bare)}"
-        if library not in LIBRARIES:
-            raise UserError(f"unknown library '{library}'", case=name, fix=f"choose one of {', '.join((*LIBRARIES, *INFLATIONS))}")
-        if library == "torchvision" and bare in _zoo() and _zoo()[bare][1].weights_of == name:
-            return bare  # the zoo's builder of that very network
-        libraries = importlib.import_module("medgraft.models.libraries")
-        if libraries.has(library, bare):
-            return name
-        raise _unknown(name, libraries.library_names(library) + names())
-    libraries = importlib.import_module("medgraft.models.libraries")
-    for library in ("torchvision", "timm"):
-        if libraries.has(library, name):
-            return f"{library}:{name}"
-    raise _unknown(name, names() + [n for library in LIBRARIES for n in libraries.library_names(library)])
+    if not colon:
+        return next((f"{lib}:{name}" for lib in ("torchvision", "timm") if libraries.has(lib, name)), None)
+    if library in INFLATIONS:
+        image = find(bare)
+        return image and f"{library}:{image}"
+    if library not in LIBRARIES:
+        raise UserError(
+            f"unknown library '{library}'", case=name, fix=f"choose one of {', '.join((*LIBRARIES, *INFLATIONS))}"
+        )
+    if library == "torchvision" and bare in _zoo() and _zoo()[bare][1].weights_of == name:
+        return bare  # the zoo's builder of that very network
+    return name if libraries.has(library, bare) else None
+
+
+def resolve(name: str) -> str:
+    """``find``, where an unknown network fails with the nearest matches."""
+    if (found := find(name)) is not None:
+        return found
+    library, colon, _ = (plain := inflation(name)[1]).partition(":")
+    if colon and library in LIBRARIES:
+        raise _unknown(plain, libraries.library_names(library) + names())
+    raise _unknown(plain, names() + [n for each in LIBRARIES for n in libraries.library_names(each)])
 
 
 def _unknown(name: str, known: list[str]) -> UserError:
@@ -151,22 +137,22 @@ def inflation(name: str) -> tuple[str, str]:
 
 
 def info(name: str) -> BackboneInfo:
-    """What the named network takes and gives. Zoo names cost no import; library names build the network without memory."""
+    """What the named network takes and gives.
+
+    Zoo names cost no import; library names build the network without memory.
+    """
     name = resolve(name)
     kind, image = inflation(name)
     if kind:
         facts = info(image)
         if facts.dims != 2:
-            raise UserError("only an image network can be inflated", case=name, fix=f"choose among {', '.join(names('2d'))}")
+            raise UserError(
+                "only an image network can be inflated", case=name, fix=f"choose among {', '.join(names('2d'))}"
+            )
         return replace(facts, name=name)
     if name in _zoo():
         return _zoo()[name][1]
-    return importlib.import_module("medgraft.models.libraries").library_info(name)
-
-
-def info_of(body: nn.Module) -> BackboneInfo:
-    """The facts of a built body."""
-    return cast(BackboneInfo, body.info)
+    return libraries.library_info(name)
 
 
 def build_body(
@@ -186,30 +172,39 @@ def build_body(
     inflated network ``frames`` is the odd reach of its kernels in time (3).
     Draws from torch's global generator; ``model.make_model`` seeds it.
     """
-    from medgraft.models import surgery
+    from medgraft.models import inflate, surgery  # they need torch, which names and facts do not
 
     name = resolve(name)
     facts = info(name)
     if facts.dense and structures is None:
-        raise UserError("a dense network needs the number of structures", case=name, fix="use it with a segmentation task")
+        raise UserError(
+            "a dense network needs the number of structures", case=name, fix="use it with a segmentation task"
+        )
     if not facts.dense and structures is not None:
-        raise UserError("this network gives features, not a map", case=name, fix=f"choose a dense one: {', '.join(names('dense'))}")
+        raise UserError(
+            "this network gives features, not a map", case=name, fix=f"choose a dense one: {', '.join(names('dense'))}"
+        )
     if classes is not None and (facts.dense or facts.dims != 2 or name.startswith(("monai:", "smp:"))):
         raise UserError("only image networks keep their classifier", case=name)
     if channels < 1:
         raise UserError(f"a network needs at least one channel, not {channels}", case=name)
     if size is not None and len(size) != facts.dims:
         raise UserError(f"size {size} has {len(size)} sides, the network has {facts.dims} dimensions", case=name)
-    only = name in _zoo() and facts.fixed_size and facts.min_size == facts.default_size  # others are built for the size that they will meet
+    only = (
+        name in _zoo() and facts.fixed_size and facts.min_size == facts.default_size
+    )  # others are built for the size that they will meet
     if size is not None and only and tuple(size) != facts.default_size:
-        raise UserError(f"the network takes {facts.default_size} only, not {tuple(size)}", case=name, fix="set `size` to match or choose another")
+        raise UserError(
+            f"the network takes {facts.default_size} only, not {tuple(size)}",
+            case=name,
+            fix="set `size` to match or choose another",
+        )
     kind, image = inflation(name)
     if kind:
-        inflate = importlib.import_module("medgraft.models.inflate")
         given = dict(options or {})
         frames = int(given.pop("frames", 3))
         made = build_body(image, channels=channels, structures=structures, size=size, classes=classes, options=given)
-        body = inflate.convert(made, kind, frames)
+        body: Any = inflate.convert(made, kind, frames)
         body.info = replace(body.info, name=name)
         return body
     arguments: dict[str, Any] = {"channels": channels, "size": size, **(options or {})}
@@ -218,7 +213,7 @@ def build_body(
     if name in _zoo():
         build = getattr(importlib.import_module(_zoo()[name][0]), name)
     else:
-        build = importlib.import_module("medgraft.models.libraries").builder(name)
+        build = libraries.builder(name)
         if classes is not None:
             arguments["classes"] = classes
     try:
@@ -232,7 +227,9 @@ def build_body(
             try:
                 surgery.put_classifier_back(body, facts.features, classes)
             except ValueError as error:
-                raise UserError("this network has no classifier of its own", case=name, fix="take one trained on classes") from error
+                raise UserError(
+                    "this network has no classifier of its own", case=name, fix="take one trained on classes"
+                ) from error
         facts = replace(facts, features=classes)
     surgery.pool_by_mean(body)
     surgery.set_norm_momentum(body)

@@ -27,7 +27,9 @@ class Bert(nn.Module):
     def __init__(self, features: int, length: int, *, hidden: int = CLASSES) -> None:
         super().__init__()
         if hidden < HEADS or hidden % HEADS:
-            raise UserError(f"BERT's width is a multiple of its {HEADS} heads, not {hidden}", fix="use hidden=1000 or hidden=1280")
+            raise UserError(
+                f"BERT's width is a multiple of its {HEADS} heads, not {hidden}", fix="use hidden=1000 or hidden=1280"
+            )
         from transformers import BertConfig, BertModel
 
         self.length, self.features = length, hidden
@@ -57,7 +59,9 @@ class Bert(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         batch, count, _ = frames.shape
         if count > self.length:
-            raise UserError(f"{count} frames meet a BERT with {self.length} positions", fix="build it for the window's length")
+            raise UserError(
+                f"{count} frames meet a BERT with {self.length} positions", fix="build it for the window's length"
+            )
         token = self.bert.embeddings.word_embeddings(torch.zeros(batch, 1, dtype=torch.long, device=frames.device))
         words = torch.cat([token, self.project(frames)], dim=1)
         pooled: Tensor = self.bert(inputs_embeds=words).pooler_output

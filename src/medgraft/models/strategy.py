@@ -35,7 +35,9 @@ def apply(model: Model, strategy: str, *, steps: int | None = None, first: int =
         raise UserError(f"unknown strategy '{strategy}'", fix=f"choose one of {', '.join(STRATEGIES)}")
     count = len(model.groups())
     if strategy == "gradual" and (steps is None or steps < 1 or not 1 <= first <= count):
-        raise UserError(f"gradual unfreezing needs the number of steps and 1 to {count} first stages", fix="give steps and first")
+        raise UserError(
+            f"gradual unfreezing needs the number of steps and 1 to {count} first stages", fix="give steps and first"
+        )
 
     def opened(step: int) -> int:
         if strategy == "finetune":
@@ -94,7 +96,8 @@ def parameter_groups(
     layer_decay: float | None = None,
     decay_norms_and_biases: bool = False,
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimiser: every parameter once, also those closed now, so gradual opening needs no new optimiser.
+    """Groups for a torch optimiser: every parameter once, also those closed now, so gradual opening needs no new
+    optimiser.
 
     With ``layer_decay`` d the head trains at ``learning_rate``, the stage k before it at ``learning_rate * d**k``.
     Norm weights, biases and other vectors carry no weight decay unless ``decay_norms_and_biases``. Each group

@@ -8,8 +8,8 @@ convolutions that see the input, where there are several.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,9 @@ def set_norm_momentum(module: nn.Module, momentum: float = 0.1) -> None:
 
 
 def mixes_cases(module: nn.Module) -> bool:
-    """Does a part of this network look across the cases of a batch in evaluation mode too (``mixes_cases`` is set on it)?"""
+    """Does a part of this network look across the cases of a batch in evaluation mode too (``mixes_cases`` is set on
+    it)?
+    """
     return any(getattr(child, "mixes_cases", False) for child in module.modules())
 
 
@@ -57,10 +59,12 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
     setattr(root.get_submodule(parent), leaf, new)
 
 
-def annotate(body: nn.Module, *, removed: tuple[str, ...] = (), last: tuple[str, ...] = (), inputs: tuple[str, ...] = ()) -> nn.Module:
+def annotate(
+    body: nn.Module, *, removed: tuple[str, ...] = (), last: tuple[str, ...] = (), inputs: tuple[str, ...] = ()
+) -> nn.Module:
     """Write the notes of this module's docstring onto a body."""
     setattr(body, "inputs", inputs)  # noqa: B010
-    setattr(body, "removed", removed)  # noqa: B010 plain attributes; nn.Module's annotations know tensors and modules only
+    setattr(body, "removed", removed)  # noqa: B010
     setattr(body, "last", last)  # noqa: B010
     return body
 
@@ -109,7 +113,9 @@ def first_convolution(module: nn.Module) -> tuple[str, Any]:
 
 
 def input_weights(body: nn.Module) -> tuple[str, ...]:
-    """Names of the weights that see the input: those of ``body.inputs``, else of the first convolution; none without one."""
+    """Names of the weights that see the input: those of ``body.inputs``, else of the first convolution; none without
+    one.
+    """
     names: tuple[str, ...] = tuple(getattr(body, "inputs", ()))
     if not names and any(isinstance(m, CONVOLUTIONS) for m in body.modules()):
         names = (first_convolution(body)[0],)
@@ -117,7 +123,9 @@ def input_weights(body: nn.Module) -> tuple[str, ...]:
 
 
 def set_input_channels(module: nn.Module, channels: int) -> None:
-    """Give the first convolution ``channels`` inputs; when that changes it, it is drawn anew (Kaiming normal, fan out)."""
+    """Give the first convolution ``channels`` inputs; when that changes it, it is drawn anew (Kaiming normal, fan
+    out).
+    """
     name, old = first_convolution(module)
     if old.in_channels == channels:
         return
@@ -207,7 +215,12 @@ def _open(prefix: str, module: nn.Module) -> list[tuple[str, nn.Module | nn.Para
 
 def norm_parameters(module: nn.Module) -> set[int]:
     """Identities of all parameters that belong to normalisation layers."""
-    return {id(p) for m in module.modules() if isinstance(m, NORMS) or "norm" in type(m).__name__.lower() for p in m.parameters(recurse=False)}
+    return {
+        id(p)
+        for m in module.modules()
+        if isinstance(m, NORMS) or "norm" in type(m).__name__.lower()
+        for p in m.parameters(recurse=False)
+    }
 
 
 def output_shape(module: nn.Module, shape: tuple[int, ...]) -> torch.Size:
@@ -218,3 +231,24 @@ def output_shape(module: nn.Module, shape: tuple[int, ...]) -> torch.Size:
         out = module.eval()(torch.empty(shape, device=device))
     module.train(training)
     return out.shape
+
+
+def features_given(build: Callable[..., nn.Module], dense: bool, size: tuple[int, ...]) -> int:
+    """Features of the body that ``build`` makes, for an input of ``size``; of a dense one, what enters its last layer.
+
+    Found on the meta device.
+    """
+
+    def count() -> int:
+        body = build(channels=3, size=None, **({"structures": 2} if dense else {}))
+        if dense:
+            last = body.get_submodule(cast(tuple[str, ...], body.last)[-1])
+            return int(first_convolution(last)[1].in_channels)
+        return int(output_shape(body, (1, 3, *size))[-1])
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return count()
+        except (NotImplementedError, RuntimeError):  # a few builders compute with tensors (RegNet)
+            return count()

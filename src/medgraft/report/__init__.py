@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML file made from ``summary.json``. See ``medgraft.report.html.build``."""
+"""The report: one self-contained HTML file made from ``summary.json``. See ``medgraft.report.page.build``."""

@@ -10,10 +10,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medgraft import tables
+from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
+from medgraft.files import read_json
 from medgraft.report.gallery import Gallery
-from medgraft.report.html import write_page
+from medgraft.report.page import write_page
 from medgraft.report.text import Text, clean, finite
 
 PAIRS = {"leak": 24, "check": 12, "note": 6}  # pairs of a finding that the page shows
@@ -23,14 +24,15 @@ _EVERY_PAIR = 120  # pairs on the page at most
 
 
 def build(root: Path, *, lang: str = "en") -> Path:
-    """Write the audit page of a data set beside its ``audit.json`` and return its path (``audit.html``, ``audit.zh.html``).
+    """Write the audit page of a data set beside its ``audit.json`` and return its path (``audit.html``,
+    ``audit.zh.html``).
 
     Raises ``UserError`` when there is no audit yet, or the folder cannot be written.
     """
     text = Text(lang)
     if not (root / "audit.json").is_file():
         raise UserError("no audit.json, so there is nothing to show", case=str(root), fix="run `medgraft audit` first")
-    content = tables.read_json(root / "audit.json")
+    content = read_json(root / "audit.json")
     page = Page(root, content, text)
     return write_page(root, "audit", text, page.everything(), ["audit.css"])
 
@@ -57,7 +59,10 @@ def title(finding: dict[str, Any], text: Text, content: dict[str, Any]) -> str:
     elif kind in ("fact_strong", "fact_weak"):
         names = [fact_name(f["fact"], text) for f in finding["facts"]]
         names[0] = fact_name(finding["facts"][0]["fact"], text, first=True)
-        words = {"facts": text.joined([*names[:4], *(["…"] if len(names) > 4 else [])]), "target": clean(finding["target"], 60)}
+        words = {
+            "facts": text.joined([*names[:4], *(["…"] if len(names) > 4 else [])]),
+            "target": clean(finding["target"], 60),
+        }
     elif kind == "facts_together":
         words = {"target": clean(finding["target"], 60), **{k: _two(finding[k]) for k in ("auc", "low", "high")}}
     return text(f"audit_{kind}", **words)
@@ -105,12 +110,19 @@ class Page:
         found = [self._finding(f) for f in content["findings"]]
         sheet = self._sheet()
         kinds = text.joined([f"{n} {text(f'audit_kind_{k}')}" for k, n in content["kinds"].items()])
-        facts = [kinds, text.count("patients", content["patients"]) if content["patients_known"] else text("audit_people_unknown_short")]
+        facts = [
+            kinds,
+            text.count("patients", content["patients"])
+            if content["patients_known"]
+            else text("audit_people_unknown_short"),
+        ]
         if len(content["sets"]) > 1:
             facts.append(text("audit_against", name=clean(content["sets"][1]["name"], 80)))
         return {
+            "kicker": text("audit_kicker"),
             "title": text("audit_title", name=clean(content["name"], 80)),
-            "facts_line": " · ".join([*facts, content["created"]]),
+            "facts_line": " · ".join(facts),
+            "created": content["created"],
             "warnings": [text.say(w) for w in content["warnings"]],
             "answers": self._answers(),
             "findings": [f for f in found if f["severity"] != "note"],
@@ -160,7 +172,10 @@ class Page:
         twice = [f for f in self.content["findings"] if f["kind"] in ("patient_two_roles", "patient_two_sets")]
         parts = [_part(p["name"]) for p in self.content["parts"]]
         if twice:
-            return text("audit_people_yes", n=text.joined([f"{text.count('patients', f['n'])} ({_part(f['part'])})" for f in twice[:6]]))
+            return text(
+                "audit_people_yes",
+                n=text.joined([f"{text.count('patients', f['n'])} ({_part(f['part'])})" for f in twice[:6]]),
+            )
         if not self.content["patients_known"]:
             return text("audit_people_unknown")
         return text("audit_people_parts", parts=text.joined(parts[:8])) if parts else text("audit_people_no_parts")
@@ -171,17 +186,28 @@ class Page:
         two = sum(n for k, n in pairs.items() if k.endswith("two_patients"))
         if not pairs:
             return text("audit_pictures_none" if self.content["search"]["near"] else "audit_pictures_none_exact")
-        return text("audit_pictures", two=_capital(_plural(text, "audit_pairs", two)), one=_plural(text, "audit_pairs", sum(pairs.values()) - two))
+        return text(
+            "audit_pictures",
+            two=_capital(_plural(text, "audit_pairs", two)),
+            one=_plural(text, "audit_pairs", sum(pairs.values()) - two),
+        )
 
     def _without_disease(self) -> str:
         text = self.text
         rows = [r for r in self.content["facts"] if r.get("together") and finite(r["together"].get("low"))]
-        strongest = [e for f in self.content["findings"] if f["kind"] in ("fact_strong", "fact_weak") for e in f["facts"]]
+        strongest = [
+            e for f in self.content["findings"] if f["kind"] in ("fact_strong", "fact_weak") for e in f["facts"]
+        ]
         if not rows and not strongest:
             varied = any(r.get("targets") for r in self.content["facts"])
             return text("audit_facts_unknown" if varied else "audit_facts_none")
         told = [
-            text("audit_facts_auc", target=clean(r["target"], 60), **{k: _two(r["together"][k]) for k in ("auc", "low", "high")}) for r in rows[:3]
+            text(
+                "audit_facts_auc",
+                target=clean(r["target"], 60),
+                **{k: _two(r["together"][k]) for k in ("auc", "low", "high")},
+            )
+            for r in rows[:3]
         ]
         gap = " " if text.language == "en" else ""
         answer = gap.join(told)
@@ -234,7 +260,10 @@ class Page:
     def _names(self, finding: dict[str, Any]) -> list[str]:
         text, found = self.text, []
         for entry in (finding.get("patients") or [])[:NAMES]:
-            found.append(f"{clean(entry['patient'], 60)}: {text.joined([f'{clean(r, 30)} {n}' for r, n in entry['roles'].items()])}")
+            found.append(
+                f"{clean(entry['patient'], 60)}: "
+                f"{text.joined([f'{clean(r, 30)} {n}' for r, n in entry['roles'].items()])}"
+            )
         for entry in (finding.get("studies") or [])[:NAMES]:
             found.append(f"{clean(entry['study'], 60)}: {text.joined([clean(p, 40) for p in entry['patients'][:6]])}")
         for entry in (finding.get("names") or [])[:NAMES]:
@@ -242,7 +271,9 @@ class Page:
         for entry in (finding["facts"] if finding["kind"] in ("fact_strong", "fact_weak") else [])[:NAMES]:
             shown = self._by_class(entry["by_class"], finding["target"])
             strength = text("audit_fact_strength", strength=_two(entry["strength"]), p=_p(entry["p"], text))
-            found.append(text("audit_fact_line", fact=fact_name(entry["fact"], text, first=True), shown=shown, strength=strength))
+            found.append(
+                text("audit_fact_line", fact=fact_name(entry["fact"], text, first=True), shown=shown, strength=strength)
+            )
         total = finding["n"]
         return [*found, f"… {total - len(found)}"] if found and total > len(found) else found
 
@@ -256,11 +287,19 @@ class Page:
         videos = [s for s in ("a", "b") if self._kind(pair[s]) == "video"]
         if "place_a" in pair and len(videos) == 2:
             facts.append(text("audit_frames", a=pair["place_a"] + 1, b=pair["place_b"] + 1))
-        roles = [text("audit_role_across", part=_part(a["part"]), a=clean(a["a"], 20), b=clean(a["b"], 20)) for a in pair["across"][:2]]
+        roles = [
+            text("audit_role_across", part=_part(a["part"]), a=clean(a["a"], 20), b=clean(a["b"], 20))
+            for a in pair["across"][:2]
+        ]
         if pair["roles_crossed"] > 2:
             roles.append(f"+{pair['roles_crossed'] - 2}")
         sides = [self._side(pair[s], pair.get(f"place_{s}", -1), pair["labels_differ"]) for s in ("a", "b")]
-        return {"sides": sides, "facts": " · ".join(facts), "roles": " · ".join(roles), "differs": bool(pair["labels_differ"])}
+        return {
+            "sides": sides,
+            "facts": " · ".join(facts),
+            "roles": " · ".join(roles),
+            "differs": bool(pair["labels_differ"]),
+        }
 
     def _kind(self, side: dict[str, Any]) -> str:
         row = self.galleries[side["set"]].rows.get(side["case"])
@@ -269,8 +308,14 @@ class Page:
     def _side(self, side: dict[str, Any], place: int, differs: list[str]) -> dict[str, Any]:
         labels = side["labels"]
         shown = differs or list(labels)
-        told = [clean(labels[t], 40) if len(labels) == 1 else f"{clean(t, 30)} {clean(labels[t], 40)}" for t in shown[:3]]
-        return {**self._tile(side["case"], side["set"], place, None), "patient": self._patient(side["patient"]), "label": self.text.joined(told)}
+        told = [
+            clean(labels[t], 40) if len(labels) == 1 else f"{clean(t, 30)} {clean(labels[t], 40)}" for t in shown[:3]
+        ]
+        return {
+            **self._tile(side["case"], side["set"], place, None),
+            "patient": self._patient(side["patient"]),
+            "label": self.text.joined(told),
+        }
 
     def _patient(self, name: str) -> str:
         """A patient with the word in front; a code such as patient-59f3 has it already."""
@@ -282,7 +327,12 @@ class Page:
         picture = gallery.picture(case, frame=place, side=side)
         self.hidden |= gallery.masked(case)
         blank = "" if picture else self.text("audit_hidden" if gallery.masked(case) else "audit_no_image")
-        return {"case": clean(case, 80), "picture": picture, "blank": blank, "alt": self.text("audit_alt", case=clean(case, 80))}
+        return {
+            "case": clean(case, 80),
+            "picture": picture,
+            "blank": blank,
+            "alt": self.text("audit_alt", case=clean(case, 80)),
+        }
 
     # --- sheet, counts, facts ---
 
@@ -293,7 +343,9 @@ class Page:
             name = clean(group["label"], 60) or (text("audit_sheet_no_label") if labelled else text("audit_sheet_all"))
             role = f"{clean(group['part'], 40)}: {clean(group['role'], 30)}" if group["role"] else ""
             count = text("audit_sheet_of", shown=len(group["cases"]), n=group["of"])
-            found.append({"name": name, "role": role, "count": count, "tiles": [self._tile(case) for case in group["cases"]]})
+            found.append(
+                {"name": name, "role": role, "count": count, "tiles": [self._tile(case) for case in group["cases"]]}
+            )
         return found
 
     def _target(self, target: dict[str, Any]) -> dict[str, Any]:
@@ -304,7 +356,9 @@ class Page:
                 low, q1, median, q3, high = (_short(v) for v in target["quantiles"])
                 result["quantity"] = text("audit_quantity", low=low, q1=q1, median=median, q3=q3, high=high)
             return result
-        columns = list(dict.fromkeys((p, r) for row in target["classes"] for p, roles in row["roles"].items() for r in roles))[:8]
+        columns = list(
+            dict.fromkeys((p, r) for row in target["classes"] for p, roles in row["roles"].items() for r in roles)
+        )[:8]
         result["roles"] = [f"{clean(p, 30)}: {clean(r, 20)}" for p, r in columns]
         result["rows"] = [
             {
@@ -316,7 +370,14 @@ class Page:
             for c in target["classes"]
         ]
         if target["missing"]:
-            result["rows"].append({"name": text("audit_missing"), "cases": target["missing"], "patients": "", "roles": [""] * len(columns)})
+            result["rows"].append(
+                {
+                    "name": text("audit_missing"),
+                    "cases": target["missing"],
+                    "patients": "",
+                    "roles": [""] * len(columns),
+                }
+            )
         return result
 
     def _facts(self) -> list[dict[str, Any]]:
@@ -354,7 +415,11 @@ class Page:
         tail = [text("audit_unknown_of", n=unknown)] if unknown else []
         if fact["type"] == "number":
             low, _, median, _, high = (_short(v) for v in fact["quantiles"])
-            told = text("audit_constant", value=low) if fact["distinct"] == 1 else text("audit_numbers", low=low, high=high, median=median)
+            told = (
+                text("audit_constant", value=low)
+                if fact["distinct"] == 1
+                else text("audit_numbers", low=low, high=high, median=median)
+            )
             return text.joined([told, *tail])
         values = fact["values"]
         if fact["distinct"] == 1:
@@ -369,31 +434,47 @@ class Page:
         halves = not _is_class(self.content, target)
 
         def named(row: dict[str, Any]) -> str:
-            return text(f"audit_half_{row['class']}") if halves and row["class"] in ("low", "high") else clean(row["class"], 40)
+            return (
+                text(f"audit_half_{row['class']}")
+                if halves and row["class"] in ("low", "high")
+                else clean(row["class"], 40)
+            )
 
         if "quartiles" in rows[0]:
-            return text("audit_medians", list=text.joined([text("audit_median_of", value=_short(r["quartiles"][1]), label=named(r)) for r in rows]))
+            return text(
+                "audit_medians",
+                list=text.joined(
+                    [text("audit_median_of", value=_short(r["quartiles"][1]), label=named(r)) for r in rows]
+                ),
+            )
         values = list(rows[0]["shares"])
-        widest = max(values, key=lambda v: max(r["shares"].get(v, 0) for r in rows) - min(r["shares"].get(v, 0) for r in rows))
+        widest = max(
+            values, key=lambda v: max(r["shares"].get(v, 0) for r in rows) - min(r["shares"].get(v, 0) for r in rows)
+        )
         shares = [text("audit_share_of", share=text.percent(r["shares"].get(widest, 0)), label=named(r)) for r in rows]
         return text("audit_shares", value=clean(widest, 40), list=text.joined(shares))
 
     def _how(self) -> list[str]:
         text, search = self.text, self.content["search"]
-        parts = [f"{_part(p['name'])} ({text.joined([f'{clean(r, 30)} {n}' for r, n in p['roles'].items()])})" for p in self.content["parts"]]
+        parts = [
+            f"{_part(p['name'])} ({text.joined([f'{clean(r, 30)} {n}' for r, n in p['roles'].items()])})"
+            for p in self.content["parts"]
+        ]
         shown = text.joined(parts[:6]) + (f" … {len(parts) - 6}" if len(parts) > 6 else "")
         return [
             text("audit_how_same"),
-            text("audit_how_near", n=search["parts"], alike=search["alike"]) if search["near"] else text("audit_how_no_near"),
+            text("audit_how_near", n=search["parts"], alike=search["alike"])
+            if search["near"]
+            else text("audit_how_no_near"),
             text("audit_how_parts", parts=shown) if parts else text("audit_how_no_parts"),
             text("audit_how_not"),
             text("audit_how_time", seconds=f"{self.content['seconds']:.1f}"),
         ]
 
 
-def _open(root: Path) -> tables.Dataset | None:
+def _open(root: Path) -> Dataset | None:
     try:
-        return tables.load_dataset(root.resolve())
+        return load_dataset(root.resolve())
     except (UserError, OSError):
         return None
 

@@ -43,14 +43,20 @@ AUDIT: dict[str, tuple[str, str]] = {
         "No parts were given: medgraft audit DATASET run=RUN checks the folds of a run. Every split that medgraft makes keeps a patient in one role.",
         "未指定划分。medgraft audit DATASET run=RUN 可审查某次运行的各折；medgraft 生成的划分始终让同一患者只担任一种角色。",
     ),
-    "audit_people_unknown": ("Cannot be known: the data set does not say who is who.", "无法得知：数据集未注明患者身份。"),
+    "audit_people_unknown": (
+        "Cannot be known: the data set does not say who is who.",
+        "无法得知：数据集未注明患者身份。",
+    ),
     "audit_people_yes": ("Yes: {n}.", "是：{n}。"),
     "audit_pictures_none": ("No two cases show the same picture.", "没有两个病例显示同一图像。"),
     "audit_pictures_none_exact": (
         "No two cases hold the same pixels (near-duplicates were not looked for).",
         "没有两个病例的像素相同（未查找近似重复）。",
     ),
-    "audit_pictures": ("{two} of different patients; {one} within one patient.", "不同患者之间：{two}；同一患者之内：{one}。"),
+    "audit_pictures": (
+        "{two} of different patients; {one} within one patient.",
+        "不同患者之间：{two}；同一患者之内：{one}。",
+    ),
     "audit_facts_auc": (
         "Size, brightness and the other acquisition facts together tell {target} with an AUC of {auc} ({low} to {high}); 0.5 would be chance.",
         "仅凭尺寸、亮度等采集条件判断 {target} 的 AUC 为 {auc}（{low} 至 {high}）；0.5 为随机水平。",
@@ -63,12 +69,18 @@ AUDIT: dict[str, tuple[str, str]] = {
     "audit_check": ("Look", "需查看"),
     "audit_note": ("Note", "提示"),
     "audit_todo": ("What to do", "如何处理"),
-    "audit_findings_none": ("Nothing was found that needs you. What was looked for stands at the end.", "未发现需要处理的问题。审查内容见文末。"),
+    "audit_findings_none": (
+        "Nothing was found that needs you. What was looked for stands at the end.",
+        "未发现需要处理的问题。审查内容见文末。",
+    ),
     "audit_notes_title": ("Good to know", "供参考"),
     "audit_pairs": ("{n} pairs", "{n} 对"),
     "audit_pairs_one": ("1 pair", "1 对"),
     "audit_pairs_zero": ("no pair", "无"),
-    "audit_more": ("{shown} of {n} are shown; audit.json lists up to {listed}.", "显示 {n} 对中的 {shown} 对；audit.json 最多列出 {listed} 对。"),
+    "audit_more": (
+        "{shown} of {n} are shown; audit.json lists up to {listed}.",
+        "显示 {n} 对中的 {shown} 对；audit.json 最多列出 {listed} 对。",
+    ),
     "audit_across": (
         "{n} of them stand in two roles at once, so a model is tested on what it has learned from.",
         "其中 {n} 对同时处于两种角色，模型会在学习过的图像上受测。",
@@ -81,8 +93,14 @@ AUDIT: dict[str, tuple[str, str]] = {
         "In the parts that were checked no pair is split between two roles; any other split may do so.",
         "在所审查的划分中没有被分到两种角色的图像对；换一种划分则可能发生。",
     ),
-    "audit_labels_differ": ("{n} of them carry different labels: at least one must be wrong.", "其中 {n} 对标签不同：至少一个标签有误。"),
-    "audit_labels_differ_one": ("One of them carries different labels: at least one must be wrong.", "其中 1 对标签不同：至少一个标签有误。"),
+    "audit_labels_differ": (
+        "{n} of them carry different labels: at least one must be wrong.",
+        "其中 {n} 对标签不同：至少一个标签有误。",
+    ),
+    "audit_labels_differ_one": (
+        "One of them carries different labels: at least one must be wrong.",
+        "其中 1 对标签不同：至少一个标签有误。",
+    ),
     "audit_unknown_people": (
         "Patients are not known here, so every case counts as a person of its own.",
         "此数据集患者身份未知，每个病例均视为一人。",
@@ -96,7 +114,10 @@ AUDIT: dict[str, tuple[str, str]] = {
         "Find out whose picture it is. If it is one person, give both rows the same patient; if a file was copied, take one row out. Then scan again.",
         "查明图像属于谁。若为同一人，请在两行填同一患者；若文件被复制，请删去一行，然后重新扫描。",
     ),
-    "audit_near_two_patients": ("Almost the same picture stands under two patients: {n}", "几乎相同的图像属于两名患者：{n}"),
+    "audit_near_two_patients": (
+        "Almost the same picture stands under two patients: {n}",
+        "几乎相同的图像属于两名患者：{n}",
+    ),
     "audit_near_two_patients_about": (
         "Apart from compression, size, brightness or a cut margin these are one picture.",
         "除压缩、尺寸、亮度或裁边外，这些图像相同。",
@@ -105,7 +126,10 @@ AUDIT: dict[str, tuple[str, str]] = {
         "Look at each pair. If it is one picture, treat it as above: the same patient for both, or one row less. If you see two people, leave it as it is.",
         "逐对查看。若为同一图像，请将两行归于同一患者或删去一行；若确为两人，请保持不变。",
     ),
-    "audit_mirrored_two_patients": ("A mirrored picture stands under another patient: {n}", "镜像图像属于另一名患者：{n}"),
+    "audit_mirrored_two_patients": (
+        "A mirrored picture stands under another patient: {n}",
+        "镜像图像属于另一名患者：{n}",
+    ),
     "audit_mirrored_two_patients_about": (
         "One is the other mirrored left to right. Mirroring is a usual way to hide or to multiply cases; left and right organs of one person can look like it too.",
         "二者左右镜像。镜像常被用来掩饰或增加病例；同一人的左右器官也可能如此。",
@@ -119,19 +143,31 @@ AUDIT: dict[str, tuple[str, str]] = {
         "These cases of one patient hold the same pixels with different labels.",
         "同一患者的这些病例像素相同而标签不同。",
     ),
-    "audit_same_two_labels_todo": ("Ask who labelled them, keep the right row and take the other out.", "询问标注者，保留正确的一行，删去另一行。"),
+    "audit_same_two_labels_todo": (
+        "Ask who labelled them, keep the right row and take the other out.",
+        "询问标注者，保留正确的一行，删去另一行。",
+    ),
     "audit_same_one_patient": ("The same picture is there twice within one patient: {n}", "同一患者内有重复图像：{n}"),
     "audit_same_one_patient_about": (
         "No leak, as a patient stays in one role, but these cases count double.",
         "同一患者只担任一种角色，故不构成泄漏，但这些病例被重复计数。",
     ),
-    "audit_same_one_patient_todo": ("Take one row of each pair out, unless it is meant to count double.", "若非有意重复计数，请每对删去一行。"),
-    "audit_near_one_patient": ("Almost the same picture is there twice within one patient: {n}", "同一患者内有近乎相同的图像：{n}"),
+    "audit_same_one_patient_todo": (
+        "Take one row of each pair out, unless it is meant to count double.",
+        "若非有意重复计数，请每对删去一行。",
+    ),
+    "audit_near_one_patient": (
+        "Almost the same picture is there twice within one patient: {n}",
+        "同一患者内有近乎相同的图像：{n}",
+    ),
     "audit_near_one_patient_about": (
         "Two exports or two moments of one recording. No leak, as a patient stays in one role.",
         "同一记录的两次导出或两个时刻。同一患者只担任一种角色，故不构成泄漏。",
     ),
-    "audit_near_one_patient_todo": ("Nothing, unless they are meant to be independent.", "若无需相互独立，则不必处理。"),
+    "audit_near_one_patient_todo": (
+        "Nothing, unless they are meant to be independent.",
+        "若无需相互独立，则不必处理。",
+    ),
     "audit_patient_two_roles": ("One patient in two roles of {part}: {n}", "{part} 中同一患者担任两种角色：{n}"),
     "audit_patient_two_roles_about": (
         "A model then is tested on people it has learned from, and every result is too good.",
@@ -155,13 +191,22 @@ AUDIT: dict[str, tuple[str, str]] = {
         "An examination has one patient. One of the names is wrong, or study numbers repeat between sites.",
         "一次检查只有一名患者。要么姓名有误，要么各中心的检查编号重复。",
     ),
-    "audit_study_two_patients_todo": ("Correct the patient, or put the site in front of the study number.", "更正患者，或在检查编号前加上中心名称。"),
-    "audit_patient_two_labels": ("One {level} with two values of {target}: {n}", "同一{level}有两个 {target} 取值：{n}"),
+    "audit_study_two_patients_todo": (
+        "Correct the patient, or put the site in front of the study number.",
+        "更正患者，或在检查编号前加上中心名称。",
+    ),
+    "audit_patient_two_labels": (
+        "One {level} with two values of {target}: {n}",
+        "同一{level}有两个 {target} 取值：{n}",
+    ),
     "audit_patient_two_labels_about": (
         "The data set says that labels belong to the {level}, but these have several.",
         "数据集称标签属于{level}，但这些{level}有多个标签。",
     ),
-    "audit_patient_two_labels_todo": ("Correct the labels, or scan with label_level=case.", "更正标签，或以 label_level=case 扫描。"),
+    "audit_patient_two_labels_todo": (
+        "Correct the labels, or scan with label_level=case.",
+        "更正标签，或以 label_level=case 扫描。",
+    ),
     "audit_level_patient": ("patient", "患者"),
     "audit_level_study": ("study", "检查"),
     "audit_patients_unknown": ("Patients are not known: {n}", "患者身份未知：{n}"),
@@ -176,15 +221,27 @@ AUDIT: dict[str, tuple[str, str]] = {
     "audit_blank": ("Pictures that show nothing: {n}", "空白图像：{n}"),
     "audit_blank_about": ("Their grey values hardly differ anywhere.", "其灰度几乎处处相同。"),
     "audit_blank_todo": ("Look at the files; take them out if they are empty.", "查看这些文件；若为空白请删去。"),
-    "audit_two_labels_rejected": ("Cases with two labels were left out by the scan: {n}", "扫描时排除了有两个标签的病例：{n}"),
-    "audit_two_labels_rejected_about": ("Their rows contradict each other; they stand in rejects.csv.", "其各行相互矛盾，见 rejects.csv。"),
-    "audit_two_labels_rejected_todo": ("Keep one row for each in the labels table and scan again.", "在标签表中每例只留一行，然后重新扫描。"),
+    "audit_two_labels_rejected": (
+        "Cases with two labels were left out by the scan: {n}",
+        "扫描时排除了有两个标签的病例：{n}",
+    ),
+    "audit_two_labels_rejected_about": (
+        "Their rows contradict each other; they stand in rejects.csv.",
+        "其各行相互矛盾，见 rejects.csv。",
+    ),
+    "audit_two_labels_rejected_todo": (
+        "Keep one row for each in the labels table and scan again.",
+        "在标签表中每例只留一行，然后重新扫描。",
+    ),
     "audit_search_limited": ("Pairs that look alike but were not fitted: {n}", "相似但未逐一比对的图像对：{n}"),
     "audit_search_limited_about": (
         "There were more candidates than are fitted; the closest were. Copies with margins cut off by some per cent may be missed.",
         "候选对过多，只比对了最相似的；裁边超过百分之几的副本可能遗漏。",
     ),
-    "audit_search_limited_todo": ("Nothing, if all copies found are explained.", "若已找到的副本均有解释，则不必处理。"),
+    "audit_search_limited_todo": (
+        "Nothing, if all copies found are explained.",
+        "若已找到的副本均有解释，则不必处理。",
+    ),
     "audit_fact_strong": ("{facts}: strongly tied to {target}", "{facts}：与 {target} 强相关"),
     "audit_fact_weak": ("{facts}: not evenly spread over {target}", "{facts}：在 {target} 中分布不均"),
     "audit_fact_about": (
@@ -213,7 +270,10 @@ AUDIT: dict[str, tuple[str, str]] = {
     "audit_identical": ("identical pixels", "像素完全相同"),
     "audit_rescaled": ("identical pixels, other value scale", "像素相同，数值尺度不同"),
     "audit_copy": ("likeness {likeness}", "相似度 {likeness}"),
-    "audit_cropped": ("likeness {likeness} with up to {margin} of a side cut off", "相似度 {likeness}，边缘裁去至多 {margin}"),
+    "audit_cropped": (
+        "likeness {likeness} with up to {margin} of a side cut off",
+        "相似度 {likeness}，边缘裁去至多 {margin}",
+    ),
     "audit_mirrored": ("mirrored, {relation}", "镜像，{relation}"),
     "audit_frames": ("frames {a} and {b}", "第 {a} 帧与第 {b} 帧"),
     "audit_role_across": ("{part}: {a} and {b}", "{part}：{a} 与 {b}"),
@@ -295,10 +355,16 @@ AUDIT: dict[str, tuple[str, str]] = {
     ),
     "audit_how_no_near": ("Almost the same: not looked for (near=false).", "近乎相同：未查找（near=false）。"),
     "audit_how_parts": ("Roles: {parts}.", "角色：{parts}。"),
-    "audit_how_no_parts": ("Roles: the data set has no split column, and no run was given.", "角色：数据集无划分列，也未指定运行。"),
+    "audit_how_no_parts": (
+        "Roles: the data set has no split column, and no run was given.",
+        "角色：数据集无划分列，也未指定运行。",
+    ),
     "audit_how_not": (
         "Not looked for: pictures turned by more than a degree or framed anew, text in the pixels, labels in file names, other pictures of the same person.",
         "未查找：旋转超过一度或加了边框的图像、像素中的文字、文件名中的标签、同一人的其他图像。",
     ),
-    "audit_how_time": ("{seconds} s; everything stands in audit.json for machines.", "用时 {seconds} 秒；全部结果见 audit.json，可供程序读取。"),
+    "audit_how_time": (
+        "{seconds} s; everything stands in audit.json for machines.",
+        "用时 {seconds} 秒；全部结果见 audit.json，可供程序读取。",
+    ),
 }

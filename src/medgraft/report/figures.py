@@ -22,15 +22,33 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from medgraft.report.text import Text, clean, finite
+from medgraft.report.text import Text, clean, finite, take
 
 INK, MUTED, RULE, BLUE, ORANGE = "#1d2125", "#5b636b", "#d4d7d9", "#0b5f97", "#b8480a"
 #: Colours of the figures and the CSS variables that stand for them on the page.
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BLUE: "--blue", ORANGE: "--orange"}
 #: Heat map: from missed (orange) over undecided to right (blue).
 HEAT = ("#c2510c", "#f3efe6", "#1b6ca8")
-FONTS = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
+FONTS = (
+    "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft "
+    "YaHei', sans-serif"
+)
 MOST_PANELS = 12
+
+STRINGS = take(
+    {
+        "axis_fpr": ("False positive rate (1 − specificity)", "假阳性率（1 − 特异度）"),
+        "axis_tpr": ("Sensitivity", "灵敏度"),
+        "axis_predicted": ("Predicted probability", "预测概率"),
+        "axis_observed": ("Observed share", "实际比例"),
+        "axis_prediction": ("Prediction", "预测值"),
+        "axis_mean": ("Mean of both", "二者均值"),
+        "axis_difference": ("Prediction − reference", "预测值 − 参考值"),
+        "axis_step": ("Training step", "训练步数"),
+        "axis_loss": ("Training loss", "训练损失"),
+        "axis_score": ("Selection score", "选择得分"),
+    }
+)
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -68,8 +86,15 @@ def _svg(figure: Figure) -> str:
     stream = io.StringIO()
     FigureCanvasSVG(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # text is drawn by the browser's fonts
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing", category=UserWarning
+        )  # text is drawn by the browser's fonts
+        figure.savefig(
+            stream,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -81,7 +106,10 @@ def _svg(figure: Figure) -> str:
 def standalone(svg: str) -> str:
     """A file of its own, on white, as a journal prints it."""
     return '<?xml version="1.0" encoding="utf-8"?>\n' + re.sub(
-        r"(<svg\b[^>]*>)", lambda found: found.group(1) + '\n<rect width="100%" height="100%" fill="#ffffff"/>', svg, count=1
+        r"(<svg\b[^>]*>)",
+        lambda found: found.group(1) + '\n<rect width="100%" height="100%" fill="#ffffff"/>',
+        svg,
+        count=1,
     )
 
 
@@ -91,17 +119,26 @@ def inline(svg: str, name: str, alt: str) -> str:
     ``name`` makes ids unique on the page; ``alt`` must already be escaped for an attribute.
     """
     svg = re.sub(r'\s+(xmlns(:\w+)?|version)="[^"]*"', "", svg)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)  # the page's style sheet holds its one rule
+    svg = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL
+    )  # the page's style sheet holds its one rule
     svg = svg.replace(f"font-family: {FONTS}; ", "")  # the page's own font is inherited
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
-    svg = re.sub(r'\s+id="([^"]*)"', lambda found: f' id="{name}-{found.group(1)}"' if found.group(1) in used else "", svg)
+    svg = re.sub(
+        r'\s+id="([^"]*)"', lambda found: f' id="{name}-{found.group(1)}"' if found.group(1) in used else "", svg
+    )
     svg = re.sub(r'(url\(#|href="#)', lambda found: f"{found.group(1)}{name}-", svg)
     svg = svg.replace("xlink:href", "href")
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     # Presentation attributes know no var(): colours set as attributes become style.
     svg = re.sub(r'\s(fill|stroke)="(var\([^"]*\))"', r' style="\1: \2"', svg)
-    return re.sub(r'<svg\b([^>]*?)\s+width="[\d.]+pt"([^>]*)>', lambda found: _open(found.group(1) + found.group(2), alt), _height_out(svg), count=1)
+    return re.sub(
+        r'<svg\b([^>]*?)\s+width="[\d.]+pt"([^>]*)>',
+        lambda found: _open(found.group(1) + found.group(2), alt),
+        _height_out(svg),
+        count=1,
+    )
 
 
 def _height_out(svg: str) -> str:
@@ -129,7 +166,9 @@ def _panels(ids: Sequence[str], draw: Draw, *, width: float, height: float, colu
 
 
 def _grid(width: float, height: float, rows: int, columns: int, *, several: bool, left: float = 0.62) -> Figure:
-    """An empty figure for ``rows`` x ``columns`` panels of the given inches, with fixed margins (fitting them costs as much as drawing)."""
+    """An empty figure for ``rows`` x ``columns`` panels of the given inches, with fixed margins (fitting them costs as
+    much as drawing).
+    """
     right, bottom, top = 0.1, 0.46, 0.42 if several else 0.1
     with matplotlib.rc_context({"figure.constrained_layout.use": False}):
         figure = Figure(figsize=(width * columns, height * rows))
@@ -156,7 +195,9 @@ def _array(values: Any) -> np.ndarray:
 
 
 def forest(rows: Sequence[tuple[str, float, float, float]], label: str, reference: float | None = None) -> str:
-    """Estimates with intervals: ``rows`` of (name, value, low, high), best first; ``reference`` draws a line (chance)."""
+    """Estimates with intervals: ``rows`` of (name, value, low, high), best first; ``reference`` draws a line
+    (chance).
+    """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6.6, 0.75 + 0.28 * max(1, len(rows))))
         axis = figure.subplots()
@@ -174,8 +215,12 @@ def forest(rows: Sequence[tuple[str, float, float, float]], label: str, referenc
         return _svg(figure)
 
 
-def bars(groups: Sequence[tuple[str, Sequence[tuple[str, float, float, float]]]], label: str, reference: float | None = None) -> str:
-    """Bars with intervals, a group a network and a bar a way of using it: ``groups`` of (network, [(way, value, low, high)])."""
+def bars(
+    groups: Sequence[tuple[str, Sequence[tuple[str, float, float, float]]]], label: str, reference: float | None = None
+) -> str:
+    """Bars with intervals, a group a network and a bar a way of using it: ``groups`` of (network, [(way, value, low,
+    high)]).
+    """
     ways = list(dict.fromkeys(way for _, rows in groups for way, *_ in rows))
     tones = [BLUE, "#d07a2d", "#6b9f71", "#8a6fb0", "#9aa3aa", "#c5a83b"]
     # A bar begins where there is nothing to tell: at chance where there is one, else at 0.
@@ -201,7 +246,9 @@ def bars(groups: Sequence[tuple[str, Sequence[tuple[str, float, float, float]]]]
         return _svg(figure)
 
 
-def roc(curves: dict[str, dict[str, Any]], ids: Sequence[str], names: dict[str, str], text: Text, *, columns: int = 3) -> str:
+def roc(
+    curves: dict[str, dict[str, Any]], ids: Sequence[str], names: dict[str, str], text: Text, *, columns: int = 3
+) -> str:
     """ROC curves with bands, one panel a model, the other models in grey behind."""
 
     def draw(axis: Axes, model: str) -> None:
@@ -228,7 +275,9 @@ def _square(axis: Axes) -> None:
     axis.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
-def calibration(bins: dict[str, list[dict[str, Any]]], ids: Sequence[str], names: dict[str, str], text: Text, *, columns: int = 3) -> str:
+def calibration(
+    bins: dict[str, list[dict[str, Any]]], ids: Sequence[str], names: dict[str, str], text: Text, *, columns: int = 3
+) -> str:
     """Reliability: observed share against predicted probability, with intervals."""
 
     def draw(axis: Axes, model: str) -> None:
@@ -247,7 +296,15 @@ def calibration(bins: dict[str, list[dict[str, Any]]], ids: Sequence[str], names
     return _panels(ids, draw, width=2.75, height=2.8, columns=columns)
 
 
-def scatter(points: dict[str, list[dict[str, Any]]], ids: Sequence[str], names: dict[str, str], text: Text, unit: str, *, columns: int = 3) -> str:
+def scatter(
+    points: dict[str, list[dict[str, Any]]],
+    ids: Sequence[str],
+    names: dict[str, str],
+    text: Text,
+    unit: str,
+    *,
+    columns: int = 3,
+) -> str:
     """Prediction against reference, on one scale."""
 
     def draw(axis: Axes, model: str) -> None:
@@ -329,14 +386,18 @@ def distribution(values: np.ndarray, names: Sequence[str], label: str) -> str:
         return _svg(figure)
 
 
-def heatmap(values: np.ndarray, names: Sequence[str], low: float, high: float, reverse: bool, axis_label: str, scale_label: str) -> str:
+def heatmap(
+    values: np.ndarray, names: Sequence[str], low: float, high: float, reverse: bool, axis_label: str, scale_label: str
+) -> str:
     """Models by cases as one picture; ``reverse`` where a small value is good (an error). Missing cells stay open."""
     colours = LinearSegmentedColormap.from_list("heat", HEAT[::-1] if reverse else HEAT)
     colours.set_bad((0, 0, 0, 0))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.0, 1.2 + 0.2 * max(1, len(names))))
         axis = figure.subplots()
-        picture = axis.imshow(np.ma.masked_invalid(values), aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high)
+        picture = axis.imshow(
+            np.ma.masked_invalid(values), aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high
+        )
         axis.set_yticks(np.arange(len(names)), [clean(n, 44) for n in names], fontsize=7)
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.set_xlabel(axis_label)
@@ -348,7 +409,9 @@ def heatmap(values: np.ndarray, names: Sequence[str], low: float, high: float, r
         return _svg(figure)
 
 
-def learning(curves: dict[str, list[dict[str, Any]]], ids: Sequence[str], names: dict[str, str], text: Text, *, columns: int = 3) -> str:
+def learning(
+    curves: dict[str, list[dict[str, Any]]], ids: Sequence[str], names: dict[str, str], text: Text, *, columns: int = 3
+) -> str:
     """Training loss over selection score, one thin line a training, one column of two panels a model."""
     ids = list(ids)[:MOST_PANELS]
     columns = max(1, min(columns, len(ids)))
@@ -367,7 +430,15 @@ def learning(curves: dict[str, list[dict[str, Any]]], ids: Sequence[str], names:
             for curve in curves[ids[number]]:
                 for axis, key, colour in ((upper, "train_loss", MUTED), (lower, "select_score", BLUE)):
                     step, value = _line(curve.get("step"), curve.get(key))
-                    axis.plot(step, value, color=colour, linewidth=0.9, alpha=0.6, marker="o" if len(step) <= 12 else "", markersize=2.5)
+                    axis.plot(
+                        step,
+                        value,
+                        color=colour,
+                        linewidth=0.9,
+                        alpha=0.6,
+                        marker="o" if len(step) <= 12 else "",
+                        markersize=2.5,
+                    )
             lower.sharex(upper)
             upper.tick_params(labelbottom=False)
             for axis in (upper, lower):

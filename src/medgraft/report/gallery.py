@@ -16,12 +16,13 @@ import numpy as np
 from PIL import Image
 
 from medgraft import store, tables
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.tables import Dataset
 
 SIDE, STRIP_SIDE, FRAMES = 240, 128, 5
 CLEARED = ("clear", "blacked", "public")  # states of pixel_text in which the whole frame may be seen
-#: Colours of reference contours, one a structure: yellow, sky blue, orange (apart under colour blindness, bright on grey).
+#: Colours of reference contours, one a structure: yellow, sky blue, orange (apart under colour blindness, bright on
+# grey).
 CONTOURS = np.array([[240, 228, 66], [86, 180, 233], [230, 159, 0], [204, 121, 167]], dtype=np.uint8)
 
 
@@ -49,21 +50,32 @@ class Gallery:
                 self.texts.setdefault(array, []).append((box[0], box[1], box[2], box[3]))
         if self.contours:
             arrays = [row["array_id"] for row in self.rows.values() if row["mask_id"]]
-            frames = self.dataset.frames.filter(pl.col("array_id").is_in(arrays) & (pl.col("mask_index") >= 0)).sort("frame")
+            frames = self.dataset.frames.filter(pl.col("array_id").is_in(arrays) & (pl.col("mask_index") >= 0)).sort(
+                "frame"
+            )
             for row in frames.iter_rows(named=True):
                 self.traced.setdefault(row["array_id"], []).append((row["frame"], row["mask_index"]))
 
     def masked(self, case_id: str) -> bool:
-        """Whether nothing of this case may be shown, for its pixels were not cleared and no header names the image region."""
+        """Whether nothing of this case may be shown, for its pixels were not cleared and no header names the image
+        region.
+        """
         row = self.rows.get(case_id)
         return row is not None and row["pixel_text"] not in CLEARED and row["region"] is None
 
     def picture(
-        self, case_id: str, *, frame: int | None = None, side: int | None = None, over: Callable[[np.ndarray], np.ndarray] | None = None
+        self,
+        case_id: str,
+        *,
+        frame: int | None = None,
+        side: int | None = None,
+        over: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> dict[str, Any] | None:
-        """``{data, width, height, strip}`` with the JPEG in base64; None where the case or its array is not at hand, or may not be seen.
+        """``{data, width, height, strip}`` with the JPEG in base64; None where the case or its array is not at hand, or
+        may not be seen.
 
-        ``frame`` shows that one alone (-1 = the middle), ``side`` sets the height, ``over`` draws on each frame (h, w, 3) uint8.
+        ``frame`` shows that one alone (-1 = the middle), ``side`` sets the height, ``over`` draws on each frame (h, w,
+        3) uint8.
         """
         row = self.rows.get(case_id)
         if row is None or self.dataset is None or self.masked(case_id):
@@ -74,7 +86,11 @@ class Gallery:
         except UserError:
             return None
         depth = array.shape[1]
-        chosen = self._frames(array, mask, row) if frame is None else [(min(frame, depth - 1) if frame >= 0 else depth // 2, -1)]
+        chosen = (
+            self._frames(array, mask, row)
+            if frame is None
+            else [(min(frame, depth - 1) if frame >= 0 else depth // 2, -1)]
+        )
         side = side or (STRIP_SIDE if len(chosen) > 1 else SIDE)
         tiles = [self._tile(array, mask, number, index, row, side) for number, index in chosen]
         if over is not None:
@@ -88,14 +104,18 @@ class Gallery:
         return {"data": data, "width": picture.width, "height": picture.height, "strip": len(tiles) > 1}
 
     def _frames(self, array: np.ndarray, mask: np.ndarray | None, row: dict[str, Any]) -> list[tuple[int, int]]:
-        """(frame, mask index or -1) of the frames shown: where contours are asked for those that hold a structure, else evenly spread."""
+        """(frame, mask index or -1) of the frames shown: where contours are asked for those that hold a structure, else
+        evenly spread.
+        """
         depth = array.shape[1]
         traced = [(f, m) for f, m in self.traced.get(row["array_id"], []) if f < depth]
         if mask is not None:
             drawn = [(f, m) for f, m in traced if (mask[m] == 1).any()]
             traced = drawn or traced
         if traced:
-            return [traced[i] for i in sorted({round(v) for v in np.linspace(0, len(traced) - 1, min(FRAMES, len(traced)))})]
+            return [
+                traced[i] for i in sorted({round(v) for v in np.linspace(0, len(traced) - 1, min(FRAMES, len(traced)))})
+            ]
         low, high = 0.0, float(depth - 1)
         if row["view_center"] and row["view_size"]:
             low = max(low, row["view_center"][0] - row["view_size"][0] / 2)
@@ -104,7 +124,9 @@ class Gallery:
             low, high = _filled(array, int(low), int(high))
         return [(i, -1) for i in sorted({round(v) for v in np.linspace(low, high, min(FRAMES, depth))})]
 
-    def _tile(self, array: np.ndarray, mask: np.ndarray | None, frame: int, index: int, row: dict[str, Any], side: int) -> np.ndarray:
+    def _tile(
+        self, array: np.ndarray, mask: np.ndarray | None, frame: int, index: int, row: dict[str, Any], side: int
+    ) -> np.ndarray:
         """One frame as (h, w, 3) uint8 of height ``side``, cut to the case's view and true in aspect."""
         height, width = array.shape[2:]
         top, left, bottom, right = 0, 0, height, width
@@ -120,10 +142,15 @@ class Gallery:
         spacing = row["spacing"] or [None, None, None]
         aspect = (spacing[2] / spacing[1]) if spacing[1] and spacing[2] else 1.0
         shape = (max(1, min(round(side * (right - left) * aspect / (bottom - top)), 2 * side)), side)
-        tile = np.asarray(Image.fromarray(colour.astype(np.uint8).transpose(1, 2, 0)).resize(shape, Image.Resampling.BILINEAR)).copy()
+        tile = np.asarray(
+            Image.fromarray(colour.astype(np.uint8).transpose(1, 2, 0)).resize(shape, Image.Resampling.BILINEAR)
+        ).copy()
         if mask is not None and index >= 0:
             for number, layer in enumerate(mask[index, :, top:bottom, left:right] == 1):
-                grown = np.asarray(Image.fromarray(layer.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR)) > 127
+                grown = (
+                    np.asarray(Image.fromarray(layer.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR))
+                    > 127
+                )
                 tile[_edge(grown)] = CONTOURS[number % len(CONTOURS)]
         return tile
 
@@ -136,12 +163,16 @@ class Gallery:
         inside[max(0, above - top) : max(0, below - top), max(0, before - left) : max(0, behind - left)] = True
         for above, before, below, behind in self.texts.get(row["array_id"], []):
             more = 2 + (below - above) // 4  # the edges of letters lie outside
-            inside[max(0, above - more - top) : max(0, below + more - top), max(0, before - more - left) : max(0, behind + more - left)] = False
+            inside[
+                max(0, above - more - top) : max(0, below + more - top),
+                max(0, before - more - left) : max(0, behind + more - left),
+            ] = False
         scaled[:, ~inside] = 0
 
 
 def _filled(array: np.ndarray, first: int, last: int) -> tuple[float, float]:
-    """Slices between which something is to be seen: those that hold at least a tenth of what the fullest slice holds above the darkest value.
+    """Slices between which something is to be seen: those that hold at least a tenth of what the fullest slice holds
+    above the darkest value.
 
     The outer tenth on either side is left out, where an organ begins and ends.
     """

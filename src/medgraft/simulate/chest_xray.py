@@ -4,11 +4,12 @@ A radiograph is drawn as a map of attenuation (body, lungs, heart, vessels, ribs
 are added to it, then it is exposed, made noisy and written as 8-bit DICOM. Every draw is a function of (seed, purpose,
 patient, image), so one image can be drawn again alone and its anatomy does not depend on the size in pixels.
 
-What must not give the class away does not: mean and standard deviation of an image, sex, age and view are drawn without a
-look at the class, and all images of a set share one size.
+What must not give the class away does not: mean and standard deviation of an image, sex, age and view are drawn without
+a look at the class, and all images of a set share one size.
 
-The format: Shih et al., "Augmenting the National Institutes of Health Chest Radiograph Dataset with Expert Annotations of
-Possible Pneumonia", Radiology: Artificial Intelligence 2019. One row a box in the label file, three classes in the other.
+The format: Shih et al., "Augmenting the National Institutes of Health Chest Radiograph Dataset with Expert Annotations
+of Possible Pneumonia", Radiology: Artificial Intelligence 2019. One row a box in the label file, three classes in the
+other.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgraft.errors import UserError
-from medgraft.tables import disk_error, write_text
+from medgraft.files import disk_error, write_text
 
 Class = Literal["Lung Opacity", "Normal", "No Lung Opacity / Not Normal"]
 OPACITY: Class = "Lung Opacity"
@@ -53,7 +54,9 @@ class Box:
 
 @dataclass(frozen=True)
 class Finding:
-    """One planted thing: ``kind`` is opacity, large heart, effusion or nodule; ``contrast`` the attenuation added at its peak."""
+    """One planted thing: ``kind`` is opacity, large heart, effusion or nodule; ``contrast`` the attenuation added at
+    its peak.
+    """
 
     kind: str
     side: str  # left or right of the patient, or middle
@@ -78,8 +81,8 @@ class Radiograph:
 
 @dataclass(frozen=True)
 class SimulationReport:
-    """What ``simulate`` wrote. ``facts`` (n, 4) are height, width, mean and standard deviation of each image as displayed;
-    ``target`` (n,) is 1 for Lung Opacity; ``patient`` (n,) names the patient."""
+    """What ``simulate`` wrote. ``facts`` (n, 4) are height, width, mean and standard deviation of each image as
+    displayed; ``target`` (n,) is 1 for Lung Opacity; ``patient`` (n,) names the patient."""
 
     out: Path
     images: int
@@ -110,19 +113,29 @@ def simulate(
     """Write a simulated set of chest radiographs in the RSNA layout.
 
     ``out`` gets ``stage_2_train_images/<patientId>.dcm``, ``stage_2_train_labels.csv`` (one row a box),
-    ``stage_2_detailed_class_info.csv`` (a row repeated for each box), ``patient_mapping.csv`` (image id to patient, since
-    the format's patientId names an image), ``labels.csv`` (one row an image: what a scan wants) and ``truth.csv`` (one row
-    a planted finding).
+    ``stage_2_detailed_class_info.csv`` (a row repeated for each box), ``patient_mapping.csv`` (image id to patient,
+    since the format's patientId names an image), ``labels.csv`` (one row an image: what a scan wants) and ``truth.csv``
+    (one row a planted finding).
 
     ``images_per_patient`` is a number or an inclusive range; images of one patient share anatomy and often the class.
     ``size`` is the side in pixels (the challenge has 1024). ``difficulty`` 0..1 lowers contrast and size of the
-    opacities and raises the clutter of the lungs. ``prevalence`` is the exact share of images with Lung Opacity (rounded
-    to whole images). ``encoding`` is JPEG (as in the challenge) or uncompressed. About one image in ten is MONOCHROME1.
+    opacities and raises the clutter of the lungs. ``prevalence`` is the exact share of images with Lung Opacity
+    (rounded to whole images). ``encoding`` is JPEG (as in the challenge) or uncompressed. About one image in ten is
+    MONOCHROME1.
 
     Raises ``UserError`` on impossible arguments, on a folder that already holds such a set, and when the disk refuses.
     """
     low, high = (images_per_patient, images_per_patient) if isinstance(images_per_patient, int) else images_per_patient
-    _check(patients=patients, low=low, high=high, size=size, difficulty=difficulty, prevalence=prevalence, seed=seed, encoding=encoding)
+    _check(
+        patients=patients,
+        low=low,
+        high=high,
+        size=size,
+        difficulty=difficulty,
+        prevalence=prevalence,
+        seed=seed,
+        encoding=encoding,
+    )
     out = Path(out)
     finished = out / "stage_2_train_images"
     folder = out / ".stage_2_train_images.incoming"  # renamed last, so a killed run leaves nothing that looks whole
@@ -145,7 +158,13 @@ def simulate(
     exposures = _exposures(np.array([name == OPACITY for name in classes]), seed)
     for row, ((patient, image), finding) in enumerate(zip(images, classes)):
         shot = radiograph(
-            seed, patient, image, finding, size=size, difficulty=difficulty, exposure=(float(exposures[row, 0]), float(exposures[row, 1]))
+            seed,
+            patient,
+            image,
+            finding,
+            size=size,
+            difficulty=difficulty,
+            exposure=(float(exposures[row, 0]), float(exposures[row, 1])),
         )
         identity = _random(seed, "identity", patient, image)
         image_id = str(uuid.UUID(bytes=identity.bytes(16), version=4))
@@ -159,9 +178,22 @@ def simulate(
         cells: list[tuple[Any, ...]] = [(box.x, box.y, box.width, box.height) for box in boxes] or [("", "", "", "")]
         label_rows += [(image_id, *four, target) for four in cells]
         class_rows += [(image_id, finding) for _ in cells]
-        truth_rows += [(image_id, f.kind, f.side, f.box.x, f.box.y, f.box.width, f.box.height, f"{f.contrast:.4f}") for f in shot.findings]
+        truth_rows += [
+            (image_id, f.kind, f.side, f.box.x, f.box.y, f.box.width, f.box.height, f"{f.contrast:.4f}")
+            for f in shot.findings
+        ]
         mapping.append((image_id, _patient_name(patient)))
-        collapsed.append((image_id, _patient_name(patient), "pneumonia" if target else "no pneumonia", finding, shot.sex, shot.age, shot.view))
+        collapsed.append(
+            (
+                image_id,
+                _patient_name(patient),
+                "pneumonia" if target else "no pneumonia",
+                finding,
+                shot.sex,
+                shot.age,
+                shot.view,
+            )
+        )
         facts[row] = size, size, shot.pixels.mean(), shot.pixels.std()
 
     _write_csv(out / "stage_2_train_labels.csv", ("patientId", "x", "y", "width", "height", "Target"), label_rows)
@@ -185,7 +217,9 @@ def simulate(
     )
 
 
-def _check(*, patients: int, low: int, high: int, size: int, difficulty: float, prevalence: float, seed: int, encoding: str) -> None:
+def _check(
+    *, patients: int, low: int, high: int, size: int, difficulty: float, prevalence: float, seed: int, encoding: str
+) -> None:
     faults = [
         (patients < 1, "patients must be at least 1"),
         (not 1 <= low <= high, "images_per_patient must be a number or a range from 1 on"),
@@ -211,11 +245,18 @@ def _patient_name(patient: int) -> str:
 
 def _draw_classes(images: Sequence[tuple[int, int]], prevalence: float, seed: int) -> list[Class]:
     """Exact class counts; the images of a patient resemble each other because they share part of the latent score."""
-    scores = np.array([0.8 * _random(seed, "class", p, 0).normal(size=2) + 0.6 * _random(seed, "class", p, 1 + i).normal(size=2) for p, i in images])
+    scores = np.array(
+        [
+            0.8 * _random(seed, "class", p, 0).normal(size=2) + 0.6 * _random(seed, "class", p, 1 + i).normal(size=2)
+            for p, i in images
+        ]
+    )
     positives = round(prevalence * len(images))
     order = np.argsort(-scores[:, 0], kind="stable")
     negatives = order[positives:]
-    others = negatives[np.argsort(-scores[negatives, 1], kind="stable")][: round(_OTHER_AMONG_NEGATIVES * len(negatives))]
+    others = negatives[np.argsort(-scores[negatives, 1], kind="stable")][
+        : round(_OTHER_AMONG_NEGATIVES * len(negatives))
+    ]
     classes: list[Class] = [NORMAL] * len(images)
     for row in order[:positives]:
         classes[row] = OPACITY
@@ -228,13 +269,18 @@ def _exposures(positive: np.ndarray, seed: int) -> np.ndarray:
     """Mean and standard deviation (grey levels) of every image (n, 2), drawn without a look at the class.
 
     In a small set even honest draws may tell the class by accident. So the first of up to 64 draws is taken in which
-    neither moment, nor its distance from the middle, separates the classes (AUC from .43 to .57); else the best of them.
+    neither moment, nor its distance from the middle, separates the classes (AUC from .43 to .57); else the best of
+    them.
     """
     best, least = np.zeros((positive.size, 2)), math.inf
     for attempt in range(64):
         u = _random(seed, "exposure", attempt).random((positive.size, 2))
         facts = np.hstack([u, np.abs(u - 0.5)])
-        above = (facts[positive][:, None] > facts[~positive][None]).mean(axis=(0, 1)) if 0 < positive.sum() < positive.size else np.full(4, 0.5)
+        above = (
+            (facts[positive][:, None] > facts[~positive][None]).mean(axis=(0, 1))
+            if 0 < positive.sum() < positive.size
+            else np.full(4, 0.5)
+        )
         worst = float(np.abs(above - 0.5).max())
         if worst < least:
             best, least = u, worst
@@ -275,14 +321,21 @@ def radiograph(
     left = x > 0
     heart_scale = (1.10 if view == "AP" else 1.0) * (1 + 0.07 * build[0]) * (1.32 if findings["large heart"] else 1.0)
     apex, width = -0.76 + 0.035 * build[1], 0.70 + 0.035 * build[2]
-    dome = np.where(left, 0.52, 0.46).astype(np.float32) + np.float32(0.04 * build[3] + pose.normal() * 0.02 - (0.05 if view == "AP" else 0.0))
+    dome = np.where(left, 0.52, 0.46).astype(np.float32) + np.float32(
+        0.04 * build[3] + pose.normal() * 0.02 - (0.05 if view == "AP" else 0.0)
+    )
 
     # outlines: the lung is what lies inside the rib cage, outside the mediastinum and above the diaphragm
     outer = 0.12 + width * _superellipse((y - 0.40) / (0.40 - apex), 2.4)
     floor = dome + 0.17 * ((r - 0.36) / 0.42) ** 2
     for side in findings["effusion"]:
         floor = floor - 0.40 * np.clip((side * x - 0.10) / 0.66, 0, 1.2) ** 3.2  # a meniscus, highest at the chest wall
-    mediastinum = 0.15 + 0.015 * build[4] + 0.05 * np.exp(-(((y + 0.72) / 0.20) ** 2)) + 0.03 * np.exp(-(((y - 0.02) / 0.10) ** 2))
+    mediastinum = (
+        0.15
+        + 0.015 * build[4]
+        + 0.05 * np.exp(-(((y + 0.72) / 0.20) ** 2))
+        + 0.03 * np.exp(-(((y - 0.02) / 0.10) ** 2))
+    )
     cage = _inside(outer - r, 2 * _EDGE)
     above = _inside(floor - y, 1.5 * _EDGE)
     lung = cage * above * _inside(r - mediastinum, 2 * _EDGE)
@@ -299,7 +352,9 @@ def radiograph(
 
     # mediastinum, heart, great vessels, spine, trachea and gastric bubble
     heart = np.maximum(
-        _blob(x, y, 0.13 + 0.04 * (heart_scale - 1), 0.30, 0.35 * heart_scale, 0.27 * heart_scale**0.5, 0.035, tilt=0.45),
+        _blob(
+            x, y, 0.13 + 0.04 * (heart_scale - 1), 0.30, 0.35 * heart_scale, 0.27 * heart_scale**0.5, 0.035, tilt=0.45
+        ),
         _blob(x, y, -0.08, 0.26, 0.20 * heart_scale, 0.27, 0.035),
     )
     knob = _blob(x, y, 0.12, -0.30, 0.115 + 0.0006 * (age - 50), 0.11, 0.03)
@@ -314,7 +369,9 @@ def radiograph(
 
     # vessels and fine lung texture
     a += lung * (1 - 0.8 * heart) * _vessels(x, y, body)
-    clutter = (0.018 + 0.065 * difficulty) * _smooth_noise(texture, size, 9) + (0.010 + 0.022 * difficulty) * _smooth_noise(texture, size, 28)
+    clutter = (0.018 + 0.065 * difficulty) * _smooth_noise(texture, size, 9) + (
+        0.010 + 0.022 * difficulty
+    ) * _smooth_noise(texture, size, 28)
     a += (0.25 + 0.75 * lung) * trunk * clutter
 
     # bones
@@ -329,7 +386,9 @@ def radiograph(
     planted: list[Finding] = []
     opacity = np.zeros((size, size), np.float32)
     for side, height, span, contrast in findings["opacity"]:
-        patch = _consolidation(grids, texture, side, height, span, apex, mediastinum, outer, floor) * np.float32(contrast)
+        patch = _consolidation(grids, texture, side, height, span, apex, mediastinum, outer, floor) * np.float32(
+            contrast
+        )
         patch *= 1 - 0.6 * heart  # behind the heart there is less lung to fill
         opacity = np.maximum(opacity, patch)
         planted.append(Finding("opacity", _side(side), _box(patch, 0.1), contrast))
@@ -342,7 +401,9 @@ def radiograph(
     if findings["large heart"]:
         planted.append(Finding("large heart", "middle", _box(heart, 0.5), 0.5))
     for side in findings["effusion"]:
-        planted.append(Finding("effusion", _side(side), _box(cage * (1 - above) * ((x > 0) == (side > 0)) * (y > 0.1), 0.5), 0.6))
+        planted.append(
+            Finding("effusion", _side(side), _box(cage * (1 - above) * ((x > 0) == (side > 0)) * (y > 0.1), 0.5), 0.6)
+        )
 
     # devices and the side marker, without a look at the class
     if view == "AP":
@@ -365,14 +426,28 @@ def _plan(finding: Class, difficulty: float, random: np.random.Generator) -> dic
             contrast = (0.65 - 0.46 * difficulty) * (0.85 + 0.3 * u[k][0])
             span = (0.27 - 0.08 * difficulty) * (0.75 + 0.5 * u[k][1])
             plan["opacity"].append((int(sides[k % 2]), 0.30 + 0.55 * u[k][2], span, contrast))
-    chosen = set(kinds[: 1 + (third < 0.35)]) if finding == OTHER else set(kinds[:1]) if finding == OPACITY and third < 0.25 else set()
+    chosen = (
+        set(kinds[: 1 + (third < 0.35)])
+        if finding == OTHER
+        else set(kinds[:1])
+        if finding == OPACITY and third < 0.25
+        else set()
+    )
     if 0 in chosen:
         plan["large heart"].append(True)
     if 1 in chosen:
         plan["effusion"] = [-1, 1] if more[0] < 0.3 else [int(sides[0])]
     if 2 in chosen:
         for k in range(1 + int(3 * more[1])):
-            plan["nodule"].append((int(sides[k % 2]), 0.15 + 0.65 * u[k][3], 0.2 + 0.6 * u[k][4], 0.025 + 0.035 * u[k][0], 0.22 + 0.15 * u[k][1]))
+            plan["nodule"].append(
+                (
+                    int(sides[k % 2]),
+                    0.15 + 0.65 * u[k][3],
+                    0.2 + 0.6 * u[k][4],
+                    0.025 + 0.035 * u[k][0],
+                    0.22 + 0.15 * u[k][1],
+                )
+            )
     return plan
 
 
@@ -395,7 +470,9 @@ def _superellipse(t: np.ndarray, power: float) -> np.ndarray:
     return np.clip(1 - np.abs(t) ** power, 0, None) ** (1 / power)
 
 
-def _blob(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float, edge: float, tilt: float = 0.0) -> np.ndarray:
+def _blob(
+    x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float, edge: float, tilt: float = 0.0
+) -> np.ndarray:
     """A filled ellipse with a soft edge."""
     dx, dy = x - cx, y - cy
     if tilt:
@@ -411,11 +488,19 @@ def _tube(distance: np.ndarray, half: np.ndarray | float) -> np.ndarray:
 
 
 def _ribs(r: np.ndarray, y: np.ndarray, outer: np.ndarray, random: np.random.Generator, habit: float) -> np.ndarray:
-    """Posterior ribs (nearly level, dense) and anterior ribs (steep, faint), all ribs of a kind by one periodic formula."""
+    """Posterior ribs (nearly level, dense) and anterior ribs (steep, faint), all ribs of a kind by one periodic
+    formula.
+    """
     spacing = 0.150 + 0.004 * habit
     phase = random.random() * 0.2
     reach = _inside(outer + 0.045 - r, 0.02)
-    back = y - (0.02 - 0.09 * np.sin(np.clip(r, 0, 0.9) * 4.2) + 0.10 * r + 0.42 * np.clip(r - 0.38, 0, None) ** 2 + phase * spacing)
+    back = y - (
+        0.02
+        - 0.09 * np.sin(np.clip(r, 0, 0.9) * 4.2)
+        + 0.10 * r
+        + 0.42 * np.clip(r - 0.38, 0, None) ** 2
+        + phase * spacing
+    )
     front = y - (0.03 + 0.42 * (0.80 - r) - 0.30 * np.clip(0.45 - r, 0, None) + (phase + 0.45) * spacing)
     level = _inside(r - 0.07, 0.015) * _inside(0.62 - y, 0.06) * _inside(y + 0.86, 0.04)
     steep = _inside(r - 0.30, 0.05) * _inside(0.50 - y, 0.06) * _inside(y + 0.55, 0.05)
@@ -425,10 +510,14 @@ def _ribs(r: np.ndarray, y: np.ndarray, outer: np.ndarray, random: np.random.Gen
 
 
 def _vessels(x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Vessels branching from both hila, thick ones first, drawn on a 256-pixel map as dense points and blurred by calibre."""
+    """Vessels branching from both hila, thick ones first, drawn on a 256-pixel map as dense points and blurred by
+    calibre.
+    """
     coarse, roots, steps = 256, 15, 80
     side = np.repeat([-1.0, 1.0], roots)
-    angle = np.tile(np.linspace(-1.3, 1.35, roots), 2) + random.normal(0, 0.09, 2 * roots)  # 0 points to the side, positive downwards
+    angle = np.tile(np.linspace(-1.3, 1.35, roots), 2) + random.normal(
+        0, 0.09, 2 * roots
+    )  # 0 points to the side, positive downwards
     start = np.stack([side * 0.16, 0.10 * np.sin(angle)])
     length = random.uniform(0.22, 0.42, 2 * roots)
     total = np.zeros((coarse, coarse), np.float32)
@@ -439,7 +528,9 @@ def _vessels(x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.nd
         column = np.clip((xs + 1) / 2 * coarse, 0, coarse - 1).astype(np.intp)
         line = np.clip((ys + 1) / 2 * coarse, 0, coarse - 1).astype(np.intp)
         taper = np.linspace(1.0, 0.55, steps)[:, None] * length * (coarse / 1.6 / steps)
-        points = np.bincount((line * coarse + column).ravel(), np.broadcast_to(taper, line.shape).ravel(), coarse * coarse)
+        points = np.bincount(
+            (line * coarse + column).ravel(), np.broadcast_to(taper, line.shape).ravel(), coarse * coarse
+        )
         total += gain * ndimage.gaussian_filter(points.reshape(coarse, coarse).astype(np.float32), sigma)
         fork = random.uniform(0.2, 0.6, (2, side.size)) * np.array([[-1.0], [1.0]])
         start = np.tile(np.stack([xs[-1], ys[-1]]), 2)
@@ -466,9 +557,18 @@ def _splines(size: int, cells: int) -> np.ndarray:
 
 
 def _place(
-    grids: tuple[np.ndarray, ...], side: int, height: float, depth: float, apex: float, mediastinum: np.ndarray, outer: np.ndarray, floor: np.ndarray
+    grids: tuple[np.ndarray, ...],
+    side: int,
+    height: float,
+    depth: float,
+    apex: float,
+    mediastinum: np.ndarray,
+    outer: np.ndarray,
+    floor: np.ndarray,
 ) -> tuple[float, float]:
-    """A point inside one lung: ``height`` 0 at the apex, 1 at the diaphragm; ``depth`` 0 at the hilum, 1 at the chest wall."""
+    """A point inside one lung: ``height`` 0 at the apex, 1 at the diaphragm; ``depth`` 0 at the hilum, 1 at the chest
+    wall.
+    """
     x, y, _, _ = grids
     cy = apex + height * (0.44 - apex)
     near = np.unravel_index(np.argmin((y - cy) ** 2 + (x - side * 0.4) ** 2), y.shape)
@@ -487,7 +587,9 @@ def _consolidation(
     outer: np.ndarray,
     floor: np.ndarray,
 ) -> np.ndarray:
-    """Patchy airspace disease: an irregular cloud inside one lung, mottled, crossed by darker air-filled bronchi; peak 1."""
+    """Patchy airspace disease: an irregular cloud inside one lung, mottled, crossed by darker air-filled bronchi; peak
+    1.
+    """
     x, y, _, lung = grids
     size = x.shape[0]
     cx, cy = _place(grids, side, height, 0.30 + 0.35 * random.random(), apex, mediastinum, outer, floor)
@@ -534,8 +636,12 @@ def _marker(x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.nda
     return 0.75 * (stem | foot).astype(np.float32)
 
 
-def _expose(attenuation: np.ndarray, exposure: tuple[float, float], size: int, random: np.random.Generator) -> np.ndarray:
-    """Blur by the detector, add quantum noise (stronger where less light came through), set mean and spread, make 8-bit."""
+def _expose(
+    attenuation: np.ndarray, exposure: tuple[float, float], size: int, random: np.random.Generator
+) -> np.ndarray:
+    """Blur by the detector, add quantum noise (stronger where less light came through), set mean and spread, make
+    8-bit.
+    """
     a = ndimage.gaussian_filter(attenuation.astype(np.float32), size / 256 * 0.55)
     noise = random.normal(size=(size, size)).astype(np.float32)
     a = a + (0.010 + 0.012 * np.clip(a, 0, 1.2)) * noise
@@ -581,7 +687,12 @@ def _write_dicom(path: Path, shot: Radiograph, image_id: str, *, inverted: bool,
     file.ReferringPhysicianName, file.PatientBirthDate, file.SeriesNumber, file.InstanceNumber = "", "", 1, 1
     file.PatientID = file.PatientName = image_id
     file.PatientSex, file.PatientAge, file.ViewPosition = shot.sex, f"{shot.age:03d}Y", shot.view
-    file.Modality, file.ConversionType, file.BodyPartExamined, file.PatientOrientation = "CR", "WSD", "CHEST", ["L", "F"]
+    file.Modality, file.ConversionType, file.BodyPartExamined, file.PatientOrientation = (
+        "CR",
+        "WSD",
+        "CHEST",
+        ["L", "F"],
+    )
     file.SeriesDescription = f"view: {shot.view} (simulated)"
     pixels = 255 - shot.pixels if inverted else shot.pixels
     file.Rows, file.Columns = pixels.shape

@@ -1,4 +1,5 @@
-"""How strongly an acquisition fact goes with a label: a data set whose scanner tells the diagnosis proves nothing about models.
+"""How strongly an acquisition fact goes with a label: a data set whose scanner tells the diagnosis proves nothing about
+models.
 
 The strength is one number from 0 (unrelated) to 1 (one tells the other): Cramér's V with Bergsma's bias correction
 (2013) for two categories; the correlation ratio of the ranks (for two classes the rank point-biserial correlation),
@@ -20,7 +21,9 @@ from scipy.stats import rankdata
 
 @dataclass(frozen=True)
 class Association:
-    """``strength`` 0..1 of ``measure`` (cramer_v, rank_eta, spearman), ``p`` by permutation of ``patients``, over the ``n`` cases that have both."""
+    """``strength`` 0..1 of ``measure`` (cramer_v, rank_eta, spearman), ``p`` by permutation of ``patients``, over the
+    ``n`` cases that have both.
+    """
 
     measure: str
     strength: float
@@ -29,7 +32,9 @@ class Association:
     patients: int
 
 
-def associate(fact: list[Any], label: list[Any], patient: list[str], *, permutations: int = 999, seed: int = 0) -> Association | None:
+def associate(
+    fact: list[Any], label: list[Any], patient: list[str], *, permutations: int = 999, seed: int = 0
+) -> Association | None:
     """Association of a fact with a label over the cases where both are known; None where either is the same everywhere.
 
     Text is a category, numbers are numbers.
@@ -77,7 +82,9 @@ def _coded(values: list[Any]) -> tuple[np.ndarray, int]:
 
 
 def _donors(groups: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, n) places: for the j-th image of a patient the j-th of the patient it is given, from the first again where that one has fewer."""
+    """(count, n) places: for the j-th image of a patient the j-th of the patient it is given, from the first again
+    where that one has fewer.
+    """
     order = np.argsort(groups, kind="stable")
     sizes = np.bincount(groups)
     starts = np.cumsum(sizes) - sizes

@@ -1,10 +1,13 @@
-"""How far do acquisition facts alone get? A data set that size, length or brightness can solve proves nothing about models."""
+"""How far do acquisition facts alone get? A data set that size, length or brightness can solve proves nothing about
+models.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from medgraft.stats.intervals import Interval, bootstrap
+from medgraft.stats.kinds import BINARY, MULTICLASS
 
 
 def _with_squares(z: np.ndarray) -> np.ndarray:
@@ -21,13 +24,14 @@ def trivial_auc(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Interval:
-    """AUC of a logistic regression on facts (n, f) such as height, width, frames and mean intensity, on patients it has not seen.
+    """AUC of a logistic regression on facts (n, f) such as height, width, frames and mean intensity, on patients it has
+    not seen.
 
     ``y`` (n,) class indices (two classes: AUC of class 1; more: macro one-versus-rest), NaN rows dropped. Facts are
     standardised, each also squared so that 'the middle sizes' is found too; missing facts take the training median.
     Patients stay in one fold and folds are stratified. Scores are made ranks within their fold before pooling, because
-    pooled raw scores of different folds have an AUC biased below .5 (Airola et al. 2011). Fewer folds are used when a class
-    has fewer patients than ``folds``; with fewer than two the value is NaN.
+    pooled raw scores of different folds have an AUC biased below .5 (Airola et al. 2011). Fewer folds are used when a
+    class has fewer patients than ``folds``; with fewer than two the value is NaN.
     """
     from scipy.stats import rankdata
     from sklearn.impute import SimpleImputer
@@ -36,7 +40,11 @@ def trivial_auc(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-    facts, y, patient = np.atleast_2d(np.asarray(facts, dtype=np.float64)), np.asarray(y, dtype=np.float64), np.asarray(patient)
+    facts, y, patient = (
+        np.atleast_2d(np.asarray(facts, dtype=np.float64)),
+        np.asarray(y, dtype=np.float64),
+        np.asarray(patient),
+    )
     if facts.shape[0] != len(y) or len(patient) != len(y):
         raise ValueError(f"facts {facts.shape}, {len(y)} labels and {len(patient)} patients do not fit")
     facts = np.where(np.isfinite(facts), facts, np.nan)
@@ -44,7 +52,7 @@ def trivial_auc(
     facts, y, patient = facts[known], y[known], patient[known]
     facts = facts[:, ~np.isnan(facts).all(axis=0)]
     classes, codes = np.unique(y, return_inverse=True)
-    task, metric = ("binary", "auc") if len(classes) <= 2 else ("multiclass", "macro_auc")
+    kind, metric = (BINARY, "auc") if len(classes) <= 2 else (MULTICLASS, "macro_auc")
     scores = np.full((len(y), max(len(classes), 2)), np.nan)
     smallest = min((len(np.unique(patient[codes == c])) for c in range(len(classes))), default=0)
     folds = min(folds, smallest)
@@ -61,11 +69,19 @@ def trivial_auc(
             model.fit(facts[train], codes[train])
             if len(model.classes_) == len(classes):
                 scores[test] = rankdata(model.predict_proba(facts[test]), axis=0) / (len(test) + 1)
-    y_pred = scores[:, 1] if task == "binary" else scores
-    return bootstrap(codes, y_pred, patient, [metric], task=task, resamples=resamples, confidence=confidence, seed=seed)[metric]
+    y_pred = scores[:, 1] if kind is BINARY else scores
+    return bootstrap(
+        codes, y_pred, patient, [metric], task=kind.name, resamples=resamples, confidence=confidence, seed=seed
+    )[metric]
 
 
 def facts_alone(facts: np.ndarray, y: np.ndarray, patient: np.ndarray) -> str:
-    """What size and brightness alone tell of a simulated set, in a sentence: it must be next to nothing. Arguments as in ``trivial_auc``."""
+    """What size and brightness alone tell of a simulated set, in a sentence: it must be next to nothing.
+
+    Arguments as in ``trivial_auc``.
+    """
     found = trivial_auc(facts, y, patient)
-    return f"size, mean and spread of brightness alone give AUC {found.value:.2f} ({found.low:.2f} to {found.high:.2f}); the limit is .65"
+    return (
+        f"size, mean and spread of brightness alone give AUC {found.value:.2f} ({found.low:.2f} to "
+        f"{found.high:.2f}); the limit is .65"
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medgraft.stats.intervals import MINIMUM_PATIENTS, Interval, limits, patient_counts
+from medgraft.stats.kinds import BINARY, KINDS
 from medgraft.stats.metrics import BINS, Weights, confidence_and_truth, equal_mass_bins
 
 EDGE = 1e-6  # probabilities are kept this far from 0 and 1 before the logit
@@ -27,11 +28,13 @@ class Bin:
     n: int
 
 
-def _clean(y_true: np.ndarray, y_pred: np.ndarray, patient: np.ndarray, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def _clean(
+    y_true: np.ndarray, y_pred: np.ndarray, patient: np.ndarray, task: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """(probability, outcome, patient) of all seeds one after another, and the number of seeds."""
     y, p, patient = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64), np.asarray(patient)
-    p = p[None] if p.ndim == (1 if task == "binary" else 2) else p
-    if task == "multilabel":  # every (case, target) is a prediction
+    p = p[None] if p.ndim == KINDS[task].dimensions else p
+    if y.ndim == 2:  # every (case, target) is a prediction
         targets = y.shape[1]
         y, p, patient = y.T.ravel(), np.swapaxes(p, 1, 2).reshape(len(p), -1), np.tile(patient, targets)
     known = ~np.isnan(y)
@@ -39,7 +42,12 @@ def _clean(y_true: np.ndarray, y_pred: np.ndarray, patient: np.ndarray, task: st
     if not len(y):
         return np.empty(0), np.empty(0), patient, len(p)
     pairs = [confidence_and_truth(y, scores) for scores in p]
-    return np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]), np.tile(patient, len(p)), len(p)
+    return (
+        np.concatenate([a for a, _ in pairs]),
+        np.concatenate([b for _, b in pairs]),
+        np.tile(patient, len(p)),
+        len(p),
+    )
 
 
 def reliability(
@@ -47,7 +55,7 @@ def reliability(
     y_pred: np.ndarray,
     patient: np.ndarray,
     *,
-    task: str = "binary",
+    task: str = BINARY.name,
     bins: int = BINS,
     resamples: int = 1000,
     confidence: float = 0.95,
@@ -69,20 +77,28 @@ def reliability(
     low = high = np.full(len(n), np.nan)
     if len(names) >= MINIMUM_PATIENTS:
         columns = [column for b in range(len(n)) for column in ((index == b) * outcome, index == b)]
-        sums = np.concatenate([Weights(codes, c).sums(*columns) for _, c in patient_counts(len(names), resamples, seed)], axis=1)
+        sums = np.concatenate(
+            [Weights(codes, c).sums(*columns) for _, c in patient_counts(len(names), resamples, seed)], axis=1
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             drawn = sums[0::2] / sums[1::2]
         bounds = np.array([limits(row, confidence) for row in drawn])
-        # Where all of a bin's cases went one way no resample can differ: the exact binomial bound over its patients instead.
+        # Where all of a bin's cases went one way no resample can differ: the exact binomial bound over its patients
+        # instead.
         patients = np.array([len(np.unique(codes[index == b])) for b in range(len(n))])
         reach = 1 - ((1 - confidence) / 2) ** (1 / patients)
         low = np.where(observed == 0, 0.0, np.where(observed == 1, 1 - reach, bounds[:, 0]))
         high = np.where(observed == 0, reach, np.where(observed == 1, 1.0, bounds[:, 1]))
-    return [Bin(float(a), float(o), float(below), float(above), int(k)) for a, o, below, above, k in zip(predicted, observed, low, high, n)]
+    return [
+        Bin(float(a), float(o), float(below), float(above), int(k))
+        for a, o, below, above, k in zip(predicted, observed, low, high, n)
+    ]
 
 
 def _slope(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted logistic regression of y (n,) on x (n,) for each column of w (n, B): (intercept, slope), NaN where it does not settle."""
+    """Weighted logistic regression of y (n,) on x (n,) for each column of w (n, B): (intercept, slope), NaN where it
+    does not settle.
+    """
     a, b = np.zeros(w.shape[1]), np.ones(w.shape[1])
     step = np.full((2, w.shape[1]), np.inf)
     with np.errstate(all="ignore"):
@@ -126,13 +142,18 @@ def slope_and_intercept(
     seed: int = 0,
     unit: str = "patient",
 ) -> dict[str, Interval]:
-    """Calibration ``slope`` (1 = right, below 1 = too extreme) and ``intercept`` (0 = right, below 0 = predicts too much).
+    """Calibration ``slope`` (1 = right, below 1 = too extreme) and ``intercept`` (0 = right, below 0 = predicts too
+    much).
 
-    Binary ``y_true`` (n,), ``y_pred`` (n,) or (S, n). The slope is that of a logistic regression of the truth on the logit
-    of the prediction; the intercept is fitted with the slope held at 1 (calibration in the large). Probabilities are kept
-    1e-6 away from 0 and 1. NaN where one class is missing or the classes are fully separated.
+    Binary ``y_true`` (n,), ``y_pred`` (n,) or (S, n). The slope is that of a logistic regression of the truth on the
+    logit of the prediction; the intercept is fitted with the slope held at 1 (calibration in the large). Probabilities
+    are kept 1e-6 away from 0 and 1. NaN where one class is missing or the classes are fully separated.
     """
-    y, p, patient = np.asarray(y_true, dtype=np.float64), np.atleast_2d(np.asarray(y_pred, dtype=np.float64)), np.asarray(patient)
+    y, p, patient = (
+        np.asarray(y_true, dtype=np.float64),
+        np.atleast_2d(np.asarray(y_pred, dtype=np.float64)),
+        np.asarray(patient),
+    )
     known = ~np.isnan(y)
     y, p, patient = y[known], p[:, known], patient[known]
     names, codes = np.unique(patient, return_inverse=True)
@@ -140,7 +161,9 @@ def slope_and_intercept(
 
     def fit(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         w = counts[codes]
-        return np.mean([_slope(x, y, w)[1] for x in logits], axis=0), np.mean([_intercept(x, y, w) for x in logits], axis=0)
+        return np.mean([_slope(x, y, w)[1] for x in logits], axis=0), np.mean(
+            [_intercept(x, y, w) for x in logits], axis=0
+        )
 
     undefined = not len(y) or np.isnan(p).any() or len(np.unique(y)) < 2
     slope, intercept = (np.full(resamples, np.nan), np.full(resamples, np.nan))
@@ -156,5 +179,17 @@ def slope_and_intercept(
         values = tuple(pair[k] for pair in seeds)
         value = float(np.mean(values)) if values else float("nan")
         low, high = limits(drawn, confidence) if not np.isnan(value) else (float("nan"), float("nan"))
-        result[name] = Interval(value, low, high, len(y), len(names), unit, confidence, "percentile", float(np.isnan(drawn).mean()), values, drawn)
+        result[name] = Interval(
+            value,
+            low,
+            high,
+            len(y),
+            len(names),
+            unit,
+            confidence,
+            "percentile",
+            float(np.isnan(drawn).mean()),
+            values,
+            drawn,
+        )
     return result

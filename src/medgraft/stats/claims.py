@@ -1,22 +1,43 @@
 """Sentences of a source, put to the test: a verdict for each, with the intervals behind it.
 
-A claim names arms that should be better, arms that they should be better than, and measures. Every pair is
-compared by the paired bootstrap of patients on the cases that both judged, Holm-corrected within the claim.
+A claim names arms and a relation between them. For ``better`` these are arms that should be better and arms that they
+should be better than; every pair is compared by the paired bootstrap of patients on the cases that both judged,
+Holm-corrected within the claim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from medgraft.errors import UserError, did_you_mean
+from medgraft.notices import Notice, from_json, notice, to_json
 from medgraft.stats.compare import difference, holm
 from medgraft.stats.intervals import bootstrap
-from medgraft.stats.judged import Judged, Question
-from medgraft.stats.metrics import METRICS, for_task
+from medgraft.stats.judged import Entry, Judged
+from medgraft.stats.kinds import Question
+from medgraft.stats.metrics import better, for_task
 
-Entry = dict[str, Any]
+
+@dataclass(frozen=True)
+class Ground:
+    """What a relation may draw on: models (entries of the summary, judged or not, that may name their ``run``), the
+    answers and thresholds of those judged (by ``key_of``), and the options of the bootstrap.
+    """
+
+    asked: Question
+    judged: Mapping[str, Judged]
+    thresholds: Mapping[str, np.ndarray]
+    models: Sequence[Mapping[str, Any]]
+    options: dict[str, Any]
+
+
+def key_of(model: Mapping[str, Any]) -> str:
+    """What an entry's answers stand under: its id, with its run in front where claims range over several."""
+    return f"{model['run']}: {model['id']}" if model.get("run") else str(model["id"])
 
 
 def verdicts(
@@ -27,97 +48,118 @@ def verdicts(
     models: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
 ) -> list[Entry]:
-    """One entry a claim: text, source, verdict, reason, comparisons.
+    """One entry a claim: text, source, published, verdict, reason (notices), comparisons.
 
-    ``models`` are the entries of the summary (id, model, start, strategy, state, reason), judged or not. A comparison has a, b,
-    metric, difference (positive: a is better, whatever the measure), low, high, p, p_holm, n. Verdicts: ``supported`` (every
-    pair shown in its favour), ``partly`` (some, and none against), ``mixed`` (some for it, some against), ``contradicted`` (some
-    shown against it, none for it), ``not shown``, ``not run`` (no pair of arms has results; the reason says why).
+    A claim's ``relation`` (``better`` where it names none) says what is compared and how it is judged. Verdicts:
+    ``supported`` (every pair shown in its favour), ``partly`` (some, and none against), ``mixed`` (some for it, some
+    against), ``contradicted`` (some shown against it, none for it), ``not shown``, ``not run`` (no arms with results;
+    the reason says why).
+
+    Raises ``UserError`` when a claim names a relation that is not known.
     """
-    return [_verdict(claim, asked, judged, thresholds, models, dict(options)) for claim in claims]
+    ground = Ground(asked, judged, thresholds, models, dict(options))
+    return [_verdict(claim, ground) for claim in claims]
 
 
-def _verdict(
-    claim: Mapping[str, Any],
-    asked: Question,
-    judged: Mapping[str, Judged],
-    thresholds: Mapping[str, np.ndarray],
-    models: Sequence[Mapping[str, Any]],
-    options: dict[str, Any],
-) -> Entry:
-    found: list[Entry] = []
-    absent: dict[str, str] = {}
-    pairs = chosen_pairs(claim, models)
-    unknown = [m for m in claim.get("metrics") or [] if m not in for_task(asked.task)]
-    names = [m for m in claim.get("metrics") or [asked.primary] if m not in unknown]
-    for a, b in pairs:
-        gone = [m for m in (a, b) if m["id"] not in judged]
-        for model in gone:
-            absent[model["id"]] = ": ".join(filter(None, [str(model.get("state") or "not run"), str(model.get("reason") or "")]))
-        if not gone:
-            found += [_compared(asked, judged[a["id"]], judged[b["id"]], thresholds, name, options) for name in names]
-    for entry, adjusted in zip(found, holm([entry["p"] for entry in found])):
-        entry["p_holm"] = float(adjusted)
-    alpha = 1 - options.get("confidence", 0.95)
-    shown = [e for e in found if e["p_holm"] < alpha]
-    if not pairs:
-        verdict, reason = "not run", "the run holds no such arms"
-    elif not found:
-        reason = (
-            f"the measure is not taken here: {', '.join(unknown)}" if unknown and not names else "; ".join(f"{k}: {v}" for k, v in absent.items())
+def _verdict(claim: Mapping[str, Any], ground: Ground) -> Entry:
+    name = str(claim.get("relation") or BETTER)
+    if name not in RELATIONS:
+        raise UserError(
+            f"no relation {name!r} of claims", case=str(claim.get("text", "")), fix=did_you_mean(name, RELATIONS)
         )
-        verdict = "not run"
-    else:
-        reason = "; ".join([*(f"{k}: {v}" for k, v in absent.items()), *(f"no measure {m} here" for m in unknown)])
-        against = sum(e["difference"] < 0 for e in shown)
-        if against:
-            verdict = "contradicted" if against == len(shown) else "mixed"
-        elif len(shown) == len(found):
-            verdict = "supported"
-        else:
-            verdict = "partly" if shown else "not shown"
+    verdict, reason, comparisons = RELATIONS[name](claim, ground)
     return {
         "text": str(claim.get("text", "")),
         "source": str(claim.get("source") or ""),
         "published": str(claim.get("published") or ""),
         "verdict": verdict,
-        "reason": reason,
-        "comparisons": found,
+        "reason": to_json(reason),
+        "comparisons": comparisons,
     }
 
 
-def chosen_pairs(claim: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def _better(claim: Mapping[str, Any], ground: Ground) -> tuple[str, list[Notice], list[Entry]]:
+    """Every arm of ``better`` against every arm of ``than``, by every measure, Holm-corrected within the claim.
+
+    A comparison has a, b, metric, difference (positive: a is better, whatever the measure), low, high, p, p_holm, n.
+    """
+    asked, found = ground.asked, []
+    absent: dict[str, Notice] = {}
+    pairs = chosen_pairs(claim, ground.models)
+    unknown = [m for m in claim.get("metrics") or [] if m not in for_task(asked.task)]
+    names = [m for m in claim.get("metrics") or [asked.primary] if m not in unknown]
+    for a, b in pairs:
+        gone = [m for m in (a, b) if key_of(m) not in ground.judged]
+        for model in gone:
+            state = [str(model.get("state") or "not run")]
+            state += [str(from_json(model["reason"]))] if model.get("reason") else []
+            absent[key_of(model)] = notice("arm_without_result", model=key_of(model), state=": ".join(state))
+        if not gone:
+            found += [_compared(key_of(a), key_of(b), name, ground) for name in names]
+    for entry, adjusted in zip(found, holm([entry["p"] for entry in found])):
+        entry["p_holm"] = float(adjusted)
+    if not pairs:
+        return "not run", [notice("no_such_arms")], found
+    if not found and unknown and not names:
+        return "not run", [notice("measures_not_taken", measures=unknown)], found
+    if not found:
+        return "not run", [*absent.values()], found
+    shown = [e for e in found if e["p_holm"] < 1 - ground.options.get("confidence", 0.95)]
+    against = sum(e["difference"] < 0 for e in shown)
+    if against:
+        verdict = "contradicted" if against == len(shown) else "mixed"
+    elif len(shown) == len(found):
+        verdict = "supported"
+    else:
+        verdict = "partly" if shown else "not shown"
+    return verdict, [*absent.values(), *(notice("no_measure", measure=m) for m in unknown)], found
+
+
+BETTER = "better"
+#: relation -> (verdict, reasons, comparisons) of a claim.
+RELATIONS: dict[str, Callable[[Mapping[str, Any], Ground], tuple[str, list[Notice], list[Entry]]]] = {BETTER: _better}
+
+
+def chosen_pairs(
+    claim: Mapping[str, Any], models: Sequence[Mapping[str, Any]]
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Pairs (better, than) of model entries that a claim speaks of."""
 
     def fits(model: Mapping[str, Any], chooser: Mapping[str, Any]) -> bool:
-        return all(str(model.get(key)) in ([value] if isinstance(value, str) else [str(v) for v in value]) for key, value in chooser.items())
+        return all(
+            str(model.get(key)) in ([value] if isinstance(value, str) else [str(v) for v in value])
+            for key, value in chooser.items()
+        )
 
     better = [m for m in models if fits(m, claim["better"])]
     than = claim.get("than") or {}
-    others = [m for m in models if fits(m, than) and not any(m["id"] == b["id"] for b in better)]
+    others = [m for m in models if fits(m, than) and not any(key_of(m) == key_of(b) for b in better)]
     return [(a, b) for a in better for b in others if all(a.get(k) == b.get(k) for k in claim.get("within") or [])]
 
 
-def _compared(asked: Question, a: Judged, b: Judged, thresholds: Mapping[str, np.ndarray], name: str, options: dict[str, Any]) -> Entry:
+def _compared(first: str, second: str, name: str, ground: Ground) -> Entry:
+    a, b = ground.judged[first], ground.judged[second]
     common = np.intersect1d(a.cases, b.cases)
     intervals = []
-    for answers in (a, b):
+    for key, answers in ((first, a), (second, b)):
         rows = np.isin(answers.cases, common)
         part = answers.take(rows)
-        intervals.append(
-            bootstrap(part.y_true, part.y_pred, part.patients, [name], task=asked.task, threshold=thresholds[answers.id][rows], **options)[name]
+        at = ground.thresholds[key][rows]
+        found = bootstrap(
+            part.y_true, part.y_pred, part.patients, [name], task=ground.asked.task, threshold=at, **ground.options
         )
-    higher = METRICS[name].higher_is_better is not False
-    found = difference(intervals[0], intervals[1], higher, options.get("confidence", 0.95))
-    low, high = (found.low, found.high) if higher else (-found.high, -found.low)
+        intervals.append(found[name])
+    higher = better(name) != "lower"
+    apart = difference(intervals[0], intervals[1], higher, ground.options.get("confidence", 0.95))
+    low, high = (apart.low, apart.high) if higher else (-apart.high, -apart.low)
     return {
-        "a": a.id,
-        "b": b.id,
+        "a": first,
+        "b": second,
         "metric": name,
-        "difference": found.difference if higher else -found.difference,
+        "difference": apart.difference if higher else -apart.difference,
         "low": low,
         "high": high,
-        "p": found.p,
-        "p_superior": found.p_superior,
+        "p": apart.p,
+        "p_superior": apart.p_superior,
         "n": len(common),
     }

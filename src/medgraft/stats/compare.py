@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from medgraft.stats.intervals import Interval, bootstrap, limits
-from medgraft.stats.metrics import METRICS
+from medgraft.stats.metrics import better
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class Delong:
 
 @dataclass(frozen=True)
 class Difference:
-    """a minus b with its interval. ``p`` two-sided; ``p_superior`` the share of resamples in which a is the better one."""
+    """a minus b with its interval.
+
+    ``p`` two-sided; ``p_superior`` the share of resamples in which a is the better one.
+    """
 
     difference: float
     low: float
@@ -80,7 +83,8 @@ def delong(y_true: np.ndarray, models: Sequence[np.ndarray], patient: np.ndarray
 
     ``y_true`` (n,) 0/1, NaN rows dropped; ``models`` K arrays (n,) or (S, n) with S seeds, whose structural components
     are averaged so that the AUC is the mean over the seeds; ``patient`` (n,) any codes, None = one patient a case. With
-    fewer than two patients in a class the covariance is NaN; without cases in a class, or with a NaN score, so is the AUC.
+    fewer than two patients in a class the covariance is NaN; without cases in a class, or with a NaN score, so is the
+    AUC.
     """
     y = np.asarray(y_true, dtype=np.float64)
     scores = [np.atleast_2d(np.asarray(p, dtype=np.float64)) for p in models]
@@ -113,7 +117,11 @@ def delong(y_true: np.ndarray, models: Sequence[np.ndarray], patient: np.ndarray
 
 
 def delong_test(
-    y_true: np.ndarray, pred_a: np.ndarray, pred_b: np.ndarray, patient: np.ndarray | None = None, confidence: float = 0.95
+    y_true: np.ndarray,
+    pred_a: np.ndarray,
+    pred_b: np.ndarray,
+    patient: np.ndarray | None = None,
+    confidence: float = 0.95,
 ) -> Difference:
     """Paired test of two AUCs on the same cases; ``pred_a`` and ``pred_b`` are (n,) or (S, n).
 
@@ -128,10 +136,19 @@ def delong_test(
     if variance < 1e-15:  # rounding of an exact zero
         same = abs(difference) < 1e-12
         bound = 0.0 if same else float("nan")
-        return Difference(0.0 if same else difference, bound, bound, 1.0 if same else float("nan"), 0.5 if same else float("nan"), method)
+        return Difference(
+            0.0 if same else difference,
+            bound,
+            bound,
+            1.0 if same else float("nan"),
+            0.5 if same else float("nan"),
+            method,
+        )
     z = difference / np.sqrt(variance)
     half = norm.ppf((1 + confidence) / 2) * np.sqrt(variance)
-    return Difference(difference, difference - half, difference + half, float(2 * norm.sf(abs(z))), float(norm.cdf(z)), method)
+    return Difference(
+        difference, difference - half, difference + half, float(2 * norm.sf(abs(z))), float(norm.cdf(z)), method
+    )
 
 
 def difference(a: Interval, b: Interval, higher_is_better: bool, confidence: float = 0.95) -> Difference:
@@ -151,8 +168,8 @@ def difference(a: Interval, b: Interval, higher_is_better: bool, confidence: flo
     tiny = 1e-12 * max(1.0, abs(a.value), abs(b.value))  # two orders of summation are not a difference
     known = np.where(np.abs(known) < tiny, 0.0, known)
     p = min(1.0, 2 * (1 + min(int(np.sum(known <= 0)), int(np.sum(known >= 0)))) / (1 + len(known)))
-    better = known > 0 if higher_is_better else known < 0
-    superior = float(np.mean(better) + 0.5 * np.mean(known == 0))
+    ahead = known > 0 if higher_is_better else known < 0
+    superior = float(np.mean(ahead) + 0.5 * np.mean(known == 0))
     return Difference(value, low, high, p, superior, "paired bootstrap", d)
 
 
@@ -171,7 +188,7 @@ def paired_bootstrap(
     Shapes and ``options`` (task, resamples, seed, threshold, unit) as in ``medgraft.stats.intervals.bootstrap``.
     """
     a, b = (bootstrap(y_true, p, patient, [metric], confidence=confidence, **options)[metric] for p in (pred_a, pred_b))
-    return difference(a, b, METRICS[metric].higher_is_better is not False, confidence)
+    return difference(a, b, better(metric) != "lower", confidence)
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray, patient: np.ndarray | None = None) -> McNemar:

@@ -15,10 +15,12 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import norm
 
-from medgraft.stats.metrics import DIMENSIONS, METRICS, Weights, labelled_rows
+from medgraft.stats.kinds import BINARY, KINDS
+from medgraft.stats.metrics import METRICS, Weights, labelled_rows
 
 DRAW = 64  # resamples from one counter of the generator; part of what a seed means
 BLOCK_BYTES = 10 * 2**20  # patient counts held at a time; about what the processor's cache keeps
+CURVE_RESAMPLES = 1000  # at most, for bands and calibration
 MINIMUM_DEFINED = 0.5  # below this share of defined resamples no interval is given
 MINIMUM_PATIENTS = 3  # below this number no interval is given
 
@@ -57,7 +59,9 @@ class Interval:
         return len(known) > 0 and bool(np.ptp(known) < 1e-12)
 
 
-def patient_counts(patients: int, resamples: int, seed: int = 0, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[slice, np.ndarray]]:
+def patient_counts(
+    patients: int, resamples: int, seed: int = 0, block_bytes: int = BLOCK_BYTES
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Multinomial patient counts in blocks: yields (which resamples, counts (patients, b) float64).
 
     Philox with key ``seed`` and one counter for each 64 resamples: the draws do not depend on the block
@@ -88,7 +92,8 @@ def leave_one_out(patients: int, block_bytes: int = BLOCK_BYTES) -> Iterator[tup
         yield slice(start, stop), counts
 
 
-#: Sums of absolute gaps: a resample holds patients twice and so is rougher than the data; that shift is taken off again.
+#: Sums of absolute gaps: a resample holds patients twice and so is rougher than the data; that shift is taken off
+# again.
 RAISED_BY_RESAMPLING = frozenset({"ece"})
 
 
@@ -98,7 +103,7 @@ def bootstrap(
     patient: np.ndarray,
     metrics: Sequence[str] = ("auc",),
     *,
-    task: str = "binary",
+    task: str = BINARY.name,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -116,25 +121,37 @@ def bootstrap(
 
     Raises ``ValueError`` on shapes that do not fit or an unknown metric, task or method.
     """
-    if task not in DIMENSIONS:
-        raise ValueError(f"unknown task {task!r}; known: {', '.join(DIMENSIONS)}")
+    if task not in KINDS:
+        raise ValueError(f"unknown task {task!r}; known: {', '.join(KINDS)}")
+    dimensions = KINDS[task].dimensions
     if method not in ("percentile", "bca"):
         raise ValueError(f"unknown method {method!r}; known: percentile, bca")
     for name in metrics:
         if name not in METRICS or task not in METRICS[name].tasks:
-            raise ValueError(f"{name!r} is no metric of a {task} task; known: {', '.join(m for m in METRICS if task in METRICS[m].tasks)}")
+            raise ValueError(
+                f"{name!r} is no metric of a {task} task; known: "
+                f"{', '.join(m for m in METRICS if task in METRICS[m].tasks)}"
+            )
     y_pred = np.asarray(y_pred, dtype=np.float64)
-    if y_pred.ndim == DIMENSIONS[task]:
+    if y_pred.ndim == dimensions:
         y_pred = y_pred[None]
     patient = np.asarray(patient)
     n = len(patient)
     y_true = None if y_true is None else np.asarray(y_true, dtype=np.float64)
-    if y_pred.ndim != DIMENSIONS[task] + 1 or y_pred.shape[1] != n or (y_true is not None and len(y_true) != n):
-        raise ValueError(f"{n} patients do not fit predictions {y_pred.shape} and labels {None if y_true is None else y_true.shape} ({task})")
+    if y_pred.ndim != dimensions + 1 or y_pred.shape[1] != n or (y_true is not None and len(y_true) != n):
+        raise ValueError(
+            f"{n} patients do not fit predictions {y_pred.shape} and labels "
+            f"{None if y_true is None else y_true.shape} ({task})"
+        )
     threshold = np.broadcast_to(np.asarray(threshold, dtype=np.float64), (n,))
     if y_true is not None:
         labelled = labelled_rows(y_true)
-        y_true, y_pred, patient, threshold = y_true[labelled], y_pred[:, labelled], patient[labelled], threshold[labelled]
+        y_true, y_pred, patient, threshold = (
+            y_true[labelled],
+            y_pred[:, labelled],
+            patient[labelled],
+            threshold[labelled],
+        )
     names, codes = np.unique(patient, return_inverse=True)
 
     def evaluate(blocks: Iterator[tuple[slice, np.ndarray]], size: int) -> dict[str, np.ndarray]:
@@ -142,11 +159,17 @@ def bootstrap(
         for where, counts in blocks:
             weights = Weights(codes, counts)
             for name in metrics:
-                out[name][where] = np.mean([METRICS[name].function(y_true, p, weights, threshold) for p in y_pred], axis=0)
+                out[name][where] = np.mean(
+                    [METRICS[name].function(y_true, p, weights, threshold) for p in y_pred], axis=0
+                )
         return out
 
     enough = len(names) >= MINIMUM_PATIENTS
-    drawn = evaluate(patient_counts(len(names), resamples, seed), resamples) if enough else {m: np.full(resamples, np.nan) for m in metrics}
+    drawn = (
+        evaluate(patient_counts(len(names), resamples, seed), resamples)
+        if enough
+        else {m: np.full(resamples, np.nan) for m in metrics}
+    )
     left_out = evaluate(leave_one_out(len(names)), len(names)) if enough and method == "bca" else {}
     result = {}
     for name in metrics:
@@ -158,17 +181,22 @@ def bootstrap(
         if np.isnan(value):
             low = high = float("nan")
         undefined = float(np.isnan(drawn[name]).mean()) if resamples else 1.0
-        interval = Interval(value, low, high, len(codes), len(names), unit, confidence, method, undefined, seeds, drawn[name])
+        interval = Interval(
+            value, low, high, len(codes), len(names), unit, confidence, method, undefined, seeds, drawn[name]
+        )
         if interval.degenerate and value in METRICS[name].range:
             interval = _at_the_edge(interval, name, y_true, y_pred, threshold, codes)
         result[name] = interval
     return result
 
 
-def _at_the_edge(interval: Interval, name: str, y_true: Any, y_pred: np.ndarray, threshold: np.ndarray, codes: np.ndarray) -> Interval:
+def _at_the_edge(
+    interval: Interval, name: str, y_true: Any, y_pred: np.ndarray, threshold: np.ndarray, codes: np.ndarray
+) -> Interval:
     """Bounds where all cases went one way: no resample can differ, yet nothing seen in a few patients is no certainty.
 
-    Shares get the exact binomial bound (Clopper and Pearson 1934) over the patients who count in them; other metrics none.
+    Shares get the exact binomial bound (Clopper and Pearson 1934) over the patients who count in them; other metrics
+    none.
     """
     counted = {
         "accuracy": lambda p: np.ones(len(p), dtype=bool),
@@ -184,8 +212,11 @@ def _at_the_edge(interval: Interval, name: str, y_true: Any, y_pred: np.ndarray,
     return replace(interval, low=low, high=high, method="exact")
 
 
-def limits(distribution: np.ndarray, confidence: float = 0.95, value: float | None = None, left_out: np.ndarray | None = None) -> tuple[float, float]:
-    """Bounds of an interval from resampled values (B,): percentile, or BCa when the estimate and the jackknife values are given.
+def limits(
+    distribution: np.ndarray, confidence: float = 0.95, value: float | None = None, left_out: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Bounds of an interval from resampled values (B,): percentile, or BCa when the estimate and the jackknife values
+    are given.
 
     Resamples in which the metric is undefined are left out; when fewer than half are defined the bounds are NaN.
     """
@@ -200,7 +231,9 @@ def limits(distribution: np.ndarray, confidence: float = 0.95, value: float | No
 
 
 def _bca_tails(tails: np.ndarray, known: np.ndarray, value: float, left_out: np.ndarray) -> np.ndarray:
-    """Corrected tail probabilities (Efron and Tibshirani 1993, 14.10); unchanged where the correction is not defined."""
+    """Corrected tail probabilities (Efron and Tibshirani 1993, 14.10); unchanged where the correction is not
+    defined.
+    """
     below = (np.sum(known < value) + 0.5 * np.sum(known == value)) / len(known)
     pull = left_out.mean() - left_out if len(left_out) else np.zeros(1)
     spread = float(np.sum(pull**2))
@@ -211,7 +244,9 @@ def _bca_tails(tails: np.ndarray, known: np.ndarray, value: float, left_out: np.
     return norm.cdf(bias + z / (1 - acceleration * z))
 
 
-def rank_intervals(estimates: Sequence[float], distributions: np.ndarray, higher_is_better: bool, confidence: float = 0.95) -> list[dict[str, int]]:
+def rank_intervals(
+    estimates: Sequence[float], distributions: np.ndarray, higher_is_better: bool, confidence: float = 0.95
+) -> list[dict[str, int]]:
     """Rank of each of K models (1 = best) and its interval over paired resamples.
 
     ``distributions`` (K, B) from the same resamples. Ties share the better rank in ``low`` and the worse in

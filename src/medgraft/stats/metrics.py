@@ -21,10 +21,10 @@ score) is NaN; it is never an exception and never a number that looks right.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import sparse
@@ -65,13 +65,31 @@ class Weights:
         return matrix @ self.counts
 
 
+Direction = Literal["higher", "lower"]
+
+
 @dataclass(frozen=True)
-class Metric:
+class Scale:
+    """How the numbers of a measure are read and written; of a measure that only a file names these are all one knows.
+
+    ``direction`` which of two values is the better one (None: best at one particular value, as a calibration slope
+    of 1); ``decimals`` it is printed with (None: by its size); ``unit`` ``target`` (that of the target), none, or a
+    unit of its own as printed (``px``); ``title`` its printed name in English and Chinese, where the tables of words
+    have none.
+    """
+
+    direction: Direction | None = "higher"
+    decimals: int | None = None
+    unit: str = ""
+    title: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Scale):
     """A metric's name, function and what a reader must know about it."""
 
     name: str
     function: Callable[..., Value]
-    higher_is_better: bool | None  # None: best at one particular value, e.g. a calibration slope of 1
     range: tuple[float, float]
     description: str
     tasks: tuple[str, ...]
@@ -79,6 +97,54 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}  # the one registry
+#: Measures that a summary or a page names and that are no function of weighted cases.
+SCALES: dict[str, Scale] = {
+    "calibration_slope": Scale(None, 2),
+    "calibration_intercept": Scale(None, 2),
+    "bias": Scale(None, None, "target"),
+}
+
+
+def scale(name: str) -> Scale | None:
+    """What is known of a measure by its plain name (``auc``); None of a stranger."""
+    return METRICS.get(name) or SCALES.get(name)
+
+
+def better(name: str) -> Direction | None:
+    """Whether the ``higher`` or the ``lower`` of two values of a measure is the better one.
+
+    None where neither is, or where the measure is not known.
+    """
+    known = scale(name)
+    return known.direction if known else None
+
+
+def sign(name: str) -> float:
+    """-1 where less of a measure is better, else 1: times it, more is always better."""
+    return -1.0 if better(name) == "lower" else 1.0
+
+
+def best(values: Sequence[float], name: str) -> int | None:
+    """Place of the best value of a measure, the first of equals; NaN is never best, and None without any number."""
+    known = [i for i, value in enumerate(values) if not np.isnan(value)]
+    return max(known, key=lambda i: sign(name) * values[i]) if known else None
+
+
+def told(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What ``summary.json`` says of each measure: ``{name: {direction, decimals, unit, description?, title?}}``.
+
+    A page reads it from there, and so ranks and prints a measure that only a task's own file knows.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        known = scale(name)
+        if known is not None and name not in found:
+            found[name] = {"direction": known.direction, "decimals": known.decimals, "unit": known.unit}
+            if isinstance(known, Metric):
+                found[name]["description"] = known.description
+            if known.title:
+                found[name]["title"] = list(known.title)
+    return found
 
 
 def labelled_rows(y_true: np.ndarray) -> np.ndarray:
@@ -92,14 +158,23 @@ def metric(
     range: tuple[float, float],
     description: str,
     *,
-    higher_is_better: bool | None = True,
+    direction: Direction | None = "higher",
+    decimals: int | None = 2,
+    unit: str = "",
+    title: tuple[str, str] | None = None,
     needs_threshold: bool = False,
 ) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
-    """Register a weighted function and give it clean input: labelled rows only, NaN where nothing is defined."""
+    """Register a weighted function and give it clean input: labelled rows only, NaN where nothing is defined.
+
+    ``tasks`` are kinds of question (``stats.kinds``), with a space between; the rest as in ``Metric``. A measure of a
+    task of its own is registered so in that task's file. Raises ``ValueError`` when the name stands already.
+    """
 
     def register(function: Callable[..., Value]) -> Callable[..., Value]:
         @wraps(function)
-        def clean(y_true: np.ndarray | None, y_pred: np.ndarray, weights: Weights | None = None, threshold: Any = 0.5) -> Value:
+        def clean(
+            y_true: np.ndarray | None, y_pred: np.ndarray, weights: Weights | None = None, threshold: Any = 0.5
+        ) -> Value:
             y_pred = np.asarray(y_pred, dtype=np.float64)
             n = len(y_pred)
             y_true = np.zeros(n) if y_true is None else np.asarray(y_true, dtype=np.float64)
@@ -119,7 +194,21 @@ def metric(
                     value = function(y_true, y_pred, used, **options)
             return float(value[0]) if weights is None else value
 
-        METRICS[function.__name__] = Metric(function.__name__, clean, higher_is_better, range, description, tuple(tasks.split()), needs_threshold)
+        name = function.__name__
+        if scale(name) is not None:
+            raise ValueError(f"a measure named {name} stands already")
+        METRICS[name] = Metric(
+            direction=direction,
+            decimals=decimals,
+            unit=unit,
+            title=title,
+            name=name,
+            function=clean,
+            range=range,
+            description=description,
+            tasks=tuple(tasks.split()),
+            needs_threshold=needs_threshold,
+        )
         return clean
 
     return register
@@ -169,7 +258,9 @@ def auc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     return _auc(y_true, y_pred, weights)
 
 
-@metric("binary", (0, 1), "average precision: precision at each positive case's score, averaged over the positive cases")
+@metric(
+    "binary", (0, 1), "average precision: precision at each positive case's score, averaged over the positive cases"
+)
 def auprc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Average precision: sum over distinct scores of (step in recall) x precision; no interpolation."""
     return _auprc(y_true, y_pred, weights)
@@ -180,7 +271,9 @@ def targets_of(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     return y_true if y_true.ndim == 2 else (y_true[:, None] == np.arange(y_pred.shape[1])).astype(np.float64)
 
 
-def _macro(function: Callable[..., Value], y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, **options: Any) -> np.ndarray:
+def _macro(
+    function: Callable[..., Value], y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, **options: Any
+) -> np.ndarray:
     """Mean over the targets that have both classes in the data; NaN in a resample where one of them loses a class."""
     values = []
     for label, score in zip(targets_of(y_true, y_pred).T, y_pred.T):
@@ -196,7 +289,11 @@ def macro_auc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value
     return _macro(_auc, y_true, y_pred, weights)
 
 
-@metric("multiclass multilabel", (0, 1), "mean over the classes (or targets) of the average precision of each against the rest")
+@metric(
+    "multiclass multilabel",
+    (0, 1),
+    "mean over the classes (or targets) of the average precision of each against the rest",
+)
 def macro_auprc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Macro average precision."""
     return _macro(_auprc, y_true, y_pred, weights)
@@ -232,7 +329,9 @@ def accuracy(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold
     return np.trace(table) / table.sum(axis=(0, 1))
 
 
-@metric("binary multiclass", (0, 1), "share called right in each class, averaged over the classes", needs_threshold=True)
+@metric(
+    "binary multiclass", (0, 1), "share called right in each class, averaged over the classes", needs_threshold=True
+)
 def balanced_accuracy(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
     """Mean recall over the classes that the data hold; not defined with one class only."""
     table = _decided(y_true, y_pred, weights, threshold)
@@ -273,7 +372,9 @@ def f1(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.n
 
 @metric("multiclass multilabel", (0, 1), "mean over the classes (or targets) of F1", needs_threshold=True)
 def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
-    """Macro F1: of the called classes (multi-class) or at the threshold (multi-label), over those with a positive case."""
+    """Macro F1: of the called classes (multi-class) or at the threshold (multi-label), over those with a positive
+    case.
+    """
     if y_true.ndim == 1:
         table = _confusion(y_true, y_pred, weights)
         right = np.einsum("ccb->cb", table)
@@ -296,10 +397,15 @@ def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold
     "binary multiclass multilabel",
     (0, 2),
     "mean squared distance between probability and truth (0 is perfect; constant 0.5 gives 0.25 for two classes)",
-    higher_is_better=False,
+    direction="lower",
+    decimals=3,
 )
 def brier(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
-    """Brier score. Binary: mean (p - y)^2. Multi-class: sum over the classes, so up to 2 (Brier 1950). Multi-label: mean over the targets."""
+    """Brier score.
+
+    Binary: mean (p - y)^2. Multi-class: sum over the classes, so up to 2 (Brier 1950). Multi-label: mean over the
+    targets.
+    """
     if y_pred.ndim == 1:
         loss = (y_pred - y_true) ** 2
     elif y_true.ndim == 1:
@@ -309,7 +415,8 @@ def brier(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
         for label, score in zip(y_true.T, y_pred.T):
             known = ~np.isnan(label)
             if known.any():
-                values.append(brier.__wrapped__(label[known], score[known], weights.take(known)))  # type: ignore[attr-defined]
+                own: Any = brier  # wrapped once more, and the wrapper would drop rows again
+                values.append(own.__wrapped__(label[known], score[known], weights.take(known)))
         return np.mean(values, axis=0)
     total, cases = weights.sums(loss, np.ones(len(loss)))
     return total / cases
@@ -333,10 +440,12 @@ def confidence_and_truth(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.nda
     "binary multiclass",
     (0, 1),
     "mean gap between predicted probability and observed share, over 10 bins that hold about as many cases each",
-    higher_is_better=False,
+    direction="lower",
+    decimals=3,
 )
 def ece(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
-    """Expected calibration error over 10 equal-mass bins (Nixon et al. 2019); multi-class: of the top label (Guo et al. 2017).
+    """Expected calibration error over 10 equal-mass bins (Nixon et al. 2019); multi-class: of the top label (Guo et al.
+    2017).
 
     The bins are laid on the given cases and stay fixed over the resamples.
     """
@@ -349,15 +458,25 @@ def ece(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
 # ---- quantities -------------------------------------------------------------------------------
 
 
-@metric("regression", (-np.inf, 1), "share of the variance explained: 1 - SSE/SST; 0 = no better than the mean, below 0 = worse")
+@metric(
+    "regression",
+    (-np.inf, 1),
+    "share of the variance explained: 1 - SSE/SST; 0 = no better than the mean, below 0 = worse",
+)
 def r2(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
-    """Coefficient of determination 1 - SSE/SST (not the squared correlation); not defined when the truth is constant."""
+    """Coefficient of determination 1 - SSE/SST (not the squared correlation); not defined when the truth is
+    constant.
+    """
     centred = y_true - y_true.mean()
     n, s, ss, sse = weights.sums(np.ones(len(centred)), centred, centred**2, (y_true - y_pred) ** 2)
     return _unless_constant(1 - sse / (ss - s**2 / n), ss - s**2 / n, ss)
 
 
-@metric("regression", (0, 1), "squared Pearson correlation: how well the truth follows the prediction along any straight line")
+@metric(
+    "regression",
+    (0, 1),
+    "squared Pearson correlation: how well the truth follows the prediction along any straight line",
+)
 def squared_correlation(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Squared Pearson correlation; blind to offset and scale, so never below R2."""
     x, y = y_pred - y_pred.mean(), y_true - y_true.mean()
@@ -366,14 +485,28 @@ def squared_correlation(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights
     return _unless_constant(_unless_constant((sxy - sx * sy / n) ** 2 / (vx * vy), vx, sxx), vy, syy)
 
 
-@metric("regression", (0, np.inf), "mean absolute error, in the unit of the target", higher_is_better=False)
+@metric(
+    "regression",
+    (0, np.inf),
+    "mean absolute error, in the unit of the target",
+    direction="lower",
+    decimals=None,
+    unit="target",
+)
 def mae(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Mean absolute error."""
     total, n = weights.sums(np.abs(y_true - y_pred), np.ones(len(y_true)))
     return total / n
 
 
-@metric("regression", (0, np.inf), "root mean squared error, in the unit of the target; large errors weigh more", higher_is_better=False)
+@metric(
+    "regression",
+    (0, np.inf),
+    "root mean squared error, in the unit of the target; large errors weigh more",
+    direction="lower",
+    decimals=None,
+    unit="target",
+)
 def rmse(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Root mean squared error."""
     total, n = weights.sums((y_true - y_pred) ** 2, np.ones(len(y_true)))
@@ -424,9 +557,15 @@ def _pooled(counts: np.ndarray, weights: Weights, name: str) -> np.ndarray:
     return values[~np.isnan(present)].mean(axis=0) if (~np.isnan(present)).any() else np.full(values.shape[1], np.nan)
 
 
-@metric("segmentation", (0, 1), "overlap of drawn and predicted area, 2 x common / (drawn + predicted), averaged over the cases")
+@metric(
+    "segmentation",
+    (0, 1),
+    "overlap of drawn and predicted area, 2 x common / (drawn + predicted), averaged over the cases",
+)
 def dice(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
-    """Mean over cases of the Dice coefficient (itself the mean over the structures that the case or its prediction holds)."""
+    """Mean over cases of the Dice coefficient (itself the mean over the structures that the case or its prediction
+    holds).
+    """
     return _per_case(y_pred, weights, "dice")
 
 
@@ -446,9 +585,6 @@ def pooled_dice(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Val
 def pooled_iou(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Intersection over union of the summed counts, mean over structures."""
     return _pooled(y_pred, weights, "iou")
-
-
-DIMENSIONS = {"binary": 1, "multiclass": 2, "multilabel": 2, "regression": 1, "quantities": 2, "segmentation": 3}  # of y_pred without the seeds
 
 
 def for_task(task: str) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medgraft.stats.intervals import MINIMUM_PATIENTS, patient_counts
+from medgraft.stats.kinds import BINARY, KINDS
 from medgraft.stats.metrics import Weights, labelled_rows, targets_of
 
 GRID = np.linspace(0, 1, 101)  # false positive rates at which curves are told
@@ -33,7 +34,10 @@ def _rates(y: np.ndarray, p: np.ndarray, weights: Weights, grid: np.ndarray) -> 
         tpr, fpr = ones / ones[-1], zeros / zeros[-1]
     lost = np.isnan(tpr[-1]) | np.isnan(fpr[-1])
     start = np.zeros((1, tpr.shape[1]))
-    tpr, fpr = np.nan_to_num(np.concatenate([start, tpr])).T, np.nan_to_num(np.concatenate([start, fpr])).T  # (B, groups + 1)
+    tpr, fpr = (
+        np.nan_to_num(np.concatenate([start, tpr])).T,
+        np.nan_to_num(np.concatenate([start, fpr])).T,
+    )  # (B, groups + 1)
     # One sorted list for all resamples: resample b lives between 2b and 2b + 1.
     shift = 2.0 * np.arange(len(fpr))[:, None]
     fpr_on = np.searchsorted((fpr + shift).ravel(), (grid + 1e-9 + shift).ravel(), side="right").reshape(len(fpr), -1)
@@ -64,19 +68,20 @@ def roc(
     y_pred: np.ndarray,
     patient: np.ndarray,
     *,
-    task: str = "binary",
+    task: str = BINARY.name,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
     grid: np.ndarray = GRID,
 ) -> Roc:
-    """ROC curve, averaged vertically over seeds (and, macro, over classes or targets), with a bootstrap band by patient.
+    """ROC curve, averaged vertically over seeds (and, macro, over classes or targets), with a bootstrap band by
+    patient.
 
-    ``y_true`` and ``y_pred`` as in ``medgraft.stats.intervals.bootstrap`` for the tasks binary, multiclass and multilabel,
-    with or without a leading axis of seeds. A curve that is not defined is NaN.
+    ``y_true`` and ``y_pred`` as in ``medgraft.stats.intervals.bootstrap`` for the tasks binary, multiclass and
+    multilabel, with or without a leading axis of seeds. A curve that is not defined is NaN.
     """
     y, p, patient = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64), np.asarray(patient)
-    p = p[None] if p.ndim == (1 if task == "binary" else 2) else p
+    p = p[None] if p.ndim == KINDS[task].dimensions else p
     known = labelled_rows(y)
     y, p, patient = y[known], p[:, known], patient[known]
     nothing = np.full(len(grid), np.nan)
@@ -86,7 +91,10 @@ def roc(
     tpr = _curve(y, p, Weights.unit(len(y)), grid)[:, 0]
     if np.isnan(tpr).any() or len(names) < MINIMUM_PATIENTS:
         return Roc(grid, tpr, nothing, nothing)
-    drawn = np.concatenate([_curve(y, p, Weights(codes, counts), grid) for _, counts in patient_counts(len(names), resamples, seed)], axis=1)
+    drawn = np.concatenate(
+        [_curve(y, p, Weights(codes, counts), grid) for _, counts in patient_counts(len(names), resamples, seed)],
+        axis=1,
+    )
     drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]
     if drawn.shape[1] < resamples / 2:
         return Roc(grid, tpr, nothing, nothing)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
+
+from medgraft.stats.judged import ID
 
 
 def youden_threshold(y_true: np.ndarray, y_pred: np.ndarray) -> float:
@@ -25,3 +28,29 @@ def youden_threshold(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     gain = sensitivity + specificity
     best = np.flatnonzero(gain >= gain.max() - 1e-12)
     return float(middles[best[np.argmin(np.abs(middles[best] - 0.5))]])
+
+
+def thresholds(cells: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Youden thresholds of arms with one yes/no target: {arm: {outer fold: threshold}}.
+
+    Each comes from the inner select predictions of the chosen setting within that outer fold alone, so
+    the patients it is applied to had no say in it.
+    """
+    key = ["model", "start", "strategy", "outer", "setting"]
+    chosen = cells.filter((pl.col("inner") == -1) & (pl.col("state") == "done")).select(key).unique()
+    inner = cells.filter(pl.col("inner") >= 0).join(chosen, on=key, how="semi")
+    arms = inner.select(pl.col("hash").alias("cell"), "outer", ID)
+    whole = predictions.filter(
+        (pl.col("split") == "select") & pl.col("y_true").is_not_null() & (pl.col("window") == -1)
+    )
+    whole = whole.group_by("cell", "case_id", "target", "class", maintain_order=True).agg(
+        pl.col("y_true").first(), pl.col("y_pred").mean()
+    )  # over views
+    joined = whole.join(arms, on="cell")
+    found: dict[str, dict[str, float]] = {}
+    for (name, outer), part in joined.group_by(["id", "outer"], maintain_order=True):
+        if part.select("target", "class").n_unique() == 1 and part["y_true"].n_unique() == 2:
+            found.setdefault(str(name), {})[str(outer)] = youden_threshold(
+                part["y_true"].to_numpy(), part["y_pred"].to_numpy()
+            )
+    return found

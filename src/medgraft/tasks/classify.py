@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 import torch
 from torch.nn import functional
 
+from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
+from medgraft.datasets import Dataset
+from medgraft.errors import UserError
 from medgraft.stats import metrics
-from medgraft.tasks.task import Columns
+from medgraft.tasks import linear
+from medgraft.tasks.targets import specs
+from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec, labelled
 
 
 class Classify:
@@ -22,11 +28,15 @@ class Classify:
     no and yes in this order, and softmax cross-entropy; the prediction stays one probability, that of yes.
     """
 
-    name = "classify"
-    dense = False
-    higher_is_better = True
+    name: ClassVar[str] = "classify"
+    joins: ClassVar[Joins] = "case"
 
-    def __init__(self, targets: Sequence[TargetSpec], *, logits: int = 1) -> None:
+    def __init__(
+        self, targets: Sequence[TargetSpec], *, logits: int = 1, weight: float | str = 1.0, classes: Sequence[str] = ()
+    ) -> None:
+        """``weight`` is that of positive cases in the loss, a number or ``balanced``; ``classes`` those that take
+        part.
+        """
         if not targets:
             raise ValueError("a classification needs a target")
         self.targets = list(targets)
@@ -36,23 +46,69 @@ class Classify:
         self.pairs = logits == 2 and not self.exclusive
         self.answers = len(targets[0].classes) if self.exclusive else len(targets)  # columns of ``scores``
         self.outputs = 2 * self.answers if self.pairs else self.answers
-        self.metric = "balanced_accuracy" if self.exclusive else "auc" if self.answers == 1 else "macro_auc"
+        name = "balanced_accuracy" if self.exclusive else "auc" if self.answers == 1 else "macro_auc"
+        self.metric = metrics.METRICS[name]
+        self.classes = list(classes)
+        self._weight = weight
         self.positive_weight = np.ones(len(targets), np.float32)
 
-    def fit_weight(self, y: np.ndarray, weight: float | str) -> None:
-        """Weight of positive labels in the loss of yes/no targets: a number, or ``balanced``, negatives over positives of ``y (n, T)``.
+    @property
+    def question(self) -> str:
+        return "multiclass" if self.exclusive else "binary" if self.answers == 1 else "multilabel"
 
-        ``balanced`` leaves a target without positives or negatives at 1.
+    @property
+    def yes_no(self) -> bool:
+        return self.answers == 1
+
+    @property
+    def stratify(self) -> str | None:
+        return self.targets[0].name
+
+    @classmethod
+    def describe(cls, dataset: Dataset, names: Sequence[str], classes: Sequence[str]) -> TaskSpec:
+        found = specs(dataset, names, classes)
+        quantity = next((t.name for t in found if t.kind == "regress"), None)
+        if quantity is not None:
+            raise UserError("is a quantity, not a class", case=quantity, fix="use task=regress")
+        return TaskSpec(cls.name, tuple(found), classes=tuple(classes))
+
+    @classmethod
+    def make(cls, spec: TaskSpec, setting: TrainConfig | None = None) -> Classify:
+        setting = setting or TrainConfig()
+        return cls(spec.targets, logits=setting.logits, weight=setting.positive_weight, classes=spec.classes)
+
+    def usable(self, manifest: pl.DataFrame) -> pl.Series:
+        """Rows with a label; where only some classes take part, with one of those."""
+        found = labelled(manifest, self.targets)
+        if self.classes:
+            found &= manifest[f"label.{self.targets[0].name}"].cast(pl.String).is_in(self.classes).fill_null(False)
+        return found
+
+    def refuse(self, setting: TrainConfig, join: str) -> None:
+        if join == "vote" and not self.yes_no:
+            raise UserError("windows vote on one yes/no target only", fix="set window.join=mean")
+        if setting.positive_weight != 1 and self.exclusive:
+            raise UserError(
+                "positive_weight is for yes/no targets",
+                fix="leave out train.positive_weight, or use balanced=true",
+            )
+
+    def fit(self, y: np.ndarray) -> None:
+        """Weight of positive labels in the loss of yes/no targets; ``balanced`` is negatives over positives of
+        ``y (n, T)``, 1 for a target without positives or negatives.
         """
-        if weight != "balanced":
-            self.positive_weight = np.full(len(self.targets), float(weight), np.float32)
+        if self._weight != "balanced":
+            self.positive_weight = np.full(len(self.targets), float(self._weight), np.float32)
             return
         positive, negative = np.nansum(y == 1, axis=0), np.nansum(y == 0, axis=0)
         both = (positive > 0) & (negative > 0)
         self.positive_weight = np.where(both, negative / np.maximum(positive, 1), 1.0).astype(np.float32)
 
     def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Cross-entropy (multi-class) or mean binary cross-entropy over known labels. ``output (B, outputs)`` logits."""
+        """Cross-entropy (multi-class) or mean binary cross-entropy over known labels.
+
+        ``output (B, outputs)`` logits.
+        """
         y = batch["y"]
         known = ~torch.isnan(y)
         count = known.sum().clamp(min=1)
@@ -61,7 +117,9 @@ class Classify:
             each = functional.cross_entropy(output.float(), labels, reduction="none")
             return {"loss": (each * known[:, 0]).sum() / count}
         if self.pairs:
-            each = functional.cross_entropy(output.float().view(-1, 2), torch.nan_to_num(y).long().view(-1), reduction="none").view_as(y)
+            each = functional.cross_entropy(
+                output.float().view(-1, 2), torch.nan_to_num(y).long().view(-1), reduction="none"
+            ).view_as(y)
         else:
             each = functional.binary_cross_entropy_with_logits(output.float(), torch.nan_to_num(y), reduction="none")
         weight = torch.where(y == 1, torch.as_tensor(self.positive_weight, device=y.device), torch.ones_like(y))
@@ -74,8 +132,12 @@ class Classify:
             return output.float().unflatten(1, (-1, 2)).softmax(2)[..., 1]
         return output.float().softmax(1) if self.exclusive else output.float().sigmoid()
 
-    def rows(self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: np.ndarray, scores: np.ndarray) -> Columns:
-        """``truth (n, T)`` with NaN, ``scores (n, answers)`` -> prediction columns, one row per case and class (or target)."""
+    def rows(
+        self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: np.ndarray, scores: np.ndarray
+    ) -> Columns:
+        """``truth (n, T)`` with NaN, ``scores (n, answers)`` -> prediction columns, one row per case and class (or
+        target).
+        """
         columns: Columns = {k: [] for k in ("patient_id", "case_id", "target", "class", "y_true", "y_pred")}
         for j in range(self.answers):
             target = self.targets[0 if self.exclusive else j]
@@ -106,3 +168,53 @@ class Classify:
         if self.answers == 1:
             return {"auc": metrics.point("auc", truth[:, 0], pred[:, 0])}
         return {"macro_auc": metrics.point("macro_auc", truth, pred)}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Nothing that a served model needs: weights of the loss end with training."""
+        return {}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        pass
+
+    def closed_form(
+        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int
+    ) -> Linear | None:
+        """L2 logistic regression on standardised features, one a target, or one over all classes."""
+        x, mean, spread = linear.standardise(x)
+        weight, bias, used = np.zeros((self.outputs, x.shape[1])), np.zeros(self.outputs), 0.0
+        for j in range(y.shape[1]):
+            known = ~np.isnan(y[:, j])
+            if len(np.unique(y[known, j])) < 2:
+                raise UserError("the training part holds one class only", fix="use fewer folds, or split.kind=holdout")
+            fitted, used = linear.fit(x[known], y[known, j], patients[known], regress=False, c=c, seed=seed)
+            coefficients, offset = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)
+            if self.exclusive:
+                for row, label in enumerate(fitted.classes_):
+                    weight[int(label)], bias[int(label)] = coefficients[row], offset[row]
+                # a class absent from the training part keeps a very low logit
+                bias[[k for k in range(self.outputs) if k not in set(fitted.classes_.astype(int))]] = -30.0
+            else:
+                row = 2 * j + 1 if self.pairs else j  # two logits a target: no stays 0, yes carries the regression
+                weight[row], bias[row] = coefficients[0], offset[0]
+        return Linear(*linear.fold_in(weight, bias, mean, spread), used)
+
+    def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
+        """Probabilities by class, and what the case is called: the likeliest class, or yes from the threshold on.
+
+        Several targets are told apart by name. ``case["votes"]``, where windows vote, is the share that said yes.
+        """
+        target = self.targets[0]
+        if self.exclusive:
+            called = target.classes[int(np.argmax(scores))]
+            return Answer({target.name: called, **{f"p({c})": float(p) for c, p in zip(target.classes, scores)}})
+        if not self.yes_no:
+            return Answer({f"{t.name} p({t.positive})": float(p) for t, p in zip(self.targets, scores)})
+        columns: dict[str, Any] = {f"p({target.positive})": float(scores[0])}
+        other = next((c for c in target.classes if c != target.positive), f"not {target.positive}")
+        if threshold is not None:
+            columns[target.name] = target.positive if scores[0] >= threshold else other
+            columns["threshold"] = threshold
+        if "votes" in case:
+            columns["votes"] = float(case["votes"])
+            columns[target.name] = target.positive if case["votes"] > 0.5 else other
+        return Answer(columns)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 import torch
 
+from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
+from medgraft.datasets import Dataset
 from medgraft.errors import UserError
 from medgraft.stats import metrics
-from medgraft.tasks.task import Columns
+from medgraft.tasks import linear
+from medgraft.tasks.targets import quantities
+from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec, labelled
 
 
 class Regress:
@@ -23,22 +28,52 @@ class Regress:
     it learns exactly as one whose bias starts at 55.6 and whose loss is in squared points (EchoNet-Dynamic).
     """
 
-    name = "regress"
-    dense = False
-    metric = "mae"
-    higher_is_better = False
+    name: ClassVar[str] = "regress"
+    joins: ClassVar[Joins] = "case"
+    yes_no = False
+    stratify = None
 
     def __init__(self, targets: Sequence[TargetSpec], center: float | None = None, scale: float | None = None) -> None:
         """``center`` and ``scale`` given here stay, whatever the labels; only a single quantity has them."""
         if len(targets) > 1 and (center is not None or scale is not None):
-            raise UserError(f"label_center and label_scale are of one quantity, there are {len(targets)}", fix="leave them out, or choose one target")
+            raise UserError(
+                f"label_center and label_scale are of one quantity, there are {len(targets)}",
+                fix="leave them out, or choose one target",
+            )
         self.targets = list(targets)
+        self.metric = metrics.METRICS["mae"]
         self._given = (center, scale)
         self.outputs = len(targets)
         self.center = np.full(self.outputs, 0.0 if center is None else center, np.float32)
         self.scale = np.full(self.outputs, 1.0 if scale is None else scale, np.float32)
 
-    def fit_scale(self, y: np.ndarray) -> None:
+    @property
+    def question(self) -> str:
+        return "regression" if self.outputs == 1 else "quantities"
+
+    @classmethod
+    def describe(cls, dataset: Dataset, names: Sequence[str], classes: Sequence[str]) -> TaskSpec:
+        return TaskSpec(cls.name, tuple(quantities(dataset, names)), classes=tuple(classes))
+
+    @classmethod
+    def make(cls, spec: TaskSpec, setting: TrainConfig | None = None) -> Regress:
+        setting = setting or TrainConfig()
+        return cls(spec.targets, setting.label_center, setting.label_scale)
+
+    def usable(self, manifest: pl.DataFrame) -> pl.Series:
+        """Rows with a value of at least one quantity."""
+        return labelled(manifest, self.targets)
+
+    def refuse(self, setting: TrainConfig, join: str) -> None:
+        if join == "vote":
+            raise UserError("windows vote on one yes/no target only", fix="set window.join=mean")
+        if setting.positive_weight != 1:
+            raise UserError(
+                "positive_weight is for yes/no targets",
+                fix="leave out train.positive_weight, or use balanced=true",
+            )
+
+    def fit(self, y: np.ndarray) -> None:
         """Mean and standard deviation of the training labels (n, T), NaN ignored, unless they were given."""
         center, scale = self._given
         if center is None:
@@ -62,7 +97,9 @@ class Regress:
         """Quantities (B, T) in the label's unit."""
         return output.float() * self._to(self.scale, output) + self._to(self.center, output)
 
-    def rows(self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: np.ndarray, scores: np.ndarray) -> Columns:
+    def rows(
+        self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: np.ndarray, scores: np.ndarray
+    ) -> Columns:
         """``truth (n, T)`` with NaN, ``scores (n, T)`` -> prediction columns with an empty class."""
         columns: Columns = {k: [] for k in ("patient_id", "case_id", "target", "class", "y_true", "y_pred")}
         for j, target in enumerate(self.targets):
@@ -86,3 +123,26 @@ class Regress:
             maes.append(metrics.point("mae", truth[j, known], pred[j, known]) / divisor)
             r2s.append(metrics.point("r2", truth[j, known], pred[j, known]))
         return {"mae": float(np.mean(maes)), "r2": float(np.mean(r2s))}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"center": self.center, "scale": self.scale}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        self.center, self.scale = np.asarray(state["center"]), np.asarray(state["scale"])
+
+    def closed_form(
+        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int
+    ) -> Linear | None:
+        """Ridge regression of each quantity, in units of ``scale``, on standardised features."""
+        x, mean, spread = linear.standardise(x)
+        weight, bias, used = np.zeros((self.outputs, x.shape[1])), np.zeros(self.outputs), 0.0
+        for j in range(y.shape[1]):
+            known = ~np.isnan(y[:, j])
+            target = (y[known, j] - self.center[j]) / self.scale[j]
+            fitted, used = linear.fit(x[known], target, patients[known], regress=True, c=c, seed=seed)
+            weight[j], bias[j] = np.atleast_2d(fitted.coef_)[0], np.atleast_1d(fitted.intercept_)[0]
+        return Linear(*linear.fold_in(weight, bias, mean, spread), used)
+
+    def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
+        """Each quantity in its label's unit."""
+        return Answer({target.name: float(score) for target, score in zip(self.targets, scores)})

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 import torch
 from torch.nn import functional
 
+from medgraft.config import TrainConfig
+from medgraft.data.dataset import TargetSpec
+from medgraft.datasets import Dataset
+from medgraft.errors import UserError
 from medgraft.stats import metrics
-from medgraft.tasks.task import Columns
+from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec
 
 IGNORE = 255
 
@@ -22,19 +27,85 @@ class Segment:
     nowhere. Counting comes first and dividing later: tp, fp and fn travel in ``measures``.
     """
 
-    name = "segment"
-    dense = True
-    metric = "dice"
-    higher_is_better = True
+    name: ClassVar[str] = "segment"
+    joins: ClassVar[Joins] = "field"
+    question = "segmentation"
+    yes_no = False
+    stratify = None
 
     def __init__(self, structures: Sequence[str]) -> None:
         if not structures:
             raise ValueError("a segmentation needs a structure")
         self.structures = list(structures)
+        self.targets: list[TargetSpec] = []
         self.outputs = len(structures)
+        self.metric = metrics.METRICS["dice"]
+
+    @classmethod
+    def describe(cls, dataset: Dataset, names: Sequence[str], classes: Sequence[str]) -> TaskSpec:
+        structures = list(dataset.info.get("structures") or [])
+        if not structures:
+            raise UserError(
+                "the data set has no masks", case=str(dataset.root), fix="scan it again with masks=COLUMN or masks=DIR"
+            )
+        unknown = [n for n in names if n not in structures]
+        if unknown:
+            raise UserError(f"no structure {unknown[0]!r}; there are {', '.join(structures)}")
+        return TaskSpec(cls.name, structures=tuple(structures))
+
+    @classmethod
+    def make(cls, spec: TaskSpec, setting: TrainConfig | None = None) -> Segment:
+        return cls(spec.structures)
+
+    def usable(self, manifest: pl.DataFrame) -> pl.Series:
+        """Rows with a mask."""
+        return manifest["mask_id"].is_not_null()
+
+    def refuse(self, setting: TrainConfig, join: str) -> None:
+        if setting.tta:
+            raise UserError("test-time augmentation is for labels, not for masks", fix="leave out train.tta")
+        if join == "vote":
+            raise UserError("windows vote on one yes/no target only", fix="set window.join=mean")
+        if setting.positive_weight != 1:
+            raise UserError(
+                "positive_weight is for yes/no targets",
+                fix="leave out train.positive_weight, or use balanced=true",
+            )
+
+    def fit(self, y: np.ndarray) -> None:
+        pass
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        pass
+
+    def closed_form(
+        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int
+    ) -> Linear | None:
+        return None
+
+    def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
+        """Voxels of each structure, millilitres where a volume's spacing is known, and the label map (later ones
+        on top).
+        """
+        said = scores > 0.5
+        labels = np.zeros(scores.shape[1:], np.uint8)
+        spacing = case.get("spacing")
+        known = case.get("kind") == "volume" and spacing is not None and all(s is not None for s in spacing)
+        columns: dict[str, Any] = {}
+        for k, name in enumerate(self.structures):
+            labels[said[k]] = k + 1
+            columns[f"{name} voxels"] = int(said[k].sum())
+            if known:
+                columns[f"{name} ml"] = float(said[k].sum() * np.prod(list(spacing or [])) / 1000)
+        return Answer(columns, labels, tuple(self.structures))
 
     def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Mean cross-entropy over counted voxels plus 1 - soft Dice (smoothing 1, over the batch, mean over structures)."""
+        """Mean cross-entropy over counted voxels plus 1 - soft Dice (smoothing 1, over the batch, mean over
+        structures).
+        """
         mask = batch["mask"]
         known = (mask != IGNORE).float()
         truth = (mask == 1).float()

@@ -1,35 +1,132 @@
 """The contract of a task, once, with shapes.
 
-A task turns the output of a model into a loss while training and into plain numbers when
-predicting. It knows nothing of folds, files or devices.
+A task says what of a data set it can learn, turns the output of a model into a loss while training, and into plain
+numbers when predicting. It knows nothing of folds, files or devices. ``TASKS`` (``tasks/choose.py``) holds every task
+by name; a file that puts its own class there is a task like any other.
 
-``outputs``   how many numbers the head gives (classes, targets, two for each target, or structures).
-``dense``     True when the model answers for every voxel.
-``loss``      output (B, outputs) or (B, K, D, H, W) and the batch -> {"loss": scalar, ...parts}.
-``scores``    output -> what windows of one case may be averaged: probabilities or quantities.
-``rows``      joined scores of cases -> columns of ``predictions`` (dense tasks: of ``measures``).
-``summary``   predictions or measures of a part -> {metric: value}; the same ``stats.metrics`` as the report.
+class level
+``name``       as a recipe says it.
+``joins``      how windows become an answer: ``case`` (the mean of their scores), ``field`` (an overlap-weighted map on
+the
+               case's own grid), ``window`` (each window is judged alone, its measures are averaged over the case).
+``describe``   data set, wanted names, classes to keep -> ``TaskSpec``, or a ``UserError`` that says what is lacking.
+``make``       ``TaskSpec`` and a training setting (None: the default one) -> the task.
+
+instance
+``outputs``    how many numbers the head gives (classes, targets, two for each target, or structures).
+``targets``    label columns that a batch carries in ``y``; empty where masks are learned.
+``metric``     what settings are chosen by, an object that knows its direction.
+``question``   the kind of question in ``stats.kinds`` that its tables answer.
+``yes_no``     one yes/no question: it has thresholds, votes, kinds of negatives and boxes that explain it.
+``usable``     which rows of a manifest it can learn from and be judged on.
+``stratify``   the label column by whose classes patients are dealt into parts, or None.
+``refuse``     raises ``UserError`` for a setting that has no meaning here.
+``fit``        labels of the training part (n, T) -> what must be known before training (scale, weights).
+``state``      what ``fit`` found, as arrays for the checkpoint; ``load`` puts it back.
+``loss``       output (B, outputs) or (B, K, D, H, W) and the batch -> {"loss": scalar, ...parts}.
+``scores``     output -> what windows of one case may be averaged: probabilities or quantities.
+``rows``       joined scores of cases -> columns of ``predictions`` (``case``), or of ``measures`` (``field``,
+``window``).
+``summary``    predictions or measures of a part -> {metric: value}; the same ``stats.metrics`` as the report.
+``closed_form`` features (n, F), labels (n, T), patients (n,) -> weights and bias of a linear head, or None where there
+is none.
+``answer``     joined scores of one new study -> what a table says of it, and a label map to write beside it where it
+has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
+import polars as pl
 import torch
 
+from medgraft.config import TrainConfig
+from medgraft.data.dataset import TargetSpec
+from medgraft.datasets import Dataset
+from medgraft.stats.metrics import Metric
+
 Columns = dict[str, list[Any]]
+Joins = Literal["case", "field", "window"]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What is asked of a data set, as plain values: the task's name, its label columns or its structures."""
+
+    name: str
+    targets: tuple[TargetSpec, ...] = ()
+    structures: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()  # of the only target that take part; empty: all
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TaskSpec:
+        targets = tuple(TargetSpec(**{**t, "classes": tuple(t["classes"])}) for t in value["targets"])
+        return cls(value["name"], targets, tuple(value["structures"]), tuple(value["classes"]))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear head in closed form: ``weight`` (outputs, F), ``bias`` (outputs,), and the strength ``c`` that was
+    used.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    c: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one new study: columns of the table, and a label map (D, H, W) uint8 to write, where there
+    is one.
+    """
+
+    columns: dict[str, Any]
+    labels: np.ndarray | None = None
+    names: tuple[str, ...] = field(default=())  # of the label map's values 1, 2, ...
 
 
 class Task(Protocol):
     """See the module's docstring."""
 
-    name: str
+    name: ClassVar[str]
+    joins: ClassVar[Joins]
+
     outputs: int
-    dense: bool
-    #: name of the metric used for selection, and whether more is better
-    metric: str
-    higher_is_better: bool
+    targets: list[TargetSpec]
+    metric: Metric
+
+    @property
+    def question(self) -> str: ...
+
+    @property
+    def yes_no(self) -> bool: ...
+
+    @property
+    def stratify(self) -> str | None: ...
+
+    @classmethod
+    def describe(cls, dataset: Dataset, names: Sequence[str], classes: Sequence[str]) -> TaskSpec: ...
+
+    @classmethod
+    def make(cls, spec: TaskSpec, setting: TrainConfig | None = None) -> Task: ...
+
+    def usable(self, manifest: pl.DataFrame) -> pl.Series: ...
+
+    def refuse(self, setting: TrainConfig, join: str) -> None: ...
+
+    def fit(self, y: np.ndarray) -> None: ...
+
+    def state(self) -> dict[str, np.ndarray]: ...
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None: ...
 
     def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]: ...
 
@@ -38,3 +135,14 @@ class Task(Protocol):
     def rows(self, case_ids: Sequence[str], patient_ids: Sequence[str], truth: Any, scores: Any) -> Columns: ...
 
     def summary(self, columns: Columns) -> dict[str, float]: ...
+
+    def closed_form(
+        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int
+    ) -> Linear | None: ...
+
+    def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer: ...
+
+
+def labelled(manifest: pl.DataFrame, targets: Sequence[TargetSpec]) -> pl.Series:
+    """Rows with a value of at least one target."""
+    return manifest.select(pl.any_horizontal([pl.col(f"label.{t.name}").is_not_null() for t in targets])).to_series()

@@ -62,7 +62,9 @@ def families() -> dict[str, str]:
 
 
 def find(folder: Path, project: str) -> Path | None:
-    """The checkout of a project: ``folder`` itself or one of its folders, by the project's name; or where a package is installed."""
+    """The checkout of a project: ``folder`` itself or one of its folders, by the project's name; or where a package is
+    installed.
+    """
     owner, name = project.split("/")
     if owner == "pypi":
         try:
@@ -75,7 +77,9 @@ def find(folder: Path, project: str) -> Path | None:
     return None
 
 
-def compare(folder: Path, *, record: Path | None = None, only: str = "", repeats: int = 5, threads: int = 1) -> list[dict[str, Any]]:
+def compare(
+    folder: Path, *, record: Path | None = None, only: str = "", repeats: int = 5, threads: int = 1
+) -> list[dict[str, Any]]:
     """Compare every network whose project lies under ``folder``; ``record`` writes goldens there.
 
     A row has network, project, error (relative, float32), spread, ours and theirs (CPU seconds of a forward
@@ -92,7 +96,12 @@ def compare(folder: Path, *, record: Path | None = None, only: str = "", repeats
         with tempfile.TemporaryDirectory() as place:
             answer = Path(place) / "rows.json"
             words = [family, str(root), str(answer), str(record or ""), str(repeats), str(threads)]
-            done = subprocess.run([sys.executable, "-m", "medgraft.engine.official", *words], capture_output=True, text=True, env={**os.environ})
+            done = subprocess.run(
+                [sys.executable, "-m", "medgraft.engine.official", *words],
+                capture_output=True,
+                text=True,
+                env={**os.environ},
+            )
             if answer.is_file():
                 rows += json.loads(answer.read_text(encoding="utf-8"))
             if done.returncode:
@@ -127,7 +136,9 @@ def one(entry: Official, project: str, root: Path, record: Path | None, repeats:
     file_names = {name: target for name in own_names if (target := rename(name)) is not None}
     tensors = {target: own_names[name] for name, target in file_names.items()}
     state = parity.fill(tensors, entry.gain)
-    theirs.load_state_dict({name: state[target] for name, target in file_names.items()}, strict=entry.file_name_of is None)
+    theirs.load_state_dict(
+        {name: state[target] for name, target in file_names.items()}, strict=entry.file_name_of is None
+    )
     x = parity.input_of({"input": entry.input, "pixels": entry.pixels})
     with torch.no_grad():
         expected = entry.run(theirs, x)
@@ -152,7 +163,9 @@ def one(entry: Official, project: str, root: Path, record: Path | None, repeats:
     with torch.no_grad():
         found = parity.outputs(golden, body, filled, x)
         difference = float((found - expected).abs().max() / expected.abs().max())
-        ours_s, theirs_s = _timed(lambda: parity.outputs(golden, body, filled, x), lambda: entry.run(theirs, x), repeats)
+        ours_s, theirs_s = _timed(
+            lambda: parity.outputs(golden, body, filled, x), lambda: entry.run(theirs, x), repeats
+        )
     ratios = ours_s / theirs_s
     draws = np.median(ratios[np.random.default_rng(0).integers(0, len(ratios), (2000, len(ratios)))], axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])
@@ -171,7 +184,9 @@ def one(entry: Official, project: str, root: Path, record: Path | None, repeats:
 
 
 def _timed(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """CPU seconds of interleaved calls, order swapped each time, one warm-up; other work on the machine counts little in them."""
+    """CPU seconds of interleaved calls, order swapped each time, one warm-up; other work on the machine counts little
+    in them.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     for repeat in range(-1, repeats):
         for k in (0, 1) if repeat % 2 else (1, 0):

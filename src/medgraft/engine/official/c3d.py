@@ -21,4 +21,8 @@ def networks(root: Path) -> list[Official]:
         net.softmax.forward = lambda h: h
         return net(x)
 
-    return [Official("c3d", "c3d", (1, 3, 16, 112, 112), module.C3D, logits, head=("fc8.weight", "fc8.bias"), card="c3d.sports1m")]
+    return [
+        Official(
+            "c3d", "c3d", (1, 3, 16, 112, 112), module.C3D, logits, head=("fc8.weight", "fc8.bias"), card="c3d.sports1m"
+        )
+    ]

@@ -14,7 +14,10 @@ PROJECT = "pypi/deepbet"
 
 
 def networks(root: Path) -> list[Official]:
-    """One entry: both archives hold the same layers. Axes are (x, y, z) there (so D = W here, for equal times); the softmax is skipped."""
+    """One entry: both archives hold the same layers.
+
+    Axes are (x, y, z) there (so D = W here, for equal times); the softmax is skipped.
+    """
 
     def build() -> nn.Module:
         net: Any = torch.jit.load(str(root / "data" / "models" / "model.pt"))
@@ -26,4 +29,8 @@ def networks(root: Path) -> list[Official]:
         logits: Tensor = net(x.permute(0, 1, 4, 3, 2))
         return logits.permute(0, 1, 4, 3, 2)
 
-    return [Official("deepbet", "linknet3d", (1, 1, 64, 96, 64), build, run, card="linknet3d.deepbet", gain=1.0, structures=2)]
+    return [
+        Official(
+            "deepbet", "linknet3d", (1, 1, 64, 96, 64), build, run, card="linknet3d.deepbet", gain=1.0, structures=2
+        )
+    ]

@@ -40,7 +40,16 @@ def networks(root: Path) -> list[Official]:
     batch = {"bn_mode": "batch"}
     return [
         Official(whole, whole, (1, 1, 8, 16, 24), running, logits, card="genesis_chest_ct", structures=1),
-        Official(f"{whole}_batch", whole, (2, 1, 8, 16, 24), module.UNet3D, logits, card="genesis_chest_ct", structures=1, options=batch),
+        Official(
+            f"{whole}_batch",
+            whole,
+            (2, 1, 8, 16, 24),
+            module.UNet3D,
+            logits,
+            card="genesis_chest_ct",
+            structures=1,
+            options=batch,
+        ),
         Official(part, part, (1, 1, 24, 16, 16), running, encoded, card="genesis_chest_ct"),
     ]
 

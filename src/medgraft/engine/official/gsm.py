@@ -16,7 +16,10 @@ PROJECT = "swathikirans/GSM"
 
 
 def networks(root: Path) -> list[Official]:
-    """At 64x64. The project needs a GPU tensor type, an old PyYAML, its own folder and a download; its last pool is 7x7."""
+    """At 64x64.
+
+    The project needs a GPU tensor type, an old PyYAML, its own folder and a download; its last pool is 7x7.
+    """
     torch.cuda.FloatTensor = torch.FloatTensor  # type: ignore[attr-defined]
     loader = importlib.import_module("model_zoo.bninception.pytorch_load")
     yaml_load = loader.yaml.load

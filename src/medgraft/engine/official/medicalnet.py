@@ -25,7 +25,9 @@ def networks(root: Path) -> list[Official]:
 
     def build(depth: int) -> nn.Module:
         sides = {f"sample_input_{axis}": 32 for axis in "DHW"}
-        net: nn.Module = getattr(module, f"resnet{depth}")(**sides, num_seg_classes=2, shortcut_type=SHORTCUT[depth], no_cuda=True)
+        net: nn.Module = getattr(module, f"resnet{depth}")(
+            **sides, num_seg_classes=2, shortcut_type=SHORTCUT[depth], no_cuda=True
+        )
         return net
 
     def entry(depth: int) -> Official:

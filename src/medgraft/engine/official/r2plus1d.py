@@ -11,7 +11,9 @@ PROJECT = "moabitcoin/ig65m-pytorch"
 
 
 def networks(root: Path) -> list[Official]:
-    """Both clip lengths, each with the class count of its plain IG-65M file; smaller frames than the files', for time."""
+    """Both clip lengths, each with the class count of its plain IG-65M file; smaller frames than the files', for
+    time.
+    """
     module = importlib.import_module("ig65m.models")
 
     def entry(frames: int, classes: int) -> Official:

@@ -36,7 +36,11 @@ def caffe2_blob(name: str) -> str | None:
     words = stem.split(".")
     stage = words[0][1]
     if words[0].endswith("_fuse"):
-        place = "t_pool1_subsample" if stage == "1" else f"t_res{stage}_{dict(zip('234', (2, 3, 5)))[stage]}_branch2c_bn_subsample"
+        place = (
+            "t_pool1_subsample"
+            if stage == "1"
+            else f"t_res{stage}_{dict(zip('234', (2, 3, 5)))[stage]}_branch2c_bn_subsample"
+        )
         return f"{place}_bn_{_NORM_LEAVES[leaf]}" if words[1] == "bn" else f"{place}_{_LEAVES[leaf]}"
     path, what, block = re.fullmatch(r"pathway(\d)_(stem|res|nonlocal)(\d*)", words[1]).groups()  # type: ignore[union-attr]
     fast = "t_" if path == "1" else ""
@@ -44,7 +48,11 @@ def caffe2_blob(name: str) -> str | None:
         return f"{fast}res_conv1_bn_{_NORM_LEAVES[leaf]}" if words[2] == "bn" else f"{fast}conv1_{_LEAVES[leaf]}"
     if what == "nonlocal":
         place = f"nonlocal_conv{stage}_{block}"
-        return f"{place}_bn_{_NORM_LEAVES[leaf]}" if words[2] == "bn" else f"{place}_{words[2].removeprefix('conv_')}_{_LEAVES[leaf]}"
+        return (
+            f"{place}_bn_{_NORM_LEAVES[leaf]}"
+            if words[2] == "bn"
+            else f"{place}_{words[2].removeprefix('conv_')}_{_LEAVES[leaf]}"
+        )
     layer = "".join(words[2:])  # branch1, branch1_bn, branch2a, branch2a_bn, ...
     return f"{fast}res{stage}_{block}_{layer}_{(_NORM_LEAVES if layer.endswith('_bn') else _LEAVES)[leaf]}"
 
@@ -58,12 +66,18 @@ def networks(root: Path) -> list[Official]:
     defaults = importlib.import_module("slowfast.config.defaults")
     builder = importlib.import_module("slowfast.models.video_model_builder")
 
-    def entry(name: str, file: str, frames: int, side: int = 64, gain: float = 0.7, alpha: int = 0, **options: Any) -> Official:
+    def entry(
+        name: str, file: str, frames: int, side: int = 64, gain: float = 0.7, alpha: int = 0, **options: Any
+    ) -> Official:
         def build() -> nn.Module:
             config = defaults.get_cfg()
             config.merge_from_file(str(root / "configs" / "Kinetics" / f"{file}.yaml"))
-            config.merge_from_list(["NUM_GPUS", 0, "DATA.TRAIN_CROP_SIZE", side, "DATA.NUM_FRAMES", frames, "MODEL.HEAD_ACT", "none"])
-            if config.MODEL.MODEL_NAME == "ResNet_nopool":  # the released C2D; today's code has its pool under another name
+            config.merge_from_list(
+                ["NUM_GPUS", 0, "DATA.TRAIN_CROP_SIZE", side, "DATA.NUM_FRAMES", frames, "MODEL.HEAD_ACT", "none"]
+            )
+            if (
+                config.MODEL.MODEL_NAME == "ResNet_nopool"
+            ):  # the released C2D; today's code has its pool under another name
                 config.merge_from_list(["MODEL.MODEL_NAME", "ResNet", "MODEL.ARCH", "slow_c2d"])
             return getattr(builder, config.MODEL.MODEL_NAME)(config)
 

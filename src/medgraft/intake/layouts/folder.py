@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medgraft.intake import labels
+from medgraft.intake.options import ScanOptions
 from medgraft.intake.plan import Plan, discover, walk
-
-if TYPE_CHECKING:
-    from medgraft.intake.scan import ScanOptions
 
 
 def detect(source: Path) -> bool:

@@ -9,16 +9,14 @@ an image, not a person; a file ``patient_mapping.csv`` (patientId, patient) tell
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from medgraft.errors import UserError
 from medgraft.intake import labels
+from medgraft.intake.options import ScanOptions
 from medgraft.intake.plan import Item, Plan, walk
-
-if TYPE_CHECKING:
-    from medgraft.intake.scan import ScanOptions
+from medgraft.notices import notice
 
 IMAGES, LABELS, CLASSES = "stage_2_train_images", "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 MAPPING = "patient_mapping.csv"
@@ -36,25 +34,45 @@ def plan(source: Path, options: ScanOptions) -> Plan:
     files, rejects = walk(source / IMAGES, set(), options.follow_links)
     ignored = [f for f in files if not f.lower().endswith((".dcm", ".dicom"))]
     kept = [f for f in files if f not in set(ignored)]
-    items = [Item(f"{IMAGES}/{f}", (str(source / IMAGES / f),), "dicom", Path(f).stem, (f"{IMAGES}/{f}",)) for f in kept]
+    items = [
+        Item(f"{IMAGES}/{f}", (str(source / IMAGES / f),), "dicom", Path(f).stem, (f"{IMAGES}/{f}",)) for f in kept
+    ]
     table = _read(source / LABELS, ["patientId", "x", "y", "width", "height", "Target"])
     greatest = table.group_by("patientId").agg(pl.col("Target").cast(pl.Float64, strict=False).max().alias("_target"))
-    named = pl.when(pl.col("_target") >= 1).then(pl.lit("pneumonia")).when(pl.col("_target") < 1).then(pl.lit("no pneumonia")).alias("pneumonia")
-    table = table.join(greatest, on="patientId", how="left", maintain_order="left").with_columns(named).drop("_target", "Target")
+    named = (
+        pl.when(pl.col("_target") >= 1)
+        .then(pl.lit("pneumonia"))
+        .when(pl.col("_target") < 1)
+        .then(pl.lit("no pneumonia"))
+        .alias("pneumonia")
+    )
+    table = (
+        table.join(greatest, on="patientId", how="left", maintain_order="left")
+        .with_columns(named)
+        .drop("_target", "Target")
+    )
     targets = ["pneumonia"]
     if (source / CLASSES).is_file():
-        info = _read(source / CLASSES, ["patientId", "class"]).unique("patientId", keep="first", maintain_order=True).rename({"class": "class_info"})
+        info = (
+            _read(source / CLASSES, ["patientId", "class"])
+            .unique("patientId", keep="first", maintain_order=True)
+            .rename({"class": "class_info"})
+        )
         table = table.join(info, on="patientId", how="left", maintain_order="left")
         targets.append("class_info")
     fixed = {"id": "image", "target": targets}
     mapping = source / MAPPING
     warnings = []
     if mapping.is_file():
-        people = _read(mapping, ["patientId", "patient"]).unique("patientId", keep="first", maintain_order=True).rename({"patient": "patient_id"})
+        people = (
+            _read(mapping, ["patientId", "patient"])
+            .unique("patientId", keep="first", maintain_order=True)
+            .rename({"patient": "patient_id"})
+        )
         table = table.join(people, on="patientId", how="left", maintain_order="left")
         fixed["patient"] = "patient_id"
     else:
-        warnings.append("patientId names an image, not a person: one person may stand in training and test")
+        warnings.append(notice("image_not_person"))
     return Plan(items, table.rename({"patientId": "image"}), fixed, rejects, ignored, warnings)
 
 
@@ -62,5 +80,7 @@ def _read(path: Path, columns: list[str]) -> pl.DataFrame:
     table = labels.read_table(path)
     missing = [c for c in columns if c not in table.columns]
     if missing:
-        raise UserError(f"lacks the column {missing[0]}", case=path.name, fix=f"columns should be: {', '.join(columns)}")
+        raise UserError(
+            f"lacks the column {missing[0]}", case=path.name, fix=f"columns should be: {', '.join(columns)}"
+        )
     return table.select(columns)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 #: Block -> widths: 1x1 (0 = none, and the block halves the sides), 3x3 after its reduction, double 3x3
 #: after its, projection of the pool branch (0 = none), and what that branch takes.
@@ -43,7 +43,9 @@ class Inception(nn.Module):
     where there is no 1x1), between convolution and norm; it is called with the number of frames too.
     """
 
-    def __init__(self, inputs: int, single: int, triple: tuple[int, int], double: tuple[int, int], project: int, pool: str) -> None:
+    def __init__(
+        self, inputs: int, single: int, triple: tuple[int, int], double: tuple[int, int], project: int, pool: str
+    ) -> None:
         super().__init__()
         stride = 1 if single else 2
         self.halves = not single

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 class C3D(nn.Module):

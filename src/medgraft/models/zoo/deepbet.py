@@ -1,8 +1,8 @@
 """deepbet's LinkNet in 3D: brain extraction from T1-weighted MR volumes, 2.1 M parameters, without norm parameters.
 
 Papers: Fisch et al., deepbet: fast brain extraction of T1-weighted MRI using convolutional neural networks,
-Computers in Biology and Medicine 2024 (doi:10.1016/j.compbiomed.2024.108845); Chaurasia and Culurciello, LinkNet, VCIP 2017
-(arXiv:1707.03718). Weights: the PyPI package ``deepbet`` (MIT), two TorchScript archives whose tensors are
+Computers in Biology and Medicine 2024 (doi:10.1016/j.compbiomed.2024.108845); Chaurasia and Culurciello, LinkNet, VCIP
+2017 (arXiv:1707.03718). Weights: the PyPI package ``deepbet`` (MIT), two TorchScript archives whose tensors are
 read without running them. ``deepbet`` was trained on the cropped head at 256x256x256, ``deepbet_box`` on the
 whole volume at 128x128x128, both on (x, y, z) arrays: the name map turns the kernels to (z, y, x).
 What differs: logits instead of a softmax, and no bias on the two convolutions whose bias the instance norm
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 def _step(convolution: nn.Module, width: int) -> list[nn.Module]:
@@ -84,7 +84,8 @@ class LinkNet3d(nn.Module):
         self.conv = nn.Sequential(*_step(nn.Conv3d(8, 8, 3, 1, 1, bias=False), 8))
         self.tp_conv2 = nn.ConvTranspose3d(8, structures, 2, 2)
         # The features before it have variance 1 for good, so its scale alone decides how sure the map can be: logits of
-        # variance 2 from 8 inputs. PyTorch's own start counts the outputs of a turned convolution and leaves them at .05.
+        # variance 2 from 8 inputs. PyTorch's own start counts the outputs of a turned convolution and leaves them at
+        # .05.
         nn.init.normal_(self.tp_conv2.weight, std=2 / 8**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +103,10 @@ class LinkNet3d(nn.Module):
 def published(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     """Kernels of (x, y, z) to (z, y, x), without the two biases that a norm takes away."""
     idle = ("tp_conv1.0.bias", "conv.0.bias")
-    turned = {name: tensor.permute(0, 1, 4, 3, 2).contiguous() if tensor.ndim == 5 else tensor for name, tensor in state.items()}
+    turned = {
+        name: tensor.permute(0, 1, 4, 3, 2).contiguous() if tensor.ndim == 5 else tensor
+        for name, tensor in state.items()
+    }
     return {name: tensor for name, tensor in turned.items() if name not in idle}
 
 

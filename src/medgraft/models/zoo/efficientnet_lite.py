@@ -15,7 +15,7 @@ import timm
 from torch import nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 def _build(name: str, channels: int) -> nn.Module:
@@ -23,46 +23,29 @@ def _build(name: str, channels: int) -> nn.Module:
     return surgery.annotate(body, removed=("classifier",))
 
 
-@backbone(
-    family="EfficientNet-Lite",
-    dims=2,
-    output="features",
-    features=1280,
-    default_size=(224, 224),
-    min_size=(32, 32),
-    paper="arXiv:1905.11946",
-    notes="4.7 M parameters with its classifier",
-)
+FAMILY = {
+    "family": "EfficientNet-Lite",
+    "dims": 2,
+    "output": "features",
+    "features": 1280,
+    "min_size": (32, 32),
+    "paper": "arXiv:1905.11946",
+}
+
+
+@backbone(**FAMILY, default_size=(224, 224), notes="4.7 M parameters with its classifier")
 def efficientnet_lite0(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """EfficientNet-Lite0: the embedded default."""
     return _build("tf_efficientnet_lite0", channels)
 
 
-@backbone(
-    family="EfficientNet-Lite",
-    dims=2,
-    output="features",
-    features=1280,
-    default_size=(240, 240),
-    min_size=(32, 32),
-    paper="arXiv:1905.11946",
-    notes="5.4 M parameters with its classifier",
-)
+@backbone(**FAMILY, default_size=(240, 240), notes="5.4 M parameters with its classifier")
 def efficientnet_lite1(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """EfficientNet-Lite1: deeper than Lite0."""
     return _build("tf_efficientnet_lite1", channels)
 
 
-@backbone(
-    family="EfficientNet-Lite",
-    dims=2,
-    output="features",
-    features=1280,
-    default_size=(260, 260),
-    min_size=(32, 32),
-    paper="arXiv:1905.11946",
-    notes="6.1 M parameters with its classifier",
-)
+@backbone(**FAMILY, default_size=(260, 260), notes="6.1 M parameters with its classifier")
 def efficientnet_lite2(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """EfficientNet-Lite2: deeper and wider than Lite0."""
     return _build("tf_efficientnet_lite2", channels)

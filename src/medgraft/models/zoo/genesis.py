@@ -24,11 +24,13 @@ from torch.nn import functional
 
 from medgraft.errors import UserError
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 class BatchStatistics(nn.BatchNorm3d):
-    """Batch norm by the statistics of the batch at hand, in evaluation too; evaluation leaves the running ones as they are."""
+    """Batch norm by the statistics of the batch at hand, in evaluation too; evaluation leaves the running ones as they
+    are.
+    """
 
     mixes_cases = True
 
@@ -44,7 +46,9 @@ Norm = Callable[[int], nn.Module]
 def _norm(bn_mode: str) -> Norm:
     modes: dict[str, Norm] = {"running": nn.BatchNorm3d, "batch": BatchStatistics}
     if bn_mode not in modes:
-        raise UserError(f"bn_mode is {' or '.join(modes)}, not '{bn_mode}'", fix="batch repeats the published weights' evaluation")
+        raise UserError(
+            f"bn_mode is {' or '.join(modes)}, not '{bn_mode}'", fix="batch repeats the published weights' evaluation"
+        )
     return modes[bn_mode]
 
 
@@ -133,31 +137,38 @@ class UNet3D(Encoder3D):
         return self.out_tr(self.up_tr64(self.up_tr128(self.up_tr256(deep, quarter), half), full)).transpose(2, 4)
 
 
+VOLUME = {
+    "family": "Models Genesis",
+    "dims": 3,
+    "default_size": (32, 64, 64),
+    "min_size": (16, 16, 16),
+    "paper": "arXiv:2004.07882",
+}
+IMAGE = {
+    "family": "Models Genesis",
+    "dims": 2,
+    "default_size": (224, 224),
+    "paper": "arXiv:2004.07882",
+    "weights_of": "smp:unet-resnet18",
+}
+
+
 @backbone(
-    family="Models Genesis",
-    dims=3,
-    output="dense",
-    features=64,
-    default_size=(32, 64, 64),
-    min_size=(16, 16, 16),  # below, the deepest map of one case is a single voxel: no statistics
-    divisor=8,
-    paper="arXiv:2004.07882",
-    notes="19.07 M parameters; option bn_mode: running or batch",
+    **VOLUME, output="dense", features=64, divisor=8, notes="19.07 M parameters; option bn_mode: running or batch"
 )
-def genesis_unet3d(channels: int, structures: int, size: tuple[int, ...] | None = None, bn_mode: str = "running") -> nn.Module:
+def genesis_unet3d(
+    channels: int, structures: int, size: tuple[int, ...] | None = None, bn_mode: str = "running"
+) -> nn.Module:
     """Genesis 3D U-Net, for segmentation and restoration."""
     return surgery.annotate(UNet3D(channels, structures, _norm(bn_mode)), last=("out_tr",))
 
 
 @backbone(
-    family="Models Genesis",
-    dims=3,
+    **VOLUME,
     output="features",
     features=512,
-    default_size=(32, 64, 64),
-    min_size=(16, 16, 16),
-    paper="arXiv:2004.07882",
-    notes="7.03 M parameters; its authors put a dense layer of 1024 on it (hidden: 1024); option bn_mode: running or batch",
+    notes="7.03 M parameters; its authors put a dense layer of 1024 on it (hidden: 1024); option bn_mode: running or "
+    "batch",
 )
 def genesis_encoder3d(channels: int, size: tuple[int, ...] | None = None, bn_mode: str = "running") -> nn.Module:
     """Encoder of the Genesis 3D U-Net, for classification and regression."""
@@ -178,15 +189,11 @@ class Encoder2D(nn.Module):
 
 
 @backbone(
-    family="Models Genesis",
-    dims=2,
+    **IMAGE,
     output="dense",
     features=16,
-    default_size=(224, 224),
     min_size=(64, 64),
     divisor=32,
-    paper="arXiv:2004.07882",
-    weights_of="smp:unet-resnet18",
     notes="14.3 M parameters; ImageNet weights for its encoder, Genesis weights by your own pre-training",
 )
 def genesis_unet2d(channels: int, structures: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -194,19 +201,17 @@ def genesis_unet2d(channels: int, structures: int, size: tuple[int, ...] | None 
     from segmentation_models_pytorch import Unet
 
     return surgery.annotate(
-        Unet("resnet18", encoder_weights=None, in_channels=channels, classes=structures), removed=("encoder.fc",), last=("segmentation_head",)
+        Unet("resnet18", encoder_weights=None, in_channels=channels, classes=structures),
+        removed=("encoder.fc",),
+        last=("segmentation_head",),
     )
 
 
 @backbone(
-    family="Models Genesis",
-    dims=2,
+    **IMAGE,
     output="features",
     features=512,
-    default_size=(224, 224),
     min_size=(32, 32),
-    paper="arXiv:2004.07882",
-    weights_of="smp:unet-resnet18",
     notes="11.2 M parameters; takes what a genesis_unet2d learnt",
 )
 def genesis_encoder2d(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:

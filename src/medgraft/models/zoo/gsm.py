@@ -15,7 +15,7 @@ import re
 from torch import Tensor, nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 from medgraft.models.zoo.bninception import BNInception
 from medgraft.models.zoo.bninception import published as image_names
 from medgraft.models.zoo.tsm import folded, temporal_shift
@@ -60,9 +60,14 @@ class GSM(BNInception):
 
 
 def published(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
-    """Names of the project's files to ours: ``module.`` and ``base_model.`` go, ``gsm_inception_3a_1x1`` is ``inception_3a.gate``."""
+    """Names of the project's files to ours: ``module.`` and ``base_model.`` go, ``gsm_inception_3a_1x1`` is
+    ``inception_3a.gate``.
+    """
     bare = {k.removeprefix("module.").removeprefix("base_model."): v for k, v in state.items()}
-    return image_names({re.sub(r"^gsm_inception_(\d[a-e])_(1x1|3x3_reduce)\.", r"inception_\1.gate.", k): v for k, v in bare.items()}, body)
+    return image_names(
+        {re.sub(r"^gsm_inception_(\d[a-e])_(1x1|3x3_reduce)\.", r"inception_\1.gate.", k): v for k, v in bare.items()},
+        body,
+    )
 
 
 def from_image(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
@@ -90,7 +95,8 @@ def from_image(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     default_size=(8, 224, 224),
     min_size=(1, 32, 32),
     paper="arXiv:1912.00381",
-    notes="10.5 M parameters with its classifier of 174; any number of frames, trained with 8 or 16; inputs 0..255, BGR",
+    notes="10.5 M parameters with its classifier of 174; any number of frames, trained with 8 or 16; inputs 0..255, "
+    "BGR",
 )
 def gsm_bninception(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """BN-Inception with ten gate-shift modules."""

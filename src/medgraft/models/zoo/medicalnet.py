@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 class Padded(nn.Module):
@@ -31,7 +31,9 @@ class Padded(nn.Module):
 
 
 def _convolution(channels_in: int, channels_out: int, side: int, stride: int = 1, dilation: int = 1) -> nn.Conv3d:
-    convolution = nn.Conv3d(channels_in, channels_out, side, stride, padding=dilation * (side // 2), dilation=dilation, bias=False)
+    convolution = nn.Conv3d(
+        channels_in, channels_out, side, stride, padding=dilation * (side // 2), dilation=dilation, bias=False
+    )
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution
 
@@ -44,12 +46,16 @@ def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
 class Block(nn.Module):
     """Two 3x3x3 convolutions, or (``deep``) 1x1x1, 3x3x3 and 1x1x1 to four times the width, around a shortcut."""
 
-    def __init__(self, channels: int, width: int, deep: bool, stride: int, dilation: int, around: nn.Module | None) -> None:
+    def __init__(
+        self, channels: int, width: int, deep: bool, stride: int, dilation: int, around: nn.Module | None
+    ) -> None:
         super().__init__()
         out = 4 * width if deep else width
         self.conv1 = _convolution(channels, width, 1) if deep else _convolution(channels, width, 3, stride, dilation)
         self.bn1 = nn.BatchNorm3d(width)
-        self.conv2 = _convolution(width, width, 3, stride, dilation) if deep else _convolution(width, width, 3, 1, dilation)
+        self.conv2 = (
+            _convolution(width, width, 3, stride, dilation) if deep else _convolution(width, width, 3, 1, dilation)
+        )
         self.bn2 = nn.BatchNorm3d(width)
         if deep:
             self.conv3 = _convolution(width, out, 1)
@@ -79,7 +85,9 @@ class MedicalNet(nn.Module):
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm3d(64)
         have = 64
-        for stage, (count, width, stride, dilation) in enumerate(zip(blocks, (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4)), 1):
+        for stage, (count, width, stride, dilation) in enumerate(
+            zip(blocks, (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4)), 1
+        ):
             out = 4 * width if deep else width
             around: nn.Module | None = None
             if stride != 1 or have != out:
@@ -100,99 +108,53 @@ def _build(channels: int, blocks: tuple[int, ...], *, deep: bool, padded: bool =
     return surgery.annotate(MedicalNet(channels, blocks, deep=deep, padded=padded), removed=("conv_seg",))
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=512,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+FAMILY = {
+    "family": "MedicalNet",
+    "dims": 3,
+    "output": "features",
+    "default_size": (64, 64, 64),
+    "min_size": (8, 8, 8),
+    "paper": "arXiv:1904.00625",
+}
+
+
+@backbone(**FAMILY, features=512)
 def medicalnet_10(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 10 layers."""
     return _build(channels, (1, 1, 1, 1), deep=False)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=512,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=512)
 def medicalnet_18(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 18 layers."""
     return _build(channels, (2, 2, 2, 2), deep=False, padded=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=512,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=512)
 def medicalnet_34(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 34 layers."""
     return _build(channels, (3, 4, 6, 3), deep=False, padded=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=2048)
 def medicalnet_50(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 50 layers."""
     return _build(channels, (3, 4, 6, 3), deep=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=2048)
 def medicalnet_101(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 101 layers."""
     return _build(channels, (3, 4, 23, 3), deep=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=2048)
 def medicalnet_152(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 152 layers."""
     return _build(channels, (3, 8, 36, 3), deep=True)
 
 
-@backbone(
-    family="MedicalNet",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(64, 64, 64),
-    min_size=(8, 8, 8),
-    paper="arXiv:1904.00625",
-)
+@backbone(**FAMILY, features=2048)
 def medicalnet_200(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MedicalNet's ResNet with 200 layers."""
     return _build(channels, (3, 24, 36, 3), deep=True)

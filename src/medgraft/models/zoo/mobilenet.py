@@ -1,8 +1,8 @@
 """MobileNetV2 as convolution + bias, without batch norm.
 
 Paper: Sandler et al., MobileNetV2, CVPR 2018 (arXiv:1801.04381). Layers and names are torchvision's.
-The weights at hand come from an 8-bit model (licence: Apache-2.0, presumed from its source repository) whose batch norms are folded
-into the convolutions: the norms of the file hold scale 1, mean 0, variance 1 and the folded bias. With
+The weights at hand come from an 8-bit model (licence: Apache-2.0, presumed from its source repository) whose batch
+norms are folded into the convolutions: the norms of the file hold scale 1, mean 0, variance 1 and the folded bias. With
 batch statistics such a network collapses, so there are none here: training and evaluation features agree.
 What differs from torchvision: no norm layers, biases on the convolutions, no classifier, no dropout, and a
 variance-keeping random start (fan in; gain 1 for the linear bottlenecks), since no norm would repair the scale.
@@ -11,11 +11,12 @@ variance-keeping random start (fan in; gain 1 for the linear bottlenecks), since
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 @backbone(
@@ -48,7 +49,8 @@ def mobilenet_v2_folded(channels: int, size: tuple[int, ...] | None = None) -> n
 
 def _with_bias(old: nn.Conv2d, linear: bool) -> nn.Conv2d:
     """The same convolution with a bias; ``linear`` if no activation follows."""
-    new = nn.Conv2d(old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups)  # type: ignore[arg-type]
+    how: tuple[Any, ...] = (old.kernel_size, old.stride, old.padding, old.dilation, old.groups)
+    new = nn.Conv2d(old.in_channels, old.out_channels, *how)
     nn.init.kaiming_normal_(new.weight, mode="fan_in", nonlinearity="linear" if linear else "relu")
     assert new.bias is not None
     nn.init.zeros_(new.bias)

@@ -27,7 +27,9 @@ class NonLocal(nn.Module):
     H and W must be 2 at least.
     """
 
-    def __init__(self, channels: int, *, pool: Literal["before", "after"], affinity: Literal["scaled_softmax", "softmax", "mean"]) -> None:
+    def __init__(
+        self, channels: int, *, pool: Literal["before", "after"], affinity: Literal["scaled_softmax", "softmax", "mean"]
+    ) -> None:
         super().__init__()
         self.pool_first = pool == "before"
         self.affinity = affinity

@@ -14,11 +14,13 @@ from torch import nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem, VideoResNet
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 def middle_width(channels_in: int, channels_out: int) -> int:
-    """Channels between the 1x3x3 and the 3x1x1 part, so that both together hold the parameters of one 3x3x3 convolution."""
+    """Channels between the 1x3x3 and the 3x1x1 part, so that both together hold the parameters of one 3x3x3
+    convolution.
+    """
     return 27 * channels_in * channels_out // (9 * channels_in + 3 * channels_out)
 
 

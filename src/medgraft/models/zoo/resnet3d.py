@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import nn
 
 from medgraft.models import surgery
-from medgraft.models.libraries import monai_networks
-from medgraft.models.registry import backbone
+from medgraft.models.libraries.monai import monai_networks
+from medgraft.models.records import backbone
 
 
 def _build(name: str, channels: int) -> nn.Module:
@@ -19,25 +19,35 @@ def _build(name: str, channels: int) -> nn.Module:
     return surgery.annotate(body, removed=(surgery.remove_classifier(body),))
 
 
-@backbone(family="3D ResNet", dims=3, output="features", features=512, default_size=(64, 64, 64), min_size=(8, 8, 8), paper="arXiv:1904.00625")
+FAMILY = {
+    "family": "3D ResNet",
+    "dims": 3,
+    "output": "features",
+    "default_size": (64, 64, 64),
+    "min_size": (8, 8, 8),
+    "paper": "arXiv:1904.00625",
+}
+
+
+@backbone(**FAMILY, features=512)
 def resnet3d_10(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """3D ResNet-10."""
     return _build("resnet10", channels)
 
 
-@backbone(family="3D ResNet", dims=3, output="features", features=512, default_size=(64, 64, 64), min_size=(8, 8, 8), paper="arXiv:1904.00625")
+@backbone(**FAMILY, features=512)
 def resnet3d_18(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """3D ResNet-18."""
     return _build("resnet18", channels)
 
 
-@backbone(family="3D ResNet", dims=3, output="features", features=512, default_size=(64, 64, 64), min_size=(8, 8, 8), paper="arXiv:1904.00625")
+@backbone(**FAMILY, features=512)
 def resnet3d_34(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """3D ResNet-34."""
     return _build("resnet34", channels)
 
 
-@backbone(family="3D ResNet", dims=3, output="features", features=2048, default_size=(64, 64, 64), min_size=(8, 8, 8), paper="arXiv:1904.00625")
+@backbone(**FAMILY, features=2048)
 def resnet3d_50(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """3D ResNet-50."""
     return _build("resnet50", channels)

@@ -3,9 +3,9 @@
 Papers: Feichtenhofer et al., SlowFast networks, ICCV 2019 (arXiv:1812.03982); Carreira and Zisserman, I3D, CVPR
 2017 (arXiv:1705.07750); Wang et al., Non-local neural networks, CVPR 2018 (arXiv:1711.07971). Official code:
 facebookresearch/SlowFast (Apache-2.0, no other licence is stated for its zoo), whose tensor names are kept; most
-of its zoo was trained on Kinetics-400 in Caffe2 (``caffe2`` maps those names). What differs: the head and its softmax are off, a body gives
-the features pooled over time and space; SlowFast takes one tensor, the Fast clip, and draws its Slow
-path from it; the Slow path has ceil(D / alpha) frames (the official floor gives the same where alpha divides D).
+of its zoo was trained on Kinetics-400 in Caffe2 (``caffe2`` maps those names). What differs: the head and its softmax
+are off, a body gives the features pooled over time and space; SlowFast takes one tensor, the Fast clip, and draws its
+Slow path from it; the Slow path has ceil(D / alpha) frames (the official floor gives the same where alpha divides D).
 The released C2D weights belong to a net without the 2x1x1 pool after res2 (``pool``). The official non-local
 variants of Slow, SlowFast and C2D have configurations, but no weights; that of SlowFast 8x8 has lateral
 kernels of 5, not 7.
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medgraft.models import inflate, surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 from medgraft.models.zoo.nonlocal_block import NonLocal
 
 BLOCKS = (3, 4, 6, 3)  # bottlenecks of res2 to res5
@@ -37,9 +37,13 @@ NON_LOCAL = ((), (1, 3), (1, 3, 5), ())  # after these blocks of res2 to res5 of
 Affinity = Literal["", "scaled_softmax", "mean"]
 
 
-def _convolution(inputs: int, outputs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)) -> nn.Conv3d:
+def _convolution(
+    inputs: int, outputs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)
+) -> nn.Conv3d:
     """Without bias, padded to keep the size at stride 1, drawn as the official code does (Kaiming normal, fan out)."""
-    made = nn.Conv3d(inputs, outputs, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2), bias=False)
+    made = nn.Conv3d(
+        inputs, outputs, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2), bias=False
+    )
     nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
     return made
 
@@ -57,7 +61,9 @@ class Stem(nn.Module):
 
 
 class Transform(nn.Module):
-    """The branch of a bottleneck: kt x 1 x 1, 1 x 3 x 3 with the stride, 1 x 1 x 1; the last norm's scale starts at 0."""
+    """The branch of a bottleneck: kt x 1 x 1, 1 x 3 x 3 with the stride, 1 x 1 x 1; the last norm's scale starts
+    at 0.
+    """
 
     def __init__(self, inputs: int, inner: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -94,7 +100,9 @@ class Bottleneck(nn.Module):
 class Stage(nn.Module):
     """One of res2 to res5 for one or two paths; blocks of path P are ``pathwayP_resB`` and ``pathwayP_nonlocalB``."""
 
-    def __init__(self, index: int, inputs: Sequence[int], widths: Sequence[int], kinds: Sequence[str], affinity: Affinity) -> None:
+    def __init__(
+        self, index: int, inputs: Sequence[int], widths: Sequence[int], kinds: Sequence[str], affinity: Affinity
+    ) -> None:
         super().__init__()
         self.paths: list[list[str]] = []
         for path, (channels, width, kind) in enumerate(zip(inputs, widths, kinds)):
@@ -150,7 +158,9 @@ class ResNet(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Lateral connection: the Fast path, brought to the Slow frame rate by a strided convolution, joins the Slow path."""
+    """Lateral connection: the Fast path, brought to the Slow frame rate by a strided convolution, joins the Slow
+    path.
+    """
 
     def __init__(self, channels: int, kernel: int, alpha: int) -> None:
         super().__init__()
@@ -162,7 +172,8 @@ class Fusion(nn.Module):
 
 
 def slow_frames(frames: int, alpha: int) -> list[int]:
-    """Frames of the Fast clip that the Slow path sees: floor(linspace(0, frames - 1, frames / alpha)), first and last included.
+    """Frames of the Fast clip that the Slow path sees: floor(linspace(0, frames - 1, frames / alpha)), first and last
+    included.
 
     In whole numbers: the official float32 gives the same up to 400 frames, save one frame of a clip of 160.
     """
@@ -202,8 +213,12 @@ _STATISTICS = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running
 _BLOB = re.compile(
     r"(?P<fast>t_)?(?:(?P<stem>res_conv1_bn|conv1)|res(?P<stage>\d)_(?P<block>\d+)_branch(?:1(?P<one_bn>_bn)?|2(?P<letter>[abc])(?P<bn>_bn)?))_(?P<leaf>s|b|rm|riv|w)"
 )
-_FUSION = re.compile(r"t_(?:pool(?P<pool>1)|res(?P<stage>\d)_\d+_branch2c_bn)_subsample(?P<bn>_bn)?_(?P<leaf>s|b|rm|riv|w)")
-_NON_LOCAL = re.compile(r"nonlocal_conv(?P<stage>\d)_(?P<block>\d+)_(?P<part>theta|phi|g|out|bn)_(?P<leaf>s|b|rm|riv|w)")
+_FUSION = re.compile(
+    r"t_(?:pool(?P<pool>1)|res(?P<stage>\d)_\d+_branch2c_bn)_subsample(?P<bn>_bn)?_(?P<leaf>s|b|rm|riv|w)"
+)
+_NON_LOCAL = re.compile(
+    r"nonlocal_conv(?P<stage>\d)_(?P<block>\d+)_(?P<part>theta|phi|g|out|bn)_(?P<leaf>s|b|rm|riv|w)"
+)
 _OPTIMISER = re.compile(r".*_momentum|lr|model_iter|.*_lr")
 
 
@@ -212,7 +227,8 @@ def caffe2_name(blob: str) -> str | None:
     if _OPTIMISER.fullmatch(blob):
         return None
     if found := _FUSION.fullmatch(blob):
-        return f"s{found['pool'] or found['stage']}_fuse.{'bn' if found['bn'] else 'conv_f2s'}.{_STATISTICS[found['leaf']]}"
+        norm = "bn" if found["bn"] else "conv_f2s"
+        return f"s{found['pool'] or found['stage']}_fuse.{norm}.{_STATISTICS[found['leaf']]}"
     if found := _NON_LOCAL.fullmatch(blob):
         part = "bn" if found["part"] == "bn" else f"conv_{found['part']}"
         return f"s{found['stage']}.pathway0_nonlocal{found['block']}.{part}.{_STATISTICS[found['leaf']]}"
@@ -220,13 +236,17 @@ def caffe2_name(blob: str) -> str | None:
         path, leaf = 1 if found["fast"] else 0, _STATISTICS[found["leaf"]]
         if found["stem"]:
             return f"s1.pathway{path}_stem.{'conv' if found['stem'] == 'conv1' else 'bn'}.{leaf}"
-        branch = f"branch2.{found['letter']}{found['bn'] or ''}" if found["letter"] else f"branch1{found['one_bn'] or ''}"
+        branch = (
+            f"branch2.{found['letter']}{found['bn'] or ''}" if found["letter"] else f"branch1{found['one_bn'] or ''}"
+        )
         return f"s{found['stage']}.pathway{path}_res{found['block']}.{branch}.{leaf}"
     return {"pred_w": "head.projection.weight", "pred_b": "head.projection.bias"}.get(blob, blob)
 
 
 def caffe2(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
-    """The official zoo's blobs under our names; a blob with fewer axes than its tensor gets axes of length 1 at its end."""
+    """The official zoo's blobs under our names; a blob with fewer axes than its tensor gets axes of length 1 at its
+    end.
+    """
     own, mapped = body.state_dict(), {}
     for blob, tensor in state.items():
         name = caffe2_name(blob)
@@ -240,7 +260,14 @@ def caffe2(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
 # ---------------------------------------------------------------------------------------- image weights
 
 _RESNET = {"conv1": "s1.pathway0_stem.conv", "bn1": "s1.pathway0_stem.bn", "fc": "head.projection"}
-_LAYERS = {"conv1": "branch2.a", "conv2": "branch2.b", "conv3": "branch2.c", "bn1": "branch2.a_bn", "bn2": "branch2.b_bn", "bn3": "branch2.c_bn"}
+_LAYERS = {
+    "conv1": "branch2.a",
+    "conv2": "branch2.b",
+    "conv3": "branch2.c",
+    "bn1": "branch2.a_bn",
+    "bn2": "branch2.b_bn",
+    "bn3": "branch2.c_bn",
+}
 _LAYERS |= {"downsample.0": "branch1", "downsample.1": "branch1_bn"}
 
 
@@ -274,14 +301,23 @@ def _double(channels: int, *, alpha: int, kernel: int, affinity: Affinity = "") 
     )
 
 
+R50 = {"dims": 3, "output": "features", "features": 2048}
+C2D = {**R50, "family": "C2D", "default_size": (8, 224, 224), "paper": "arXiv:1711.07971"}
+I3D = {**R50, "family": "I3D", "default_size": (8, 224, 224)}
+SLOW = {**R50, "family": "Slow", "paper": "arXiv:1812.03982"}
+SLOWFAST = {
+    "family": "SlowFast",
+    "dims": 3,
+    "output": "features",
+    "features": 2304,
+    "default_size": (32, 224, 224),
+    "paper": "arXiv:1812.03982",
+}
+
+
 @backbone(
-    family="C2D",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
+    **C2D,
     min_size=(1, 16, 16),
-    paper="arXiv:1711.07971",
     notes="frames meet only in the mean at the end; pool=True adds the 2x1x1 maximum after res2 (no weights published)",
 )
 def c2d_r50(channels: int, size: tuple[int, ...] | None = None, pool: bool = False) -> nn.Module:
@@ -290,13 +326,8 @@ def c2d_r50(channels: int, size: tuple[int, ...] | None = None, pool: bool = Fal
 
 
 @backbone(
-    family="C2D",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
+    **C2D,
     min_size=(2, 17, 17),
-    paper="arXiv:1711.07971",
     notes="non-local blocks after res3 1, 3 and res4 1, 3, 5; 2x1x1 pool after res2; no weights published",
 )
 def c2d_r50_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -305,11 +336,7 @@ def c2d_r50_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
 
 
 @backbone(
-    family="I3D",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
+    **I3D,
     min_size=(2, 16, 16),
     paper="arXiv:1705.07750",
     notes="27.2 M parameters with two classes; frames are halved after res2",
@@ -320,11 +347,7 @@ def i3d_r50(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
 
 
 @backbone(
-    family="I3D",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
+    **I3D,
     min_size=(2, 17, 17),
     paper="arXiv:1711.07971",
     notes="34.6 M parameters with two classes; non-local blocks after res3 1, 3 and res4 1, 3, 5",
@@ -334,29 +357,16 @@ def i3d_r50_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     return _single(channels, "i3d", pool=True, affinity="scaled_softmax")
 
 
-@backbone(
-    family="Slow",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
-    min_size=(1, 16, 16),
-    paper="arXiv:1812.03982",
-    notes="31.6 M parameters with two classes",
-)
+@backbone(**SLOW, default_size=(8, 224, 224), min_size=(1, 16, 16), notes="31.6 M parameters with two classes")
 def slow_r50_8x8(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """Slow-R50, 8 frames."""
     return _single(channels, "slow")
 
 
 @backbone(
-    family="Slow",
-    dims=3,
-    output="features",
-    features=2048,
+    **SLOW,
     default_size=(4, 224, 224),
     min_size=(1, 16, 16),
-    paper="arXiv:1812.03982",
     notes="31.6 M parameters with two classes; the network of slow_r50_8x8 with weights for 4 frames",
 )
 def slow_r50_4x16(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -365,13 +375,9 @@ def slow_r50_4x16(channels: int, size: tuple[int, ...] | None = None) -> nn.Modu
 
 
 @backbone(
-    family="Slow",
-    dims=3,
-    output="features",
-    features=2048,
+    **SLOW,
     default_size=(8, 224, 224),
     min_size=(1, 17, 17),
-    paper="arXiv:1812.03982",
     notes="non-local blocks with the mean of dot products, after res3 1, 3 and res4 1, 3, 5; no weights published",
 )
 def slow_r50_8x8_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -380,13 +386,9 @@ def slow_r50_8x8_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Mo
 
 
 @backbone(
-    family="Slow",
-    dims=3,
-    output="features",
-    features=2048,
+    **SLOW,
     default_size=(4, 224, 224),
     min_size=(1, 17, 17),
-    paper="arXiv:1812.03982",
     notes="the network of slow_r50_8x8_nl for 4 frames; no weights published",
 )
 def slow_r50_4x16_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -395,13 +397,8 @@ def slow_r50_4x16_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.M
 
 
 @backbone(
-    family="SlowFast",
-    dims=3,
-    output="features",
-    features=2304,
-    default_size=(32, 224, 224),
+    **SLOWFAST,
     min_size=(1, 16, 16),
-    paper="arXiv:1812.03982",
     notes="33.6 M parameters with two classes; a clip is the Fast path, 8 of 32 frames are the Slow path",
 )
 def slowfast_r50_8x8(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -410,13 +407,8 @@ def slowfast_r50_8x8(channels: int, size: tuple[int, ...] | None = None) -> nn.M
 
 
 @backbone(
-    family="SlowFast",
-    dims=3,
-    output="features",
-    features=2304,
-    default_size=(32, 224, 224),
+    **SLOWFAST,
     min_size=(1, 16, 16),
-    paper="arXiv:1812.03982",
     notes="33.6 M parameters with two classes; a clip is the Fast path, 4 of 32 frames are the Slow path",
 )
 def slowfast_r50_4x16(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
@@ -425,14 +417,10 @@ def slowfast_r50_4x16(channels: int, size: tuple[int, ...] | None = None) -> nn.
 
 
 @backbone(
-    family="SlowFast",
-    dims=3,
-    output="features",
-    features=2304,
-    default_size=(32, 224, 224),
+    **SLOWFAST,
     min_size=(1, 17, 17),
-    paper="arXiv:1812.03982",
-    notes="non-local blocks (dot product) on the Slow path; lateral kernels of 5, as its configuration has them; no weights published",
+    notes="non-local blocks (dot product) on the Slow path; lateral kernels of 5, as its configuration has them; no "
+    "weights published",
 )
 def slowfast_r50_8x8_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """SlowFast-R50 8x8 with non-local blocks."""
@@ -440,14 +428,7 @@ def slowfast_r50_8x8_nl(channels: int, size: tuple[int, ...] | None = None) -> n
 
 
 @backbone(
-    family="SlowFast",
-    dims=3,
-    output="features",
-    features=2304,
-    default_size=(32, 224, 224),
-    min_size=(1, 17, 17),
-    paper="arXiv:1812.03982",
-    notes="non-local blocks (dot product) on the Slow path; no weights published",
+    **SLOWFAST, min_size=(1, 17, 17), notes="non-local blocks (dot product) on the Slow path; no weights published"
 )
 def slowfast_r50_4x16_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """SlowFast-R50 4x16 with non-local blocks."""

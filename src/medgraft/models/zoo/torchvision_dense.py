@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 _LEFT_OUT = ("aux_classifier", "backbone.fc", "backbone.classifier")
 
@@ -22,7 +22,9 @@ def _take_map(module: nn.Module, inputs: Any, output: dict[str, Tensor]) -> Tens
     return output["out"]
 
 
-def _build(name: str, channels: int, structures: int, last: tuple[str, ...] = ("classifier.4",), **arguments: Any) -> nn.Module:
+def _build(
+    name: str, channels: int, structures: int, last: tuple[str, ...] = ("classifier.4",), **arguments: Any
+) -> nn.Module:
     import torchvision.models as models
 
     body = models.get_model(name, weights=None, weights_backbone=None, num_classes=structures, **arguments)
@@ -31,15 +33,11 @@ def _build(name: str, channels: int, structures: int, last: tuple[str, ...] = ("
     return surgery.annotate(body, removed=_LEFT_OUT, last=last)
 
 
+DENSE = {"dims": 2, "output": "dense", "default_size": (224, 224), "min_size": (32, 32)}
+
+
 @backbone(
-    family="DeepLabv3",
-    dims=2,
-    output="dense",
-    features=256,
-    default_size=(224, 224),
-    min_size=(32, 32),
-    paper="arXiv:1706.05587",
-    weights_of="torchvision:deeplabv3_resnet50",
+    **DENSE, family="DeepLabv3", features=256, paper="arXiv:1706.05587", weights_of="torchvision:deeplabv3_resnet50"
 )
 def deeplabv3_resnet50(channels: int, structures: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """DeepLabv3 on ResNet-50."""
@@ -47,60 +45,37 @@ def deeplabv3_resnet50(channels: int, structures: int, size: tuple[int, ...] | N
 
 
 @backbone(
-    family="DeepLabv3",
-    dims=2,
-    output="dense",
-    features=256,
-    default_size=(224, 224),
-    min_size=(32, 32),
-    paper="arXiv:1706.05587",
-    weights_of="torchvision:deeplabv3_resnet101",
+    **DENSE, family="DeepLabv3", features=256, paper="arXiv:1706.05587", weights_of="torchvision:deeplabv3_resnet101"
 )
 def deeplabv3_resnet101(channels: int, structures: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """DeepLabv3 on ResNet-101."""
     return _build("deeplabv3_resnet101", channels, structures, aux_loss=False)
 
 
-@backbone(
-    family="FCN",
-    dims=2,
-    output="dense",
-    features=512,
-    default_size=(224, 224),
-    min_size=(32, 32),
-    paper="arXiv:1411.4038",
-    weights_of="torchvision:fcn_resnet50",
-)
+@backbone(**DENSE, family="FCN", features=512, paper="arXiv:1411.4038", weights_of="torchvision:fcn_resnet50")
 def fcn_resnet50(channels: int, structures: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """Fully convolutional network on ResNet-50."""
     return _build("fcn_resnet50", channels, structures, aux_loss=False)
 
 
-@backbone(
-    family="FCN",
-    dims=2,
-    output="dense",
-    features=512,
-    default_size=(224, 224),
-    min_size=(32, 32),
-    paper="arXiv:1411.4038",
-    weights_of="torchvision:fcn_resnet101",
-)
+@backbone(**DENSE, family="FCN", features=512, paper="arXiv:1411.4038", weights_of="torchvision:fcn_resnet101")
 def fcn_resnet101(channels: int, structures: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """Fully convolutional network on ResNet-101."""
     return _build("fcn_resnet101", channels, structures, aux_loss=False)
 
 
 @backbone(
+    **DENSE,
     family="LR-ASPP",
-    dims=2,
-    output="dense",
     features=128,
-    default_size=(224, 224),
-    min_size=(32, 32),
     paper="arXiv:1905.02244",
     weights_of="torchvision:lraspp_mobilenet_v3_large",
 )
 def lraspp_mobilenet_v3_large(channels: int, structures: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """Lite reduced ASPP on MobileNetV3-Large."""
-    return _build("lraspp_mobilenet_v3_large", channels, structures, last=("classifier.low_classifier", "classifier.high_classifier"))
+    return _build(
+        "lraspp_mobilenet_v3_large",
+        channels,
+        structures,
+        last=("classifier.low_classifier", "classifier.high_classifier"),
+    )

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 
 def _build(name: str, channels: int, **arguments: Any) -> nn.Module:
@@ -27,46 +27,39 @@ def _build(name: str, channels: int, **arguments: Any) -> nn.Module:
     return surgery.annotate(body, removed=(classifier,))
 
 
-@backbone(
-    family="video ResNet",
-    dims=3,
-    output="features",
-    features=512,
-    default_size=(16, 112, 112),
-    min_size=(1, 16, 16),
-    paper="arXiv:1711.11248",
-    weights_of="torchvision:r3d_18",
-)
+RESNET = {
+    "family": "video ResNet",
+    "dims": 3,
+    "output": "features",
+    "features": 512,
+    "default_size": (16, 112, 112),
+    "min_size": (1, 16, 16),
+    "paper": "arXiv:1711.11248",
+}
+MVIT = {
+    "family": "MViT",
+    "dims": 3,
+    "output": "features",
+    "features": 768,
+    "default_size": (16, 224, 224),
+    "min_size": (16, 224, 224),
+    "fixed_size": True,
+}
+
+
+@backbone(**RESNET, weights_of="torchvision:r3d_18")
 def r3d_18(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """3D ResNet with 18 layers."""
     return _build("r3d_18", channels)
 
 
-@backbone(
-    family="video ResNet",
-    dims=3,
-    output="features",
-    features=512,
-    default_size=(16, 112, 112),
-    min_size=(1, 16, 16),
-    paper="arXiv:1711.11248",
-    weights_of="torchvision:mc3_18",
-)
+@backbone(**RESNET, weights_of="torchvision:mc3_18")
 def mc3_18(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """Mixed 3D and 2D convolutions, 18 layers."""
     return _build("mc3_18", channels)
 
 
-@backbone(
-    family="video ResNet",
-    dims=3,
-    output="features",
-    features=512,
-    default_size=(16, 112, 112),
-    min_size=(1, 16, 16),
-    paper="arXiv:1711.11248",
-    weights_of="torchvision:r2plus1d_18",
-)
+@backbone(**RESNET, weights_of="torchvision:r2plus1d_18")
 def r2plus1d_18(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """R(2+1)D with 18 layers: spatial, then temporal convolutions."""
     return _build("r2plus1d_18", channels)
@@ -78,7 +71,11 @@ def r2plus1d_18(channels: int, size: tuple[int, ...] | None = None) -> nn.Module
     output="features",
     features=1024,
     default_size=(16, 224, 224),
-    min_size=(8, 17, 17),  # below 8 frames the backward pass of the 7x1x1 stem crashes or gives NaN now and then (PyTorch 2.14, CPU)
+    min_size=(
+        8,
+        17,
+        17,
+    ),  # below 8 frames the backward pass of the 7x1x1 stem crashes or gives NaN now and then (PyTorch 2.14, CPU)
     paper="arXiv:1712.04851",
     weights_of="torchvision:s3d",
 )
@@ -89,33 +86,13 @@ def s3d(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     return body
 
 
-@backbone(
-    family="MViT",
-    dims=3,
-    output="features",
-    features=768,
-    default_size=(16, 224, 224),
-    min_size=(16, 224, 224),
-    fixed_size=True,
-    paper="arXiv:2104.11227",
-    weights_of="torchvision:mvit_v1_b",
-)
+@backbone(**MVIT, paper="arXiv:2104.11227", weights_of="torchvision:mvit_v1_b")
 def mvit_v1_b(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """Multi-scale vision transformer, version 1, base."""
     return _build("mvit_v1_b", channels)
 
 
-@backbone(
-    family="MViT",
-    dims=3,
-    output="features",
-    features=768,
-    default_size=(16, 224, 224),
-    min_size=(16, 224, 224),
-    fixed_size=True,
-    paper="arXiv:2112.01526",
-    weights_of="torchvision:mvit_v2_s",
-)
+@backbone(**MVIT, paper="arXiv:2112.01526", weights_of="torchvision:mvit_v2_s")
 def mvit_v2_s(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """Multi-scale vision transformer, version 2, small."""
     return _build("mvit_v2_s", channels)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 FRAME = (27, 48)
 WINDOW = 101  # frames around a frame
@@ -63,7 +63,9 @@ class Stack(nn.Module):
 
 
 def likeness(x: Tensor) -> Tensor:
-    """Products of each frame's unit vector (B, T, F) with those of the frames around it: (B, T, ``WINDOW``), zero beyond the ends."""
+    """Products of each frame's unit vector (B, T, F) with those of the frames around it: (B, T, ``WINDOW``), zero
+    beyond the ends.
+    """
     x = F.normalize(x, dim=2)
     products = F.pad(x @ x.transpose(1, 2), (WINDOW // 2, WINDOW // 2))
     return products.unfold(2, WINDOW, 1).diagonal(dim1=1, dim2=2).transpose(1, 2)
@@ -94,7 +96,9 @@ class ColourHistograms(nn.Module):
 
 
 def histograms(x: Tensor) -> Tensor:
-    """Clips (B, C, T, H, W) in 0..1 to counts of colours (B, T, 512), the values rounded to 256 steps and cut into eighths."""
+    """Clips (B, C, T, H, W) in 0..1 to counts of colours (B, T, 512), the values rounded to 256 steps and cut into
+    eighths.
+    """
     if x.shape[1] != 3:
         x = x.mean(1, keepdim=True).expand(-1, 3, -1, -1, -1)
     eighths = (x.clamp(0, 1) * 255).round().long() * BINS // 256

@@ -23,7 +23,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 from medgraft.models.zoo.nonlocal_block import NonLocal
 
 
@@ -161,19 +161,26 @@ def published(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
         elif found := re.fullmatch(r"(features\.(\d+)\.conv\.)(\d+)(\.\w+)", name):
             last = 3 if found[2] == "1" else 6  # the first block does not expand
             entry = int(found[3])
-            name = found[1] + (f"{entry // 3}.{entry % 3}" if entry < last else str(last // 3 + entry - last)) + found[4]
+            name = (
+                found[1] + (f"{entry // 3}.{entry % 3}" if entry < last else str(last // 3 + entry - last)) + found[4]
+            )
         mapped[name] = tensor
     return mapped
 
 
+FAMILY = {
+    "family": "TSM",
+    "dims": 3,
+    "output": "features",
+    "default_size": (8, 224, 224),
+    "min_size": (1, 32, 32),
+    "paper": "arXiv:1811.08383",
+}
+
+
 @backbone(
-    family="TSM",
-    dims=3,
-    output="features",
+    **FAMILY,
     features=2048,
-    default_size=(8, 224, 224),
-    min_size=(1, 32, 32),
-    paper="arXiv:1811.08383",
     weights_of="torchvision:resnet50",
     notes="24.3 M parameters with its classifier of 400; any number of frames, trained with 8 or 16",
 )
@@ -182,47 +189,20 @@ def tsm_resnet50(channels: int, size: tuple[int, ...] | None = None) -> nn.Modul
     return surgery.annotate(ShiftResNet(channels, [3, 4, 6, 3]), removed=("new_fc", "fc"))
 
 
-@backbone(
-    family="TSM",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
-    min_size=(1, 32, 32),
-    paper="arXiv:1811.08383",
-    weights_of="torchvision:resnet101",
-    notes="every second block shifts",
-)
+@backbone(**FAMILY, features=2048, weights_of="torchvision:resnet101", notes="every second block shifts")
 def tsm_resnet101(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """ResNet101 with temporal shift."""
     return surgery.annotate(ShiftResNet(channels, [3, 4, 23, 3]), removed=("new_fc", "fc"))
 
 
-@backbone(
-    family="TSM",
-    dims=3,
-    output="features",
-    features=2048,
-    default_size=(8, 224, 224),
-    min_size=(1, 32, 32),
-    paper="arXiv:1811.08383",
-    notes="31.7 M parameters with its classifier of 400",
-)
+@backbone(**FAMILY, features=2048, notes="31.7 M parameters with its classifier of 400")
 def tsm_resnet50_nl(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """ResNet50 with temporal shift and five non-local blocks."""
     return surgery.annotate(ShiftResNet(channels, [3, 4, 6, 3], non_local=True), removed=("new_fc", "fc"))
 
 
 @backbone(
-    family="TSM",
-    dims=3,
-    output="features",
-    features=1280,
-    default_size=(8, 224, 224),
-    min_size=(1, 32, 32),
-    paper="arXiv:1811.08383",
-    weights_of="torchvision:mobilenet_v2",
-    notes="2.7 M parameters with its classifier of 400",
+    **FAMILY, features=1280, weights_of="torchvision:mobilenet_v2", notes="2.7 M parameters with its classifier of 400"
 )
 def tsm_mobilenet_v2(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """MobileNetV2 with temporal shift."""

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from medgraft.models import surgery
-from medgraft.models.libraries import monai_networks
-from medgraft.models.registry import backbone
+from medgraft.models.libraries.monai import monai_networks
+from medgraft.models.records import backbone
 
 
 def _build(dims: int, channels: int, structures: int, width: int) -> nn.Module:
@@ -27,13 +27,16 @@ def _build(dims: int, channels: int, structures: int, width: int) -> nn.Module:
     return surgery.annotate(body, last=("model.2",))  # the last up-sampling block, whose channels are the structures
 
 
-@backbone(family="U-Net", dims=2, output="dense", features=32, default_size=(224, 224), min_size=(16, 16), divisor=8, paper="arXiv:1505.04597")
+FAMILY = {"family": "U-Net", "output": "dense", "features": 32, "divisor": 8, "paper": "arXiv:1505.04597"}
+
+
+@backbone(**FAMILY, dims=2, default_size=(224, 224), min_size=(16, 16))
 def unet2d(channels: int, structures: int, size: tuple[int, ...] | None = None, width: int = 16) -> nn.Module:
     """2D U-Net; ``width`` 16 gives 0.4 M parameters."""
     return _build(2, channels, structures, width)
 
 
-@backbone(family="U-Net", dims=3, output="dense", features=32, default_size=(64, 64, 64), min_size=(16, 16, 16), divisor=8, paper="arXiv:1505.04597")
+@backbone(**FAMILY, dims=3, default_size=(64, 64, 64), min_size=(16, 16, 16))
 def unet3d(channels: int, structures: int, size: tuple[int, ...] | None = None, width: int = 16) -> nn.Module:
     """3D U-Net; ``width`` 16 gives 1.2 M parameters."""
     return _build(3, channels, structures, width)

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from medgraft.errors import UserError
 from medgraft.models import surgery
-from medgraft.models.registry import backbone
+from medgraft.models.records import backbone
 
 PATCH, TUBELET = 16, 2
 
@@ -61,28 +61,37 @@ def make_videomae(channels: int, size: tuple[int, ...], **config: Any) -> nn.Mod
     depth, height, width = size
     if depth % TUBELET or height % PATCH or width % PATCH:
         raise UserError(
-            f"VideoMAE takes an even number of frames and sides that are multiples of {PATCH}, not {size}", fix="change `length` or `size`"
+            f"VideoMAE takes an even number of frames and sides that are multiples of {PATCH}, not {size}",
+            fix="change `length` or `size`",
         )
     # One patch for the library, which would fill its table of positions number by number; the real table follows.
-    settings = VideoMAEConfig(image_size=PATCH, num_frames=TUBELET, patch_size=PATCH, tubelet_size=TUBELET, num_channels=channels, **config)
+    settings = VideoMAEConfig(
+        image_size=PATCH, num_frames=TUBELET, patch_size=PATCH, tubelet_size=TUBELET, num_channels=channels, **config
+    )
     body = VideoMAE(_empty(VideoMAEModel, settings), settings.hidden_size)
     embeddings = body.videomae.embeddings
     patches = embeddings.patch_embeddings
     patches.image_size = (height, width)
     patches.num_patches = embeddings.num_patches = (depth // TUBELET) * (height // PATCH) * (width // PATCH)
     del embeddings.position_embeddings
-    embeddings.register_buffer("position_embeddings", sine_positions(embeddings.num_patches, settings.hidden_size), persistent=False)
+    embeddings.register_buffer(
+        "position_embeddings", sine_positions(embeddings.num_patches, settings.hidden_size), persistent=False
+    )
     others = ("layernorm", "decoder", "encoder_to_decoder", "mask_token")  # of pre-training
     return surgery.annotate(body, removed=("classifier", *(f"videomae.{name}" for name in others)))
 
 
 def make_timesformer(channels: int, size: tuple[int, ...], **config: Any) -> nn.Module:
-    """A TimeSformer body for clips of ``size`` (D, H, W); ``config`` are fields of the library's ``TimesformerConfig``."""
+    """A TimeSformer body for clips of ``size`` (D, H, W); ``config`` are fields of the library's
+    ``TimesformerConfig``.
+    """
     from transformers import TimesformerConfig, TimesformerModel
 
     depth, height, width = size
     if height != width or height % PATCH:
-        raise UserError(f"TimeSformer takes squares whose sides are multiples of {PATCH}, not {size}", fix="change `size`")
+        raise UserError(
+            f"TimeSformer takes squares whose sides are multiples of {PATCH}, not {size}", fix="change `size`"
+        )
     settings = TimesformerConfig(image_size=height, num_frames=depth, patch_size=PATCH, num_channels=channels, **config)
     body = TimeSformer(_empty(TimesformerModel, settings))
     for name in ("cls_token", "position_embeddings"):
@@ -120,7 +129,10 @@ def sine_positions(count: int, width: int) -> Tensor:
 
 def videomae(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     """Hub names to the library's: biases of queries and values stand in the attention itself in the files."""
-    ends = {"attention.attention.q_bias": "attention.attention.query.bias", "attention.attention.v_bias": "attention.attention.value.bias"}
+    ends = {
+        "attention.attention.q_bias": "attention.attention.query.bias",
+        "attention.attention.v_bias": "attention.attention.value.bias",
+    }
     mapped = {}
     for name, tensor in state.items():
         for old, new in ends.items():
@@ -146,37 +158,32 @@ def timesformer(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
         grid = functional.interpolate(grid.unflatten(2, (side, side)), size=(goal, goal), mode="nearest")
         mapped[places] = torch.cat([first, grid.flatten(2).transpose(1, 2)], 1)
     if times in state and state[times].shape[1] != own[times].shape[1]:
-        mapped[times] = functional.interpolate(state[times].transpose(1, 2), size=own[times].shape[1], mode="nearest").transpose(1, 2)
+        mapped[times] = functional.interpolate(
+            state[times].transpose(1, 2), size=own[times].shape[1], mode="nearest"
+        ).transpose(1, 2)
     return mapped
 
 
-@backbone(
-    family="VideoMAE",
-    dims=3,
-    output="features",
-    features=384,
-    default_size=(16, 224, 224),
-    min_size=(2, 16, 16),
-    fixed_size=True,
-    paper="arXiv:2203.12602",
-    notes="21.9 M parameters",
-)
+VIDEOMAE = {
+    "family": "VideoMAE",
+    "dims": 3,
+    "output": "features",
+    "default_size": (16, 224, 224),
+    "min_size": (2, 16, 16),
+    "fixed_size": True,
+    "paper": "arXiv:2203.12602",
+}
+
+
+@backbone(**VIDEOMAE, features=384, notes="21.9 M parameters")
 def videomae_small(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """VideoMAE, small."""
-    return make_videomae(channels, size or (16, 224, 224), hidden_size=384, num_attention_heads=6, intermediate_size=1536)
+    return make_videomae(
+        channels, size or (16, 224, 224), hidden_size=384, num_attention_heads=6, intermediate_size=1536
+    )
 
 
-@backbone(
-    family="VideoMAE",
-    dims=3,
-    output="features",
-    features=768,
-    default_size=(16, 224, 224),
-    min_size=(2, 16, 16),
-    fixed_size=True,
-    paper="arXiv:2203.12602",
-    notes="86.2 M parameters",
-)
+@backbone(**VIDEOMAE, features=768, notes="86.2 M parameters")
 def videomae_base(channels: int, size: tuple[int, ...] | None = None) -> nn.Module:
     """VideoMAE, base."""
     return make_videomae(channels, size or (16, 224, 224))

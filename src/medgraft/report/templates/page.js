@@ -37,7 +37,7 @@
   document.getElementById("heatmap").classList.add("ready");
 
   function byte(m, c) { return raw.charCodeAt(m * cases + c); }
-  function value(m, c) { var b = byte(m, c); return b === 255 ? null : b / 254 * data.span; }
+  function value(m, c) { var b = byte(m, c); return b === 255 ? null : data.origin + b / 254 * data.span; }
   function shown(v) {
     if (v === null) { return data.words.absent; }
     var size = Math.abs(v);
@@ -51,7 +51,7 @@
     var stops = [colour("--heat-low"), colour("--heat-mid"), colour("--heat-high")], table = [];
     if (data.reverse) { stops.reverse(); }
     for (var b = 0; b < 255; b++) {
-      var x = (b / 254 * data.span - data.low) / (data.high - data.low || 1);
+      var x = (data.origin + b / 254 * data.span - data.low) / (data.high - data.low || 1);
       x = Math.min(1, Math.max(0, x)) * 2;
       var i = x < 1 ? 0 : 1, f = x - i;
       table.push(stops[i].map(function (v, k) { return Math.round(v + f * (stops[i + 1][k] - v)); }));

@@ -1,0 +1,577 @@
+"""The recipe resolved once: nothing is left to choose, and every fault of a recipe is found here.
+
+A ``Plan`` is plain values, written to ``runs/NAME/plan.json``. Training, status and serving read it and no recipe, so
+what is served is what was judged. A cell is a function of one arm, one of its settings, a fold and a seed; its hash
+covers everything that decides its numbers and nothing else: neither the arm's other settings, nor its label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from medgraft import files, runs, splits
+from medgraft.config import ArmConfig, Recipe, SelectConfig, SettingConfig, TrainConfig, WindowConfig
+from medgraft.data import select, transforms
+from medgraft.data.transforms import Augment
+from medgraft.data.windows import WindowSpec
+from medgraft.datasets import EXTERNAL, Dataset
+from medgraft.engine.device import device_type, thread_count
+from medgraft.errors import UserError
+from medgraft.models import registry, weights
+from medgraft.models.registry import BackboneInfo
+from medgraft.tasks.choose import describe, make
+from medgraft.tasks.task import Task, TaskSpec
+
+FORMAT = 2  # of plan.json; 1 had no plan
+PRESETS = {"image": "light", "video": "ultrasound", "volume": "volume"}
+CLIP_LENGTH = 8
+VOLUME_SIDE = 64
+STILL = ("frozen", "frozen_logistic")  # ways of transfer that leave the body as it is
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """How stored values become inputs: ``hu_window`` is black and white of Hounsfield units, ``kind`` says whose mean
+    and deviation are taken: the start's ``card``, or those of the training part's ``data``, fitted and kept in the
+    checkpoint.
+    """
+
+    kind: str = "card"
+    hu_window: tuple[float, float] = (-1000.0, 1000.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a grid may range over, resolved."""
+
+    window: WindowSpec
+    select: SelectConfig
+    train: TrainConfig
+    normalise: Normalise
+
+    @property
+    def augment(self) -> Augment:
+        """The augmentation of training batches, and of views when predicting."""
+        found = transforms.preset(self.train.augment)
+        return found if self.train.mirror else transforms.without_mirror(found)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "window": asdict(self.window),
+            "select": self.select.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json"),
+            "normalise": asdict(self.normalise),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Setting:
+        window = dict(value["window"])
+        size = window["size"]
+        window["size"] = size if isinstance(size, int) else (int(size[0]), int(size[1]))
+        low, high = value["normalise"]["hu_window"]
+        return cls(
+            WindowSpec(**window),
+            SelectConfig(**value["select"]),
+            TrainConfig(**value["train"]),
+            Normalise(value["normalise"]["kind"], (float(low), float(high))),
+        )
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What stands on the body: how frames become one (``mean``, ``bert``), and the width of a hidden layer (0 =
+    none).
+    """
+
+    join: str = "mean"
+    hidden: int = 0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way of transfer with nothing left to choose.
+
+    ``printed`` is its strategy as tables name it; it decides no number.
+    """
+
+    id: str
+    model: str
+    start: str
+    strategy: str
+    printed: str
+    head: HeadSpec
+    options: dict[str, Any]
+    card: dict[str, str]  # name and sha256 of the start's weights; empty for a random one
+    settings: tuple[Setting, ...]
+
+    @property
+    def facts(self) -> BackboneInfo:
+        return registry.info(self.model)
+
+    def on_features(self, setting: Setting, task: Task) -> bool:
+        """Whether it trains on cached features: a still body, and no augmentation asked for."""
+        if task.joins != "case" or self.strategy not in STILL:
+            return False
+        return self.strategy == "frozen_logistic" or setting.augment.idle
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Arm:
+        settings = tuple(Setting.from_json(s) for s in value["settings"])
+        return cls(**{**value, "head": HeadSpec(**value["head"]), "settings": settings})
+
+
+@dataclass(frozen=True)
+class Part:
+    """Who trains and who selects, by patient id."""
+
+    train: tuple[str, ...]
+    select: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Who learns and who is tested, by patient id, and the inner parts of those who learn."""
+
+    outer: int
+    learns: tuple[str, ...]
+    test: tuple[str, ...]
+    inner: dict[int, Part]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Fold:
+        inner = {int(k): Part(tuple(p["train"]), tuple(p["select"])) for k, p in value["inner"].items()}
+        return cls(value["outer"], tuple(value["learns"]), tuple(value["test"]), inner)
+
+
+@dataclass(frozen=True)
+class Means:
+    """With what the work is done; none of it changes a number."""
+
+    weights: tuple[str, ...] = ()
+    download: bool = False
+    memory_gb: float = 4.0
+    workers: int | None = None
+    stage: str | None = None
+    checkpoint_seconds: float = 60.0
+    keep_windows: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See the module's docstring.
+
+    ``cases`` are (case, patient, digest) of all usable cases, in the manifest's order.
+    """
+
+    task: TaskSpec
+    kind: str  # of the data: image, video, volume
+    channels: int
+    arms: tuple[Arm, ...]
+    folds: tuple[Fold, ...]
+    seeds: tuple[int, ...]
+    cases: tuple[tuple[str, str, str], ...]
+    selected: dict[str, str]  # kept frames of a training part where some are left out: "outer.inner.rule" -> digest
+    split_hash: str
+    device: str
+    precision: str
+    threads: int
+    explain: int = 0
+    compat: tuple[str, ...] = ()
+    means: Means = field(default=Means(), compare=False)
+
+    def make_task(self, setting: Setting | None = None) -> Task:
+        return make(self.task, None if setting is None else setting.train)
+
+    @cached_property
+    def places(self) -> dict[int, Fold]:
+        return {fold.outer: fold for fold in self.folds}
+
+    @cached_property
+    def data_hash(self) -> str:
+        return runs.digest([digest for _, _, digest in self.cases])
+
+    def part(self, outer: int, inner: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(patients that train, patients that are judged) of an inner part, or of the refit (``inner`` -1)."""
+        fold = self.places[outer]
+        if inner < 0:
+            return fold.learns, fold.test
+        return fold.inner[inner].train, fold.inner[inner].select
+
+    def digest_of(self, patients: Iterable[str]) -> str:
+        """Name of the cases of some patients: what they are and in which order they are drawn."""
+        wanted = set(patients)
+        return runs.digest([digest for _, patient, digest in self.cases if patient in wanted])[:16]
+
+    @cached_property
+    def _digests(self) -> dict[tuple[int, int], tuple[str, str]]:
+        parts = [(fold.outer, inner) for fold in self.folds for inner in (-1, *fold.inner)]
+        return {
+            place: (self.digest_of(who[0]), self.digest_of(who[1])) for place in parts if (who := self.part(*place))
+        }
+
+    def cell(
+        self, arm: Arm, setting: Setting, *, outer: int, inner: int, seed: int, steps: int | None = None
+    ) -> runs.Cell:
+        """The cell of one training. ``steps`` is the share of the horizon, in thousandths, that the search found."""
+        trains, judged = self._digests[outer, inner]
+        context: dict[str, Any] = {
+            "how": arm.strategy,
+            "head": asdict(arm.head),
+            "options": arm.options,
+            "card": arm.card,
+            "task": self.task.to_json(),
+            "kind": self.kind,
+            "channels": self.channels,
+            "augment": asdict(setting.augment),
+            "trains": trains,
+            "judged": judged,
+            "selected": self.selected.get(selection_key(outer, inner, setting.select)),
+            "steps": steps,
+            "device": self.device,
+            "precision": self.precision,
+            "threads": self.threads if self.device == "cpu" else 0,  # other devices add up in an order of their own
+            "explain": self.explain if inner < 0 else 0,
+            "compat": list(self.compat),
+        }
+        return runs.Cell(
+            arm=arm.id,
+            model=arm.model,
+            start=arm.start,
+            strategy=arm.printed,
+            setting=setting.to_json(),
+            outer=outer,
+            inner=inner,
+            seed=seed,
+            data_hash=self.data_hash,
+            context=context,
+        )
+
+    def searches(self, arm: Arm, outer: int) -> list[tuple[Setting, list[runs.Cell]]]:
+        """The cells of a search: every setting on every inner part, with the first seed."""
+        inner = sorted(self.places[outer].inner)
+        return [(s, [self.cell(arm, s, outer=outer, inner=i, seed=self.seeds[0]) for i in inner]) for s in arm.settings]
+
+    @property
+    def inner_cells(self) -> list[runs.Cell]:
+        """Every cell of every search."""
+        every = [found for arm in self.arms for fold in self.folds for found in self.searches(arm, fold.outer)]
+        return [cell for _, cells in every for cell in cells]
+
+    @property
+    def size(self) -> int:
+        """How many cells the whole plan has."""
+        return sum(len(arm.settings) * len(fold.inner) + len(self.seeds) for arm in self.arms for fold in self.folds)
+
+    def to_json(self) -> dict[str, Any]:
+        found = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
+        arms = [{**asdict(arm), "settings": [s.to_json() for s in arm.settings]} for arm in self.arms]
+        folds = [asdict(fold) for fold in self.folds]
+        return {"format": FORMAT, **found, "task": self.task.to_json(), "arms": arms, "folds": folds} | {
+            "means": asdict(self.means)
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        value = {k: v for k, v in value.items() if k != "format"}
+        means = value["means"]
+        return cls(
+            **{
+                **value,
+                "task": TaskSpec.from_json(value["task"]),
+                "arms": tuple(Arm.from_json(a) for a in value["arms"]),
+                "folds": tuple(Fold.from_json(f) for f in value["folds"]),
+                "seeds": tuple(value["seeds"]),
+                "cases": tuple((str(c), str(p), str(d)) for c, p, d in value["cases"]),
+                "compat": tuple(value["compat"]),
+                "means": Means(**{**means, "weights": tuple(means["weights"])}),
+            }
+        )
+
+
+def write(plan: Plan, root: Path) -> Path:
+    """Write ``plan.json`` of a run folder."""
+    return files.write_json(root / "plan.json", plan.to_json())
+
+
+def read(root: Path) -> Plan:
+    """The last plan of a run folder.
+
+    Raises ``UserError`` for a run that has none, or one that this version cannot read.
+    """
+    if not (root / "plan.json").is_file():
+        old = (root / "run.json").is_file()
+        raise UserError(
+            "the run was made by an older medgraft, without a plan" if old else "not a run folder (no run.json)",
+            case=str(root),
+            fix="run its recipe again with name=NAME" if old else "give the folder that `medgraft run` printed",
+        )
+    value = files.read_json(root / "plan.json")
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise UserError(
+            f"plan.json is of format {value.get('format') if isinstance(value, dict) else '?'}, this version reads "
+            f"{FORMAT}",
+            case=str(root),
+            fix="use the medgraft that made the run, or run its recipe again with name=NAME",
+        )
+    try:
+        return Plan.from_json(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"plan.json is not whole ({type(error).__name__}: {error})", case=str(root), fix="run the recipe again"
+        ) from error
+
+
+def resolve(recipe: Recipe, dataset: Dataset) -> Plan:
+    """A recipe and a data set as a plan. Every fault of a recipe is found here, before anything is written."""
+    kinds = sorted(dataset.manifest["kind"].unique().to_list())
+    if len(kinds) != 1:
+        raise UserError(
+            f"the data set mixes {', '.join(kinds)}",
+            case=str(dataset.root),
+            fix="scan each kind into a data set of its own",
+        )
+    spec = describe(dataset, recipe.task, recipe.target, recipe.classes)
+    task = make(spec)
+    rows = usable_rows(dataset, task)
+    manifest = dataset.manifest[rows]
+    arms = tuple(_arm(recipe, arm, task, kinds[0], dataset) for arm in recipe.models)
+    alike: dict[str, str] = {}
+    for arm in arms:
+        same = runs.digest({**asdict(arm), "id": "", "printed": "", "settings": [s.to_json() for s in arm.settings]})
+        if alike.setdefault(same, arm.id) != arm.id:
+            raise UserError(
+                f"differs from {alike[same]} by its label alone", case=arm.id, fix="leave one of them out, or change it"
+            )
+    found = split_rows(recipe, dataset, rows, task)
+    folds = _folds(found)
+    for arm in arms:
+        for setting in arm.settings:
+            if recipe.split.inner == 0 and (setting.train.patience or len(arm.settings) > 1):
+                raise UserError(
+                    "a search or early stopping needs inner parts", case=arm.id, fix="set split.inner=1 or more"
+                )
+    digests = runs.case_digests(dataset, [t.name for t in spec.targets])
+    plan = Plan(
+        task=spec,
+        kind=kinds[0],
+        channels=int(dataset.info.get("channels", 1)),
+        arms=arms,
+        folds=folds,
+        seeds=tuple(recipe.seeds),
+        cases=tuple((c, p, digests[c]) for c, p in manifest.select("case_id", "patient_id").iter_rows()),
+        selected=_selected(dataset, manifest, arms, folds),
+        split_hash=runs.digest(found),
+        device=device_type(recipe.device),
+        precision=recipe.precision,
+        threads=thread_count(recipe.threads),
+        explain=recipe.explain,
+        compat=tuple(sorted(recipe.compat)),
+        means=Means(
+            weights=tuple(str(folder) for folder in recipe.weights),
+            download=recipe.download,
+            memory_gb=recipe.memory_gb,
+            workers=recipe.workers,
+            stage=None if recipe.stage is None else str(recipe.stage),
+            checkpoint_seconds=recipe.checkpoint_seconds,
+            keep_windows=recipe.keep_windows,
+        ),
+    )
+    if recipe.negatives:
+        kinds_of_negatives(recipe, dataset, task)
+    return plan
+
+
+def usable_rows(dataset: Dataset, task: Task) -> list[int]:
+    """Manifest rows that can be used for the task, in manifest order."""
+    return [row for row, fit in enumerate(task.usable(dataset.manifest)) if fit]
+
+
+def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset) -> Arm:
+    facts = registry.info(arm.model)
+    if arm.join == "bert" and (facts.dims != 2 or facts.dense):
+        raise UserError(
+            "BERT joins the frames of an image network that gives features", case=arm.id, fix="leave out join"
+        )
+    depths = [int(shape[1]) for shape in dataset.manifest["shape"].to_list()]
+    settings = []
+    for config in recipe.arm_settings(arm):
+        try:
+            task.refuse(config.train, config.window.join)
+        except UserError as error:
+            raise UserError(error.cause, case=arm.id, fix=error.fix) from error
+        settings.append(_setting(config, arm.strategy, facts, task, kind, depths))
+    card = weights.find_card(arm.model, arm.start)
+    return Arm(
+        id=arm.id,
+        model=arm.model,
+        start=arm.start,
+        strategy=arm.strategy,
+        printed=arm.strategy_name,
+        head=HeadSpec(arm.join, arm.hidden),
+        options=dict(arm.options),
+        card={} if card is None else {"name": card.name, "sha256": card.sha256},
+        settings=tuple(settings),
+    )
+
+
+def _setting(
+    config: SettingConfig, strategy: str, facts: BackboneInfo, task: Task, kind: str, depths: Sequence[int]
+) -> Setting:
+    augment = config.train.augment
+    if augment == "auto":  # a still body sees its cases once, as they are
+        augment = "none" if strategy in STILL and task.joins == "case" else PRESETS[kind]
+    return Setting(
+        resolve_window(config.window, facts, kind, task.joins == "field", depths),
+        config.select,
+        config.train.model_copy(update={"augment": augment}),
+        Normalise(config.normalise, config.window.hu_window),
+    )
+
+
+def resolve_window(
+    config: WindowConfig, info: BackboneInfo, kind: str, field: bool, depths: Sequence[int]
+) -> WindowSpec:
+    """Fill in what the recipe leaves to medgraft.
+
+    Images: the whole image. Videos: a clip of 8 frames, one from each eighth. Volumes: for an image
+    network 8 slices, one from each eighth; for a 3D network the whole volume resampled to 64 a side.
+    Where a field is the answer: the marked frames; of volumes, blocks for a 3D network and slices for a 2D one.
+    """
+    size: int | tuple[int, int] = (
+        config.size if isinstance(config.size, int) else (int(config.size[0]), int(config.size[1]))
+    )
+    chosen, length = config.kind, config.length
+    flat = info.dims == 2
+    if chosen == "auto":
+        if field:
+            chosen = "cubes" if kind == "volume" and not flat else "marked"
+        elif kind == "image":
+            chosen = "centre"
+        elif kind == "volume" and not flat:
+            chosen = "whole"
+        else:
+            chosen = "uniform"
+    if not length:
+        if kind == "image" or chosen == "marked":
+            length = 1
+        elif chosen in ("whole", "cubes"):
+            length = VOLUME_SIDE if chosen == "whole" else 32
+        else:
+            length = 1 if chosen == "slices" else CLIP_LENGTH
+    if not size:
+        size = VOLUME_SIDE if kind == "volume" and not flat else int(info.default_size[-1])
+    if max(depths, default=1) == 1:
+        length = 1
+    views = None if chosen in ("all", "cubes", "marked", "slices", "whole", "centre") else config.views
+    # type: ignore[arg-type]
+    return WindowSpec(chosen, length, size, config.stride, config.overlap, views, config.join, config.together)
+
+
+def split_rows(recipe: Recipe, dataset: Dataset, rows: Sequence[int], task: Task) -> list[splits.Row]:
+    """Rows of ``splits.json``: a function of the recipe and the data set."""
+    external = recipe.split.kind == "external"
+    return splits.make_splits(
+        Dataset(dataset.root, dataset.info, dataset.manifest[list(rows)], dataset.frames),
+        kind="column" if external else recipe.split.kind,
+        folds=recipe.split.folds,
+        inner=recipe.split.inner,
+        test_share=recipe.split.test_share,
+        select_share=recipe.split.selects,
+        column=EXTERNAL if external else recipe.split.column,
+        target=task.stratify,
+        seed=recipe.split.seed,
+        compat=recipe.compat,
+    )
+
+
+def _folds(rows: Sequence[splits.Row]) -> tuple[Fold, ...]:
+    """Rows of ``splits.json`` as folds; a tested patient learns in no part, but under ``split_80_20`` may select."""
+    found = []
+    for outer in sorted({row["outer"] for row in rows}):
+        own = [row for row in rows if row["outer"] == outer]
+        test = {row["patient_id"] for row in own if row["role"] == "test"}
+        learns = {row["patient_id"] for row in own if row["role"] != "test"} - test
+        inner = {
+            number: Part(
+                *(
+                    tuple(sorted(r["patient_id"] for r in own if r["inner"] == number and r["role"] == role))
+                    for role in ("train", "select")
+                )
+            )
+            for number in sorted({row["inner"] for row in own if row["inner"] >= 0})
+        }
+        found.append(Fold(outer, tuple(sorted(learns)), tuple(sorted(test)), inner))
+    return tuple(found)
+
+
+def split_rows_of(plan: Plan) -> list[splits.Row]:
+    """The folds of a plan as rows of ``splits.json``."""
+    rows: list[splits.Row] = []
+    for fold in plan.folds:
+        rows += [{"outer": fold.outer, "inner": -1, "patient_id": p, "role": "test"} for p in fold.test]
+        if not fold.inner:
+            rows += [{"outer": fold.outer, "inner": -1, "patient_id": p, "role": "train"} for p in fold.learns]
+        for number, part in fold.inner.items():
+            who = [*((p, "train") for p in part.train), *((p, "select") for p in part.select)]
+            rows += [{"outer": fold.outer, "inner": number, "patient_id": p, "role": role} for p, role in sorted(who)]
+    return rows
+
+
+def selection_key(outer: int, inner: int, rule: SelectConfig) -> str:
+    """Name of a selection of frames: of which training part, by which rule."""
+    return f"{outer}.{inner}.{runs.digest(rule.model_dump(mode='json'))[:8]}"
+
+
+def kept_frames(
+    dataset: Dataset, manifest: pl.DataFrame, patients: Iterable[str], rule: SelectConfig, *, outer: int, inner: int
+) -> dict[str, Any] | None:
+    """Kept frame indices of the arrays of a training part by array id; None where every frame stays."""
+    if rule == SelectConfig():
+        return None
+    part = manifest.filter(pl.col("patient_id").is_in(list(patients)))
+    frames = dataset.frames.filter(pl.col("array_id").is_in(part["array_id"].unique().to_list()))
+    return select.select(frames, "train", outer * 1000 + inner + 1, select.Rules(rule.max_per_second))
+
+
+def _selected(dataset: Dataset, manifest: pl.DataFrame, arms: Sequence[Arm], folds: Sequence[Fold]) -> dict[str, str]:
+    """Digest of the kept frames of every training part and rule that leaves some out."""
+    rules = {runs.digest(s.select.model_dump(mode="json")): s.select for arm in arms for s in arm.settings}
+    found: dict[str, str] = {}
+    for rule in rules.values():
+        for fold in folds:
+            for inner, patients in [(-1, fold.learns), *((i, part.train) for i, part in fold.inner.items())]:
+                kept = kept_frames(dataset, manifest, patients, rule, outer=fold.outer, inner=inner)
+                if kept is not None:
+                    text = {array: indices.tolist() for array, indices in sorted(kept.items())}
+                    found[selection_key(fold.outer, inner, rule)] = runs.digest(text)[:16]
+    return found
+
+
+def kinds_of_negatives(recipe: Recipe, dataset: Dataset, task: Task) -> dict[str, Any]:
+    """``{column, kinds: {case: kind}}`` of the negative cases.
+
+    Raises ``UserError`` where the question is not yes/no or the column is absent.
+    """
+    column = str(recipe.negatives)
+    manifest = dataset.manifest[usable_rows(dataset, task)]
+    if not task.yes_no:
+        raise UserError(
+            "kinds of negatives need one yes/no target",
+            case=f"negatives={column}",
+            fix="leave it out, or choose one target",
+        )
+    if f"label.{column}" not in manifest.columns:
+        raise UserError(f"no label column {column!r}; there are {', '.join(dataset.targets)}", case="negatives")
+    target = task.targets[0]
+    rows = manifest.filter(pl.col(f"label.{target.name}").cast(pl.String) != target.positive)
+    rows = rows.drop_nulls(f"label.{column}")
+    return {
+        "column": column,
+        "kinds": dict(zip(rows["case_id"].to_list(), rows[f"label.{column}"].cast(pl.String).to_list())),
+    }

@@ -1,0 +1,1 @@
+"""What leaves a data set or a prediction as files that other programs read."""

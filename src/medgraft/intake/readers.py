@@ -1,0 +1,52 @@
+"""Who reads which format. A reader and its libraries are imported when the first file of its format comes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from medgraft.errors import UserError
+from medgraft.intake.read import VIDEOS, Limits, Study, Unreadable, brief, sniff
+
+#: Name in ``read.FORMATS`` -> ``module:function`` of its reader.
+READERS: dict[str, str] = {
+    **dict.fromkeys(("png", "jpeg", "bmp"), "medgraft.intake.picture:read_picture"),
+    "tiff": "medgraft.intake.picture:read_tiff",
+    "dicom": "medgraft.intake.dicom.study:read_dicom",
+    **dict.fromkeys(VIDEOS, "medgraft.intake.video:read_video"),
+    **dict.fromkeys(("nifti", "metaimage", "nrrd"), "medgraft.intake.volume:read_volume"),
+    "npy": "medgraft.intake.npz:read_array",
+}
+
+
+def reader_of(name: str) -> Callable[[Path, Limits], Study]:
+    """The function that reads a format."""
+    module, function = READERS[name].split(":")
+    found: Callable[[Path, Limits], Study] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def open_study(path: Path, limits: Limits) -> Study:
+    """Open one file with the reader its content asks for. Raises ``Unreadable`` with cause and fix."""
+    form = sniff(path)
+    if form is None:
+        raise Unreadable("not a format that medgraft reads", fix="convert it to PNG, DICOM, AVI, MP4 or NIfTI")
+    return open_as(form.name, path, limits)
+
+
+def open_as(name: str, path: Path, limits: Limits) -> Study:
+    """Open one file as a format of the table; every fault becomes ``Unreadable``."""
+    try:
+        return reader_of(name)(path, limits)
+    except Unreadable:
+        raise
+    except UserError as error:
+        raise Unreadable(error.cause, fix=error.fix) from error
+    except MemoryError as error:
+        raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
+    except Exception as error:
+        raise Unreadable(
+            f"not a whole {name} file ({brief(error)}): damaged or truncated",
+            fix="copy the file again from its source or leave it out",
+        ) from error

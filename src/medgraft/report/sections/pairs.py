@@ -1,0 +1,87 @@
+"""Is one model better than another? Every comparison, those with the best model first."""
+
+# ruff: noqa: E501 - a table of sentences reads better unbroken
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from medgraft.report.drawn import Drawn
+from medgraft.report.text import Text, clean, finite, take
+from medgraft.report.view import View
+
+STRINGS = take(
+    {
+        "nav_pairs": ("Comparisons", "两两比较"),
+        "pairs_title": ("Is one model better than another?", "一个模型是否优于另一个？"),
+        "pairs_note": (
+            "Differences are first minus second on the same {unit}, with {confidence} intervals. p values are corrected for the {n} comparisons by Holm's "
+            "method. “Not shown” means that these data cannot tell; it does not mean that the two perform alike.",
+            "差值为同一批{unit}上前者减后者，附 {confidence} 置信区间。p 值按 Holm 方法对 {n} 次比较作校正。“未能证明”表示现有数据无法判断，并不表示二者表现相同。",
+        ),
+        "pairs_note_one": (
+            "The difference is first minus second on the same {unit}, with its {confidence} interval. “Not shown” means that these data cannot tell; "
+            "it does not mean that the two perform alike.",
+            "差值为同一批{unit}上前者减后者，附 {confidence} 置信区间。“未能证明”表示现有数据无法判断，并不表示二者表现相同。",
+        ),
+        "pairs_none": (
+            "There is one judged model only, so there is nothing to compare.",
+            "只有一个受评模型，无从比较。",
+        ),
+        "pairs_rest": ("All other comparisons ({n})", "其余全部比较（{n}）"),
+        "col_difference": ("Difference in {metric}", "{metric} 差值"),
+        "col_superior": ("Chance the first is better", "前者更好的概率"),
+        "col_method": ("Method", "方法"),
+        "col_verdict": ("A difference is", "差异"),
+        "pair_other": ("against {b}", "对 {b}"),
+        "method_delong": ("DeLong's test", "DeLong 检验"),
+        "method_delong_clustered": (
+            "DeLong's test with variance clustered by patient",
+            "DeLong 检验（按患者聚类方差）",
+        ),
+        "method_clustered_delong": (
+            "DeLong's test with variance clustered by patient",
+            "DeLong 检验（按患者聚类方差）",
+        ),
+        "method_paired_bootstrap": ("paired bootstrap", "配对自助法"),
+        "method_bootstrap": ("paired bootstrap", "配对自助法"),
+        "method_permutation": ("paired permutation by patient", "按患者配对置换检验"),
+    }
+)
+
+
+def make(view: View, drawn: Drawn) -> dict[str, Any]:
+    """Comparisons that hold the best model, and the rest."""
+    text, compared = view.text, view.compared
+    facts = {"unit": text(f"unit_{view.unit}"), "confidence": view.confidence_text}
+    note = text("pairs_note_one", **facts) if len(compared) == 1 else text("pairs_note", n=len(compared), **facts)
+    return {
+        "nav": [("pairs", text("nav_pairs"))],
+        "first": [_row(view, row) for row in compared if row["a"] == view.judged[0]["id"]],
+        "rest": [_row(view, row) for row in compared if row["a"] != view.judged[0]["id"]],
+        "note": note,
+        "holm": len(compared) > 1,
+        "metric": text.metric(view.primary),
+    }
+
+
+def _row(view: View, row: dict[str, Any]) -> dict[str, Any]:
+    text, superior, verdict = view.text, row.get("p_superior"), view.verdict(row)
+    return {
+        "a": view.names[row["a"]],
+        "b": view.names[row["b"]],
+        "difference": view.interval(row.get("difference"), row.get("low"), row.get("high"), view.primary),
+        "p": text.p(row.get("p")),
+        "p_holm": text.p(row.get("p_holm")),
+        "superior": text.percent(superior) if finite(superior) else text("undefined"),
+        "method": method_name(row.get("method"), text),
+        "verdict": text(f"verdict_{verdict}"),
+        "shown": verdict != "not_shown",
+    }
+
+
+def method_name(method: Any, text: Text) -> str:
+    """A comparison method as printed."""
+    key = f"method_{re.sub(r'[^a-z]+', '_', str(method).lower()).strip('_')}"
+    return text(key) if text.has(key) else clean(method, 60) if method else text("unknown")

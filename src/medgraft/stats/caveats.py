@@ -1,0 +1,89 @@
+"""What is odd about the cases and the answers, and must be read with the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from medgraft.notices import Notice, notice
+from medgraft.stats.intervals import MINIMUM_PATIENTS, Interval
+from medgraft.stats.judged import Judged
+from medgraft.stats.kinds import Question
+
+FEW_PATIENTS = 50  # below it intervals are rough
+UNDEFINED_SHARE = 0.05  # of the resamples, from which on it is said
+
+
+def of_data(
+    asked: Question,
+    judged: dict[str, Judged],
+    intervals: dict[str, Interval],
+    run: dict[str, Any],
+    unit: str,
+    warnings: list[Notice],
+) -> None:
+    """What is wrong with the cases themselves, said once."""
+    if run.get("patient") == "none" and not any(w.kind == "patient_none" for w in warnings):
+        warnings.append(notice("patients_unknown"))
+    fewest = min((i.n_units for i in intervals.values()), default=0)
+    if fewest < MINIMUM_PATIENTS:
+        warnings.append(notice("too_few", n=fewest, units=unit))
+    elif fewest < FEW_PATIENTS:
+        warnings.append(notice("few", n=fewest, units=unit, few=FEW_PATIENTS))
+    absent: list[Notice] = []
+    folds: list[Notice] = []
+    for answers in judged.values():
+        for name, y, classes in asked.kind.labels(asked, answers):
+            present = set(np.unique(y[~np.isnan(y)]).astype(int))
+            gone = [c for k, c in enumerate(classes) if k not in present]
+            if len(present) < 2:
+                absent.append(notice("one_class", target=name, classes=[classes[k] for k in present]))
+            elif gone:
+                absent.append(notice("class_absent", target=name, classes=gone))
+            for fold in np.unique(answers.outer[0]):
+                here = y[answers.outer[0] == fold]
+                here = here[~np.isnan(here)]
+                if len(here) and len(np.unique(here)) < len(present):
+                    folds.append(notice("fold_lacks_class", target=name, fold=int(fold)))
+    warnings += dict.fromkeys([*absent, *folds])
+
+
+def of_coverage(by_case: dict[str, Judged], cells: pl.DataFrame, warnings: list[Notice]) -> None:
+    """Which models were not judged on all the cases that some model was judged on."""
+    union = set().union(*(set(a.cases.tolist()) for a in by_case.values()))
+    folds = set(cells.filter(pl.col("inner") == -1)["outer"].to_list())
+    partial = False
+    for name, answers in by_case.items():
+        if len(answers.cases) < len(union):
+            partial = True
+            missing = sorted(folds - set(np.unique(answers.outer).tolist()))
+            counts = {"model": name, "n": len(answers.cases), "all": len(union)}
+            warnings.append(
+                notice("part_judged_folds", **counts, folds=missing) if missing else notice("part_judged", **counts)
+            )
+    if partial:
+        warnings.append(notice("different_cases"))
+
+
+def of_model(name: str, asked: Question, answers: Judged, interval: Interval, warnings: list[Notice]) -> None:
+    """What is odd about one model's answers."""
+    if np.isnan(answers.y_pred).any():
+        return  # said when the answers were read
+    scores = answers.y_pred.reshape(len(answers.seeds), len(answers.cases), -1)
+    constant = [s for s, p in zip(answers.seeds, scores) if len(p) > 1 and (np.ptp(p, axis=0) == 0).all()]
+    if constant and "constant" in asked.kind.caveats:
+        warnings.append(notice("same_score", model=name, seeds=constant))
+    elif "ties" in asked.kind.caveats and len(answers.cases) >= 10:
+        fewest = min(len(np.unique(p)) for p in scores)
+        if fewest < len(answers.cases) / 2:
+            warnings.append(notice("tied_scores", model=name, n=fewest, all=len(answers.cases)))
+    if np.isnan(interval.value):
+        if "undefined" in asked.kind.caveats:
+            warnings.append(notice("undefined", model=name, metric=asked.primary))
+        return
+    if interval.degenerate and not constant:
+        warnings.append(notice("never_varies", model=name, metric=asked.primary, value=interval.value))
+    if interval.undefined > UNDEFINED_SHARE and interval.n_units >= MINIMUM_PATIENTS:
+        warnings.append(notice("often_undefined", model=name, metric=asked.primary, share=interval.undefined))
