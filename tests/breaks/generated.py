@@ -89,17 +89,17 @@ WITHOUT_EFFECT: dict[str, str] = {
     "Recipe.download": "fetches over a network, which tests do not have",
 }
 
-#: Measures: the decorator that registers them, its keyword for the direction, and what it stands at when left out.
-MEASURES = ("metric", "higher_is_better", True)
+#: Measures: the decorator that registers them, its keyword for the direction, what it stands at when left out, and the other.
+MEASURES = ("metric", "direction", "higher", "lower")
 MEASURE_TESTS = ("stats/test_metrics.py::test_every_measure_has_its_direction",)
 
 #: (id, function, what of it holds the parts, tests). ``dict`` = each entry of the dicts in it, ``call:NAME`` = each
 #: keyword of the calls of NAME in it, ``list:NAME`` = each element of the list assigned to NAME.
 KEYS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    ("cell", "Context.cell", "call:Cell", ("engine/test_keys.py",)),
-    ("cell", "Context.cell", "dict", ("engine/test_keys.py",)),
-    ("features", "feature_cache", "dict", ("engine/test_keys.py",)),
-    ("case", "case_digests", "list:columns", ("engine/test_keys.py",)),
+    ("cell", "Plan.cell", "call:Cell", ("engine/test_names.py",)),
+    ("cell", "Plan.cell", "dict", ("engine/test_names.py",)),
+    ("features", "cache_key", "dict", ("engine/test_keys.py",)),
+    ("case", "case_digests", "list:columns", ("engine/test_names.py", "engine/test_keys.py")),
 )
 
 
@@ -205,12 +205,12 @@ def turned(node: ast.AST) -> None:
     """The edit that turns the direction of the measure that a function is registered as."""
     mark = _mark(node)
     assert mark is not None
-    _, keyword, default = MEASURES
+    _, keyword, default, other = MEASURES
     for part in mark.keywords:
         if part.arg == keyword and isinstance(part.value, ast.Constant):
-            part.value = ast.Constant(not part.value.value)
+            part.value = ast.Constant(default if part.value.value == other else other)
             return
-    mark.keywords.append(ast.keyword(keyword, ast.Constant(not default)))
+    mark.keywords.append(ast.keyword(keyword, ast.Constant(other)))
 
 
 def _mark(node: ast.AST) -> ast.Call | None:

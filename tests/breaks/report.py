@@ -48,20 +48,13 @@ BREAKS = [
     Break(
         "learning-last-look-lost",
         "PNEU-F03",
-        "_line",
+        "figures:_line",
         "x, y = x[known], y[known]",
         "x, y = x[known][:-1], y[known][:-1]",
         "last one lost",
     ),
     Break("learning-not-on-the-page", "PNEU-F03", "write_log", "row[n]", "0.0", "report"),
-    Break(
-        "ways-of-single-networks",
-        "PNEU-F02",
-        "beside:ways",
-        "str(m.get('strategy')).split('+')[0]",
-        "str(m.get('id'))",
-        "logic",
-    ),
+    Break("ways-of-single-networks", "PNEU-F02", "ways:ways", "len(used[name]) > 1", "True", "logic"),
     Break(
         "ways-not-drawn",
         "PNEU-F02",

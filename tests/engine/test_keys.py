@@ -1,8 +1,9 @@
-"""What makes a number is in its name: each part of a cell's hash, a feature cache's key and a case's digest counts."""
+"""What makes a number is in its name: each part of a feature cache's key and of a case's digest counts (the parts of a
+cell's hash: ``test_names``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,94 +11,43 @@ from typing import Any
 
 import polars as pl
 import pytest
-import torch
 
 from factory import make_dataset
-from medgraft import config, runs, tables
-from medgraft.data.dataset import TargetSpec
-from medgraft.engine import compare, fit
+from medgraft import runs
+from medgraft.datasets import load_dataset
+from medgraft.engine import build, compare, features
+from medgraft.engine.plan import HeadSpec
 
 
-@pytest.fixture
-def prepared(recipe: Callable[..., config.Recipe]) -> tuple[Any, runs.Run, config.ArmConfig]:
-    """A context, its run and its only arm, with nothing trained."""
+def test_every_part_of_a_feature_cache_changes_its_key(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     made = recipe()
-    context, run = compare.prepare(made, tables.load_dataset(made.data))
-    return context, run, made.models[0]
+    session, _ = compare.prepare(made, load_dataset(made.data))
+    arm, setting = session.plan.arms[0], session.plan.arms[0].settings[0]
+    task = session.plan.make_task(setting)
+    model, other = (build.build(session.plan, arm, setting, task, seed=seed)[0] for seed in (0, 1))
 
+    def key(arm: Any = arm, setting: Any = setting, model: Any = model, selected: Any = None, **plan: Any) -> str:
+        known = {**vars(session.plan), "data_hash": session.plan.data_hash, **plan}
+        return features.cache_key(SimpleNamespace(plan=SimpleNamespace(**known)), arm, setting, model, selected)  # type: ignore[arg-type]
 
-def test_every_part_of_a_cell_changes_its_hash(prepared) -> None:
-    context, _, arm = prepared
-    setting = context.recipe.train
-
-    def name(context: Any = context, arm: config.ArmConfig = arm, **changes: Any) -> str:
-        facts = {"setting": setting, "outer": 0, "inner": 0, "seed": 0, "steps": None, **changes}
-        return context.cell(arm, facts.pop("setting"), **facts).hash
-
-    def arms(**changes: Any) -> str:
-        return name(arm=config.ArmConfig(**{**arm.model_dump(), "label": "same", **changes}))
-
-    def recipes(**changes: Any) -> str:
-        return name(replace(context, recipe=context.recipe.model_copy(update=changes)))
-
-    plain, labelled, on_zero = name(), arms(), name(replace(context, threads=0))
-    there = SimpleNamespace(device=torch.device("cuda"))
-    others = {
-        "outer": name(outer=1),
-        "inner": name(inner=1),
-        "seed": name(seed=1),
-        "steps": name(steps=7),
-        "setting": name(setting=setting.model_copy(update={"learning_rate": 0.5})),
-        "data": name(replace(context, data_hash="other")),
-        "split": name(replace(context, split_hash="other")),
-        "task": name(replace(context, task_name="regress")),
-        "targets": name(replace(context, targets=[TargetSpec("other", "binary", ("a", "b"), "b")])),
-        "threads": on_zero,
-        "window": recipes(window=context.recipe.window.model_copy(update={"size": 48})),
-        "precision": recipes(precision="bf16"),
-        "classes": recipes(classes=["class0", "class1"]),
-        "compat": recipes(compat=["split_80_20"]),
+    found = {
+        "plain": key(),
+        "body": key(model=other),
+        "model": key(arm=replace(arm, model="timm:test_resnet")),
+        "options": key(arm=replace(arm, options={"width": 4})),
+        "join": key(arm=replace(arm, head=HeadSpec("bert"))),
+        "window": key(setting=replace(setting, window=replace(setting.window, size=48))),
+        "normalise": key(setting=replace(setting, normalise=replace(setting.normalise, hu_window=(0.0, 1.0)))),
+        "selected": key(selected="other"),
+        "data": key(data_hash="other"),
+        "precision": key(precision="bf16"),
+        "threads": key(threads=7),
+        "device": key(device="cuda"),
     }
-    assert [k for k, v in others.items() if v == plain] == [] and len(set(others.values())) == len(others)
-    assert name(replace(context, threads=0, fabric=there)) != on_zero  # a GPU gives other numbers
-    assert recipes(explain=4) == plain and name(
-        replace(context, recipe=context.recipe.model_copy(update={"explain": 4})), inner=-1
-    ) != name(inner=-1)
-    ways = {
-        "model": arms(model="timm:test_resnet"),
-        "start": arms(start="imagenet"),
-        "strategy": arms(strategy="frozen"),
-        "label": plain,
-        "join": arms(join="bert"),
-        "options": arms(options={"width": 4}),
-        "hidden": arms(hidden=20),
-    }
-    assert [k for k, v in ways.items() if v == labelled] == [] and len(set(ways.values())) == len(ways)
-    assert name() == plain  # asked again it is the same
-
-
-def test_every_part_of_a_feature_cache_changes_its_key(prepared) -> None:
-    context, run, arm = prepared
-    model, other = (fit.build(context, arm, context.make_task(), context.recipe.train, seed=seed)[0] for seed in (0, 1))
-
-    def ask(context: Any = context, arm: config.ArmConfig = arm, model: Any = model) -> int:
-        """How many caches there are once this one was asked for."""
-        fit.feature_cache(context, run, arm, model, None)
-        return len(context.features)
-
-    assert ask() == ask() == 1
-    changes: dict[str, Callable[[], int]] = {
-        "body": lambda: ask(model=other),
-        "window": lambda: ask(arm=arm.model_copy(update={"window": {"size": 48}})),
-        "model": lambda: ask(arm=arm.model_copy(update={"model": "timm:test_resnet"})),
-        "data": lambda: ask(replace(context, data_hash="other")),
-        "threads": lambda: ask(replace(context, threads=2)),
-        "options": lambda: ask(arm=arm.model_copy(update={"options": {"width": 4}})),
-        "join": lambda: ask(arm=arm.model_copy(update={"join": "bert"})),
-    }
-    for count, (what, change) in enumerate(changes.items(), 2):
-        assert change() == count, what
-    assert len(list((run.root / "features").glob("*.npz"))) == len(changes) + 1
+    assert len(set(found.values())) == len(found) and key() == found["plain"]
+    assert key(threads=0) != key(threads=0, device="cuda")  # another device adds up in an order of its own
+    monkeypatch.setattr(features, "IMAGES", 2 * features.IMAGES)  # the images of one forward pass
+    assert key() != found["plain"]
 
 
 def test_every_column_that_training_reads_changes_the_digest_of_its_case(tmp_path: Path) -> None:
@@ -109,14 +59,9 @@ def test_every_column_that_training_reads_changes_the_digest_of_its_case(tmp_pat
     size = pl.lit([1.0, 9.0, 9.0], dtype=pl.List(pl.Float64))
     nine = pl.lit([float(k) for k in range(9)], dtype=pl.List(pl.Float64))
     changed = {
-        "patient_id": pl.lit("other"),
-        "array_id": pl.lit("other"),
-        "mask_id": pl.lit("other"),
-        "view_center": size,
-        "view_size": size,
-        "view_direction": nine,
-        "label.finding": pl.lit("other"),
-        "label.a": pl.lit("other"),
+        **dict.fromkeys(["patient_id", "array_id", "mask_id", "label.finding", "label.a"], pl.lit("other")),
+        **{"kind": pl.lit("volume"), "value_unit": pl.lit("HU"), "p005": pl.lit(-7.0), "p995": pl.lit(999.0)},
+        **{"view_center": size, "view_size": size, "view_direction": nine},
     }
     for column, value in changed.items():
         manifest = dataset.manifest.with_columns(pl.when(first).then(value).otherwise(pl.col(column)).alias(column))

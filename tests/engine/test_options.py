@@ -10,37 +10,35 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-import yaml
 
 from conftest import MODEL
 from factory import make_dataset
 from medgraft import config, flow, store, tables
 from medgraft.data import transforms
-from medgraft.engine import compare, fit, loop
+from medgraft.datasets import load_dataset
+from medgraft.engine import build, compare, fit, loop
+from medgraft.engine.session import Session
 from medgraft.errors import UserError
 
 
-def prepared(recipe: Callable[..., config.Recipe], *words: str, **facts: Any) -> Any:
-    """The context of a recipe, nothing trained."""
+def prepared(recipe: Callable[..., config.Recipe], *words: str, **facts: Any) -> Session:
+    """The session of a recipe, nothing trained."""
     made = recipe(*words, **facts)
-    return compare.prepare(made, tables.load_dataset(made.data))[0]
+    return compare.prepare(made, load_dataset(made.data))[0]
 
 
 def test_every_option_of_windows_reaches_what_is_cut(recipe) -> None:
     words = "window={kind: dense, length: 3, size: [24, 20], stride: 2, overlap: 0.25, views: 2, join: vote}"
-    context = prepared(recipe, words, kind="video")
-    spec = context.window(context.recipe.models[0])
-    assert (spec.kind, spec.length, spec.sides, spec.stride, spec.overlap) == ("dense", 3, (24, 20), 2, 0.25)
-    assert (spec.max_windows, spec.join) == (2, "vote")
-    over = f"models=[{{model: '{MODEL}', start: random, window: {{length: 2}}}}]"
-    arm = prepared(recipe, words, over, "name=arm", kind="video")
-    assert arm.window(arm.recipe.models[0]).length == 2
+    short = f"{{model: '{MODEL}', start: random, window: {{length: 2}}, label: short}}"
+    session = prepared(recipe, words, f"models=[{{model: '{MODEL}', start: random}}, {short}]", kind="video")
+    first, second = (arm.settings[0].window for arm in session.plan.arms)
+    assert (first.kind, first.length, first.sides, first.stride, first.overlap) == ("dense", 3, (24, 20), 2, 0.25)
+    assert (first.max_windows, first.join) == (2, "vote") and second.length == 2
 
 
 def test_the_hounsfield_window_reaches_the_batches(recipe) -> None:
-    context = prepared(recipe, "window.hu_window=[-160, 240]", unit="HU")
-    arm = context.recipe.models[0]
-    samples = context.samples([0, 1], context.window(arm), "none", context.recipe.arm_window(arm).hu_window)
+    session = prepared(recipe, "window.hu_window=[-160, 240]", unit="HU")
+    samples = session.samples([0, 1], session.plan.arms[0].settings[0])
     assert samples.train_batch(0, 0, 2)["value_range"].tolist() == [[-160.0, 240.0]] * 2
 
 
@@ -76,46 +74,39 @@ def test_every_option_of_splits_reaches_the_split(recipe, tmp_path: Path) -> Non
 
 
 def test_augmentation_follows_kind_preset_and_mirror(recipe) -> None:
-    context = prepared(recipe)
-    setting = context.recipe.train
-    assert context.augment(setting) == transforms.preset("light")
-    xray = setting.model_copy(update={"augment": "xray"})
-    assert context.augment(xray) == transforms.preset("xray") and transforms.preset("xray").flip_lr > 0
-    assert context.augment(xray.model_copy(update={"mirror": False})).flip_lr == 0
+    def augment(*words: str) -> transforms.Augment:
+        return prepared(recipe, *words).plan.arms[0].settings[0].augment
+
+    assert augment() == transforms.preset("light")
+    assert augment("name=xray", "train.augment=xray") == transforms.preset("xray")
+    assert transforms.preset("xray").flip_lr > 0
+    assert augment("name=sided", "train.augment=xray", "train.mirror=false").flip_lr == 0
 
 
 def test_every_option_of_an_arm_reaches_its_network(recipe) -> None:
     arm = (
         "{model: efficientnet_lite0, start: random, strategy: frozen, join: bert, hidden: 20, label: mine, "
-        "window: {length: 4}, train: {dropout: 0.25, epochs: 3}, grid: {learning_rate: [1e-3, 1e-4]}}"
+        "window: {length: 4}, train: {dropout: 0.25, epochs: 3, augment: none}, grid: {learning_rate: [1e-3, 1e-4]}}"
     )
-    unet = "{model: genesis_encoder3d, start: random, options: {bn_mode: batch}}"
-    made = recipe(f"models=[{arm}, {{model: efficientnet_lite0, start: random}}]", kind="video")
-    context, _ = compare.prepare(made, tables.load_dataset(made.data))
-    first, plain = made.models
-    assert first.id == "efficientnet_lite0 · random · mine" and plain.id == "efficientnet_lite0 · random · finetune"
-    settings = made.arm_settings(first)
-    assert [s.learning_rate for s in settings] == [1e-3, 1e-4] and {s.epochs for s in settings} == {3}
-    assert context.window(first).length == 4 and context.window(plain).length == 8
-    model, report = fit.build(context, first, context.make_task(), settings[0], seed=0)
-    assert report is None  # a random start reads no file
-    assert model.head[0].bert.config.hidden_size == 20 and model.head[1].dropout.p == 0.25
-    published, read = fit.build(
-        context, plain.model_copy(update={"start": "imagenet"}), context.make_task(), settings[0], seed=0
-    )
-    assert read is not None and published.weight_card is not None
-    hidden, _ = fit.build(
-        context, config.ArmConfig(model=MODEL, start="random", hidden=12), context.make_task(), settings[0], seed=0
-    )
+    plain = "{model: efficientnet_lite0, start: imagenet}"
+    wide = f"{{model: '{MODEL}', start: random, hidden: 12, select: {{max_per_second: 3}}}}"
+    session = prepared(recipe, f"models=[{arm}, {plain}, {wide}]", kind="video")
+    first, second, third = session.plan.arms
+    assert first.id == "efficientnet_lite0 · random · mine" and second.id == "efficientnet_lite0 · imagenet · finetune"
+    assert [s.train.learning_rate for s in first.settings] == [1e-3, 1e-4]
+    assert {s.train.epochs for s in first.settings} == {3} and third.settings[0].select.max_per_second == 3
+    assert first.settings[0].window.length == 4 and second.settings[0].window.length == 8
+    task = session.plan.make_task()
+    built = [build.build(session.plan, a, a.settings[0], task, seed=0) for a in session.plan.arms]
+    (bert, none), (published, read), (hidden, _) = built
+    assert none is None and read is not None and published.weight_card is not None
+    assert bert.head[0].bert.config.hidden_size == 20 and bert.head[1].dropout.p == 0.25
     assert hidden.head.hidden.out_features == 12
-    batch = config.build(config.ArmConfig, yaml.safe_load(unet))
-    body = config.build(config.ArmConfig, {"model": "genesis_encoder3d", "start": "random"})
-    kinds = {type(m).__name__ for m in fit.build(context, batch, context.make_task(), settings[0], seed=0)[0].modules()}
-    usual = {type(m).__name__ for m in fit.build(context, body, context.make_task(), settings[0], seed=0)[0].modules()}
-    assert "BatchStatistics" in kinds - usual
-    assert not fit.on_features(plain, settings[0], context.make_task()) and fit.on_features(
-        first, settings[0], context.make_task()
-    )
+    assert first.on_features(first.settings[0], task) and not second.on_features(second.settings[0], task)
+    genesis = "models=[{model: genesis_encoder3d, start: random, options: {bn_mode: batch}}]"
+    other = prepared(recipe, genesis, "name=options", "window={size: 16, length: 16}")
+    body, _ = build.build(other.plan, other.plan.arms[0], other.plan.arms[0].settings[0], task, seed=0)
+    assert "BatchStatistics" in {type(m).__name__ for m in body.modules()}
 
 
 def test_the_options_of_a_run_reach_its_folder(recipe, tmp_path: Path) -> None:
@@ -147,9 +138,9 @@ def test_the_options_of_a_run_reach_its_folder(recipe, tmp_path: Path) -> None:
     assert sorted(refits["seed"].unique()) == [3, 4] and len(cells) == 2 * (
         2 + 2
     )  # two settings searched, two seeds refitted
-    rates = {json.loads(s)["learning_rate"] for s in cells["setting"]}
-    assert rates == {1e-3, 1e-4} and {json.loads(s)["epochs"] for s in cells["setting"]} == {1.0}
-    window = json.loads((root / "cells" / refits["hash"][0] / "cell.json").read_text())["context"]["window"]
+    settings = [json.loads(text)["train"] for text in cells["setting"]]
+    assert {s["learning_rate"] for s in settings} == {1e-3, 1e-4} and {s["epochs"] for s in settings} == {1.0}
+    window = json.loads((root / "cells" / refits["hash"][0] / "cell.json").read_text())["setting"]["window"]
     assert window["size"] == 40 and (root / "cells" / refits["hash"][0] / "windows.parquet").is_file()
     other = flow.run(recipe(*words, "name=other", "report=false", "stats.seed=10"), say=lambda line: None)
     assert not (other / "report.zh.html").exists()
@@ -163,34 +154,31 @@ def test_the_options_of_a_run_reach_its_folder(recipe, tmp_path: Path) -> None:
 def test_what_a_recipe_asks_of_data_and_machine_is_heard(recipe, tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", "image", cases=24, patients=16, classes=3, regress=True, masks=True)
     three, two = prepared(recipe), prepared(recipe, "name=two", "classes=[class0, class2]")
-    assert [t.classes for t in (three.targets[0], two.targets[0])] == [
-        ("class0", "class1", "class2"),
-        ("class0", "class2"),
-    ]
-    assert len(two.rows_of(None)) < len(three.rows_of(None)) == 24
-    size = prepared(recipe, "name=size", "target=size")
-    assert (size.task_name, size.targets[0].name) == ("regress", "size")
+    classes = [session.plan.task.targets[0].classes for session in (three, two)]
+    assert classes == [("class0", "class1", "class2"), ("class0", "class2")]
+    assert len(two.plan.cases) < len(three.plan.cases) == 24
+    size = prepared(recipe, "name=size", "target=size").plan.task
+    assert (size.name, size.targets[0].name) == ("regress", "size")
     masks = prepared(recipe, "name=masks", "task=segment", "target=null", "models=[{model: unet2d, start: random}]")
-    assert masks.task_name == "segment" and masks.structures == ["structure0"]
+    assert (masks.plan.task.name, masks.plan.task.structures) == ("segment", ("structure0",))
     many = prepared(recipe, "name=many", "threads=2", "precision=bf16")
-    assert many.threads == 2 and "bf16" in str(many.fabric.strategy.precision.precision)
+    assert torch.get_num_threads() == 2 and "bf16" in str(many.fabric.strategy.precision.precision)
     torch.set_num_threads(1)
     with pytest.raises(UserError, match="no device 'abacus'"):
         prepared(recipe, "name=device", "device=abacus")
-    arm = three.recipe.models[0]
-    samples = three.samples([0, 1], three.window(arm), "none", (-1000.0, 1000.0))
-    tight = three.recipe.model_copy(update={"memory_gb": 1e-6})
+    tight = prepared(recipe, "name=tight", "memory_gb=1e-6")
     with pytest.raises(UserError, match="the budget is 1e-06 GB"):
-        fit.memory_plan(type(three)(**{**vars(three), "recipe": tight}), samples, three.recipe.train)
+        fit.memory_plan(tight, tight.samples([0, 1], tight.plan.arms[0].settings[0]), 8)
     staged = prepared(recipe, "name=staged", f"stage={tmp_path / 'fast'}")
     array = staged.dataset.manifest["array_id"][0]
     assert store.path_of(tmp_path / "fast", array).is_file() and staged.store_root == tmp_path / "fast"
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "mobilenet_v2_imagenet_fp16.pth").write_bytes(b"not a weights file")
-    folded = config.ArmConfig(model="mobilenet_v2_folded", start="imagenet")
-    given = prepared(recipe, "name=given", f"weights=[{tmp_path / 'files'}]")
+    folded = "models=[{model: mobilenet_v2_folded, start: imagenet}]"
+    given = prepared(recipe, "name=given", f"weights=[{tmp_path / 'files'}]", folded)
+    arm = given.plan.arms[0]
     with pytest.raises(UserError, match=r"fp16\.pth has 18 bytes, the card says"):  # found there, and not the real one
-        fit.build(given, folded, given.make_task(), given.recipe.train, seed=0)
+        build.build(given.plan, arm, arm.settings[0], given.plan.make_task(), seed=0)
 
 
 def test_workers_are_as_many_as_asked_for(recipe, monkeypatch: pytest.MonkeyPatch) -> None:

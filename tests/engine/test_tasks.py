@@ -36,7 +36,7 @@ def test_several_classes_share_one_probability_and_missing_labels_count_nowhere(
 def test_a_quantity_is_learned_in_its_spread_and_answered_in_its_unit() -> None:
     task = Regress([TargetSpec("a", "regress"), TargetSpec("b", "regress")])
     y = np.array([[10.0, 1.0], [30.0, np.nan], [20.0, 3.0]], np.float32)
-    task.fit_scale(y)
+    task.fit(y)
     assert task.center == pytest.approx([20, 2]) and task.scale == pytest.approx([np.std([10, 30, 20]), 1.0])
     output = torch.tensor([[0.5, 0.0], [1.0, 2.0], [0.0, -1.0]])
     expected = [(0.5 + 10 / task.scale[0]) ** 2, 1.0, (1 - 10 / task.scale[0]) ** 2, 0.0, (-1 - 1) ** 2]

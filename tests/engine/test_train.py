@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from medgraft import config
 from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
 from medgraft.engine import loop, optim
-from medgraft.engine.context import make_fabric
+from medgraft.engine.device import make_fabric
 from medgraft.errors import UserError
 from medgraft.models.model import Model, make_model
 from medgraft.tasks.classify import Classify
@@ -43,7 +41,7 @@ def fitted(
     """A model after a fit of three steps, how it began, and what was written down."""
     model, _ = make_model(MODEL, outputs=1, channels=1, dropout=changes.get("dropout", 0.0), seed=2)
     before = copy.deepcopy(model.state_dict())
-    fabric, _ = make_fabric(config.Recipe(data=Path("."), threads=1))
+    fabric = make_fabric("cpu", "32", 1)
     facts = {
         "iterations": 3,
         "learning_rate": 1e-2,

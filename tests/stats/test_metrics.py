@@ -209,7 +209,7 @@ def test_every_measure_has_its_direction(task: str) -> None:
         truth = p * np.array([1, 0, 0])  # counts: true positives stay, errors go
     for name in metrics.for_task(task):
         best, worse = metrics.point(name, y, truth), metrics.point(name, y, p)
-        assert best != worse and (best > worse) == METRICS[name].higher_is_better, name
+        assert best != worse and (best > worse) == (metrics.better(name) == "higher"), name
 
 
 def test_registry_tells_what_a_reader_needs() -> None:
