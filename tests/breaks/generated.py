@@ -72,6 +72,12 @@ OPTION_TESTS: dict[str, tuple[str, ...]] = {
         f"Recipe.{name}": ("engine/test_options.py::test_what_a_recipe_asks_of_data_and_machine_is_heard",)
         for name in _ASKED
     },
+    **{
+        f"ScanOptions.{name}": (
+            "intake/test_scan.py::test_columns_of_a_table_have_the_roles_that_the_options_give_them",
+        )
+        for name in ("study", "site", "device", "target_unit", "label_level", "name")
+    },
     "Recipe.workers": ("engine/test_options.py::test_workers_are_as_many_as_asked_for",),
 }
 

@@ -266,7 +266,7 @@ BREAKS = [
         "parts.covariance[0, 0] + parts.covariance[1, 1]",
         "mean",
         (
-            "stats/test_compare.py::test_clustered_covariance_equals_the_formulas",
+            "stats/test_compare.py::test_delong_keeps_its_level_and_agrees_with_the_bootstrap",
             "stats/test_summary.py::test_pairs_test_and_rank_the_models",
         ),
     ),
