@@ -171,7 +171,7 @@ def choose(run: runs.Run, plan: Plan, name: str | None) -> Arm:
             case=str(run.root),
             fix=f"name one with model=: {'; '.join(arms)}",
         )
-    higher = plan.make_task().metric.higher_is_better is not False
+    higher = plan.make_task().metric.direction != "lower"
     return arms[(max if higher else min)(known, key=lambda i: known[i])]
 
 

@@ -126,7 +126,7 @@ def test_a_judged_study_gets_the_runs_own_number_to_the_bit(tmp_path, kind, fact
     root = finished(tmp_path, data, *target, *words)
     own = own_numbers(root)
     asked = files[1::3]  # a few of them: their places in a batch must not matter
-    answered = serve.predict(root, asked, **{"as": "judged"})
+    answered = serve.predict(root, asked, identity="keep", **{"as": "judged"})
     rows = {row["study"]: row for row in answered.rows}
     tested = [f for f in asked if _name(f) in own]
     assert tested and set(rows) == {_name(f) for f in tested}

@@ -235,9 +235,7 @@ def test_the_direction_of_a_measure_is_said_once_and_everything_follows_it() -> 
 
 
 def test_a_task_registers_a_measure_of_its_own_in_its_own_file() -> None:
-    @metric(
-        "landmark", (0, np.inf), "distance in pixels", direction="lower", decimals=1, unit="px", title=("D", "距离")
-    )
+    @metric("landmark", (0, np.inf), "distance in pixels", direction="lower", decimals=1, unit="px", title=("D", "距"))
     def gap(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> np.ndarray:
         total, n = weights.sums(np.abs(y_pred - y_true), np.ones(len(y_true)))
         return total / n

@@ -151,7 +151,7 @@ def facts_of(recipe: Recipe, plan: Plan, dataset: Dataset, manifest: pl.DataFram
     return {
         "task": plan.task.name,
         "question": task.question,
-        "metric": {"name": task.metric.name, "higher_is_better": task.metric.higher_is_better is not False},
+        "metric": {"name": task.metric.name, "higher_is_better": task.metric.direction != "lower"},
         "kind": plan.kind,
         "targets": [t.name for t in targets],
         "classes": {t.name: list(t.classes) for t in targets},

@@ -75,7 +75,7 @@ def train(
     """
     stop = horizon if stop is None else min(stop, horizon)
 
-    higher = task.metric.higher_is_better is not False
+    higher = task.metric.direction != "lower"
 
     # -- what trains, and how fast ---------------------------------------------------------------
     opening = max(1, round(2 * setting.unfreeze * horizon)) if how == "gradual" else None

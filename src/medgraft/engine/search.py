@@ -49,7 +49,7 @@ def choose(plan: Plan, run: runs.Run, arm: Arm, outer: int) -> Choice:
     setting is returned with an undefined score.
     """
     table = plan.searches(arm, outer)
-    higher = plan.make_task().metric.higher_is_better is not False
+    higher = plan.make_task().metric.direction != "lower"
     best: Choice | None = None
     for setting, cells in table:
         outcomes = [fit.outcome(run, cell) for cell in cells]

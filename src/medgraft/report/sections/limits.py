@@ -9,7 +9,8 @@ from typing import Any
 
 from medgraft.report.drawn import Drawn
 from medgraft.report.text import clean, finite, take
-from medgraft.report.view import FEW_PATIENTS, View, count_of, listed
+from medgraft.report.view import View, count_of, listed
+from medgraft.stats.caveats import FEW_PATIENTS
 
 STRINGS = take(
     {
