@@ -95,7 +95,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "Recipe.download": "fetches over a network, which tests do not have",
 }
 
-#: Measures: the decorator that registers them, its keyword for the direction, what that is when left out, and the other.
+#: Measures: the decorator that registers them, its keyword for the direction, what that is if left out, and the other.
 MEASURES = ("metric", "direction", "higher", "lower")
 MEASURE_TESTS = ("stats/test_metrics.py::test_every_measure_has_its_direction",)
 
