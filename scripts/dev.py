@@ -7,6 +7,7 @@
     python scripts/dev.py test-gpu     the tests that need a CUDA device
     python scripts/dev.py check        ruff (rules and format) and mypy
     python scripts/dev.py bench        speed and memory, as `medgraft bench`
+    python scripts/dev.py mutants      plant faults and see whether the tests of their rows notice (tests/mutants.py)
     python scripts/dev.py install      only make .venv and install
 
 What follows the sub-command is handed on, e.g. `python scripts/dev.py test tests/test_layers.py -x`.
@@ -174,6 +175,10 @@ def bench(arguments: list[str]) -> int:
     return run(["medgraft", "bench", *arguments])
 
 
+def mutants(arguments: list[str]) -> int:
+    return run(["python", "tests/mutants.py", *arguments])
+
+
 COMMANDS = {
     "install": lambda _: 0,
     "demo": demo,
@@ -182,6 +187,7 @@ COMMANDS = {
     "test-gpu": test_gpu,
     "check": check,
     "bench": bench,
+    "mutants": mutants,
 }
 
 

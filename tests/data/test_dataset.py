@@ -340,6 +340,12 @@ def test_memory_plan_follows_the_budget_and_refuses_the_impossible(video: Datase
     assert plan_memory(dataset, 4, 0.1, cores=3).workers == 0
     with pytest.raises(UserError, match="lower batch_size to"):
         plan_memory(dataset, 1000, 0.5, cores=3)
+    # One batch counts five times over: in use, thrice in the making, and its values once more as float32 (four bytes).
+    each = sum(v.numel() * v.element_size() for v in dataset.train_batch(0, 0, 1).values())  # type: ignore[attr-defined]
+    alone = 4 * (4 * each + 4 * batch["x"][0].numel()) / 2**30
+    assert plan_memory(dataset, 4, alone * 1.001, cores=1).block == 4
+    with pytest.raises(UserError, match="lower batch_size to 3"):
+        plan_memory(dataset, 4, alone * 0.999, cores=1)
 
 
 def test_no_case_is_an_error(video: Dataset) -> None:

@@ -194,6 +194,14 @@ def test_a_box_outside_the_array_is_black_and_ignored() -> None:
         assert (out == 0).all() and labels is not None and (labels == 255).all()
 
 
+def test_shifts_move_down_and_right_by_shares_of_their_own_sides() -> None:
+    x = rng().integers(1, 256, (1, 1, 20, 40), np.uint8)
+    down, _ = apply(Draw(shift=(0.25, 0.0)), x)
+    right, _ = apply(Draw(shift=(0.0, 0.25)), x)
+    np.testing.assert_array_equal(down[0, 0, :15].numpy(), x[0, 0, 5:])
+    np.testing.assert_array_equal(right[0, 0, :, :30].numpy(), x[0, 0, :, 10:])
+
+
 def test_untraced_frames_are_ignored_and_never_background() -> None:
     x, mask = np.zeros((1, 4, 8, 8), np.uint8), np.zeros((2, 2, 8, 8), np.uint8)
     for angle in (0.0, 0.3):

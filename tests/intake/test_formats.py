@@ -695,6 +695,9 @@ def test_every_frame_of_dicom_is_exported_under_its_name(tmp_path: Path, rng: np
         assert set(first.manifest["array_id"]) == set(second.manifest["array_id"])
     report = scan(source, ScanOptions(out=tmp_path / "coded", patient="none", export=tmp_path / "codes"))
     assert report.exported.startswith("26 frames") and not any(p.name == "17" for p in (tmp_path / "codes").iterdir())
+    pictures = [np.asarray(Image.open(path)) for path in (tmp_path / "codes").rglob("*.bmp")]
+    for frame in frames:  # of two videos, the second backwards
+        assert sum(np.array_equal(picture, frame) for picture in pictures) == 2
 
 
 def test_frames_of_one_video_must_agree(tmp_path: Path) -> None:

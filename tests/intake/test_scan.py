@@ -196,6 +196,31 @@ def test_quantities_and_several_targets(study: Path, tmp_path: Path) -> None:
     assert dataset.manifest["label.a"].to_list() == [0.0, 1.0] * 3
 
 
+def test_columns_of_a_table_have_the_roles_that_the_options_give_them(study: Path, tmp_path: Path) -> None:
+    roles = {"who": 2, "exam": 3, "where": 3, "probe": 2}
+    rows = [
+        {"path": f"图 像/片 {n}.png", "ef": 50.5 + n // 2, **{k: f"{k}{n // v}" for k, v in roles.items()}}
+        for n in range(6)
+    ]
+    table(study / "labels.csv", rows)
+    given = {"labels": "labels.csv", "patient": "who", "target": "ef", "id": "path"}
+    more = {
+        "study": "exam",
+        "site": "where",
+        "device": "probe",
+        "target_unit": "%",
+        "label_level": "patient",
+        "name": "mine",
+    }
+    _, plain, _ = run(study, tmp_path / "plain", **given)
+    _, dataset, _ = run(study, tmp_path / "out", **given, **more)
+    assert plain.info["label_level"] == "case" and dataset.info["label_level"] == "patient"
+    assert dataset.info["targets"]["ef"]["unit"] == "%" and dataset.info["name"] == "mine" != plain.info["name"]
+    counts = {column: dataset.manifest[column].n_unique() for column in ("patient_id", "study_id", "site", "device")}
+    assert counts == {"patient_id": 3, "study_id": 2, "site": 2, "device": 3}
+    assert plain.manifest["site"].null_count() == 6 and plain.manifest["study_id"].n_unique() != 2
+
+
 def test_facts_are_kept_as_text_for_the_audit(study: Path, tmp_path: Path) -> None:
     rows = [
         {
@@ -370,6 +395,8 @@ def test_rsna_rows_are_collapsed_to_images(tmp_path: Path) -> None:
     assert set(boxes["what"]) == {"finding"} and boxes["time_s"].null_count() == boxes.height
     found = {(c, *json.loads(g).values()) for c, g in boxes.select("case_id", "geometry").iter_rows()}
     assert found == set(truth.select("patientId", "x", "y", "width", "height").iter_rows())
+    positive = dataset.manifest.filter(pl.col("label.pneumonia") == "pneumonia")["case_id"]
+    assert set(positive) == set(truth["patientId"])  # those with boxes, and no others
     (tmp_path / "rsna" / "patient_mapping.csv").unlink()
     with pytest.raises(UserError, match="patient"):
         scan(tmp_path / "rsna", ScanOptions(out=tmp_path / "out2"))

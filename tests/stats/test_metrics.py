@@ -200,6 +200,18 @@ def test_perfect_and_constant_predictors() -> None:
     assert metrics.point("ece", y, constant) == pytest.approx(0)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_every_measure_has_its_direction(task: str) -> None:
+    """Answers that are the truth itself beat any others, in the direction that the measure states."""
+    y, p = study(task, 1)
+    truth = np.eye(p.shape[1])[y.astype(int)] if task == "multiclass" else y
+    if truth is None:
+        truth = p * np.array([1, 0, 0])  # counts: true positives stay, errors go
+    for name in metrics.for_task(task):
+        best, worse = metrics.point(name, y, truth), metrics.point(name, y, p)
+        assert best != worse and (best > worse) == (metrics.better(name) == "higher"), name
+
+
 def test_registry_tells_what_a_reader_needs() -> None:
     for name, m in METRICS.items():
         low, high = m.range

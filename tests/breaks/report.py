@@ -1,0 +1,103 @@
+"""Breaks of the page and its figures."""
+
+from __future__ import annotations
+
+from breaks import Break
+
+BREAKS = [
+    Break(
+        "roc-plot-axes-swapped",
+        "PNEU-F01",
+        "figures:roc",
+        "axis.plot(x, _array(curve.get('tpr')), color=BLUE, linewidth=1.6, zorder=3)",
+        "axis.plot(_array(curve.get('tpr')), x, color=BLUE, linewidth=1.6, zorder=3)",
+        "plot axes swapped",
+    ),
+    Break(
+        "roc-plot-one-panel",
+        "PNEU-F01",
+        "figures:roc",
+        "_panels(ids, draw, width=2.75, height=2.8, columns=columns)",
+        "_panels(ids[:1], draw, width=2.75, height=2.8, columns=columns)",
+        "last one lost",
+    ),
+    Break(
+        "roc-labels-swapped",
+        "PNEU-F01",
+        "figures:roc",
+        "axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=text('axis_fpr'), ylabel=text('axis_tpr'))",
+        "axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=text('axis_tpr'), ylabel=text('axis_fpr'))",
+        "plot axes swapped",
+    ),
+    Break(
+        "learning-panels-swapped",
+        "PNEU-F03",
+        "figures:learning",
+        "((upper, 'train_loss', MUTED), (lower, 'select_score', BLUE))",
+        "((lower, 'train_loss', MUTED), (upper, 'select_score', BLUE))",
+        "plot axes swapped",
+    ),
+    Break(
+        "learning-score-not-drawn",
+        "PNEU-F03",
+        "figures:learning",
+        "((upper, 'train_loss', MUTED), (lower, 'select_score', BLUE))",
+        "((upper, 'train_loss', MUTED),)",
+        "drawn, not applied",
+    ),
+    Break(
+        "learning-last-look-lost",
+        "PNEU-F03",
+        "figures:_line",
+        "x, y = x[known], y[known]",
+        "x, y = x[known][:-1], y[known][:-1]",
+        "last one lost",
+    ),
+    Break("learning-not-on-the-page", "PNEU-F03", "write_log", "row[n]", "0.0", "report"),
+    Break("ways-of-single-networks", "PNEU-F02", "ways:ways", "len(used[name]) > 1", "True", "logic"),
+    Break(
+        "ways-not-drawn",
+        "PNEU-F02",
+        "figures:bars",
+        "axis.barh(-place, value - start, left=start, height=0.78, color=tones[ways.index(way) % len(tones)])",
+        "pass",
+        "drawn, not applied",
+    ),
+    Break(
+        "scatter-axes-swapped",
+        "",
+        "pairs_of",
+        "both[:, 0], both[:, 1]",
+        "both[:, 1], both[:, 0]",
+        "plot axes swapped",
+        ("report/test_report.py",),
+    ),
+    Break("bland-altman-turned", "", "bland_altman", "y - x", "x - y", "plot axes swapped", ("report/test_report.py",)),
+    Break(
+        "forest-order-turned",
+        "",
+        "forest",
+        "np.arange(len(rows))[::-1]",
+        "np.arange(len(rows))",
+        "plot axes swapped",
+        ("report/test_report.py",),
+    ),
+    Break(
+        "heat-map-colours-turned",
+        "",
+        "figures:heatmap",
+        "HEAT[::-1] if reverse else HEAT",
+        "HEAT if reverse else HEAT[::-1]",
+        "direction",
+        ("report/test_report.py",),
+    ),
+    Break(
+        "verdict-from-the-uncorrected-p",
+        "",
+        "View.verdict",
+        "row.get('p_holm') if finite(row.get('p_holm')) else row.get('p')",
+        "row.get('p')",
+        "a verdict from the uncorrected p",
+        ("report/test_report.py::test_verdict_follows_p_and_direction",),
+    ),
+]
