@@ -6,10 +6,24 @@ Imports inside functions count too: a late import hides a dependency, it does no
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "medgraft"
-GROUND = {"errors", "notices", "progress", "files", "config", "tables", "store", "datasets", "splits", "runs"}
+GROUND = {
+    "errors",
+    "notices",
+    "progress",
+    "files",
+    "knobs",
+    "options",
+    "config",
+    "tables",
+    "store",
+    "datasets",
+    "splits",
+    "runs",
+}
 ACTS = {"simulate", "export", "intake", "data", "models", "tasks", "engine", "stats", "report"}
 
 #: layer -> the parts of medgraft (dotted prefixes) it may import, besides itself
@@ -26,10 +40,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": GROUND | {"stats"},
     "flow": GROUND | ACTS,  # the whole way, from a recipe to a report
     "audit": GROUND | {"stats", "report"},  # from a data set to the page of its faults
-    "cli": GROUND | ACTS | {"flow", "audit"},
+    "serve": GROUND | {"intake", "data", "models", "engine", "export"},
+    "verbs": GROUND | ACTS | {"audit"},  # their options classes alone
+    "api": GROUND | ACTS | {"verbs", "flow", "serve", "audit"},  # a Python entry for each verb
+    "cli": GROUND | ACTS | {"verbs", "flow", "serve", "audit"},
     "__main__": GROUND | {"cli"},
-    "__init__": set(),
+    "__init__": {"api"},
 }
+MODULE = re.compile(r"medgraft(\.\w+)+:\w+")
 TORCH = {
     "torch",
     "torchvision",
@@ -76,6 +94,8 @@ def imported(path: Path, package: str) -> set[str]:
                 for argument in node.args[:1]
                 if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
             }
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):
+            names.add(node.value.replace(":", "."))  # a class by name, imported when it is asked for
     return names
 
 
@@ -121,6 +141,7 @@ def test_a_planted_import_is_found(tmp_path: Path) -> None:
         "data/random.py": "from torch import nn\n",
         "data/batch.py": "import torch\nfrom . import random\nfrom medgraft.store import open_array\n",
         "oddment.py": "from medgraft.errors import UserError\n",
+        "runs.py": "ACTS = {'serve': 'medgraft.serve:predict'}\n",
     }
     for name, text in planted.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -132,6 +153,7 @@ def test_a_planted_import_is_found(tmp_path: Path) -> None:
         "models.model -> lightning_fabric",
         "oddment -> medgraft.errors.UserError",
         "report.html -> medgraft.engine.loop",
+        "runs -> medgraft.serve.predict",
         "stats.metrics -> timm",
         "tables -> torch",
     ]
