@@ -219,7 +219,10 @@ def predict(
 )
 def models(
     query: Annotated[
-        str, typer.Argument(help="2d, 3d, dense, a library (torchvision, timm, monai, smp) or part of a name")
+        str,
+        typer.Argument(
+            metavar="PART", help="2d, 3d, dense, a library (torchvision, timm, monai, smp) or part of a name"
+        ),
     ] = "",
 ) -> None:
     """Networks by name, and the starts that are on this machine."""
@@ -315,7 +318,8 @@ def weights_convert(
     file: Annotated[
         Path,
         typer.Argument(
-            help="a Caffe2 or other pickle of arrays, a TorchScript archive, a PyTorch file that is refused as it is"
+            metavar="FILE",
+            help="a Caffe2 or other pickle of arrays, a TorchScript archive, a PyTorch file that is refused as it is",
         ),
     ],
     words: Words = None,
@@ -344,7 +348,7 @@ def _one(plain: list[str]) -> str:
     epilog="Example: medgraft simulate chest_xray out=simulated patients=200 difficulty=0.5",
 )
 def simulate(
-    what: Annotated[str, typer.Argument(help="chest_xray")],
+    what: Annotated[str, typer.Argument(metavar="KIND", help="chest_xray")],
     words: Words = None,
 ) -> None:
     """Write studies with known answers in a public on-disk format."""
