@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": GROUND | ACTS | {"verbs", "flow", "serve", "audit"},  # a Python entry for each verb
     "cli": GROUND | ACTS | {"verbs", "flow", "serve", "audit"},
     "__main__": GROUND | {"cli"},
-    "__init__": {"api"},
+    "__init__": {"api"},  # its verbs, when they are named
 }
 MODULE = re.compile(r"medgraft(\.\w+)+:\w+")
 TORCH = {

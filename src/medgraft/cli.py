@@ -444,7 +444,7 @@ def main() -> None:
 
 
 #: What typer raises where the words of a command line do not fit its arguments.
-_Usage = typer.BadParameter.__mro__[1]
+_Usage: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def _unusable(error: Any) -> int:
