@@ -24,7 +24,7 @@ import typer
 from medgraft import knobs, serve, tables, verbs
 from medgraft.cli import app
 from medgraft.data.dataset import TargetSpec
-from medgraft.stats import summary
+from medgraft.stats import summary, write
 from medgraft.tasks.choose import make
 from medgraft.tasks.task import TaskSpec
 
@@ -90,7 +90,7 @@ def judged() -> dict[str, dict[str, list[str]]]:
         run = {"name": "r", "task": spec.name, "targets": targets, "classes": {}, "level": "case", "unit": "patient"}
         run["patients"] = {f"c{n}": f"p{n}" for n in range(20)}
         with tempfile.TemporaryDirectory() as place:
-            summary.write_tables(summary.summarise(*answers(kind, spec), {**run, **facts}, resamples=100), place)
+            write.write_tables(summary.summarise(*answers(kind, spec), {**run, **facts}, resamples=100), place)
             for file, of in found.items():
                 of[kind] = header(Path(place) / file)
     return found

@@ -24,7 +24,7 @@ from medgraft.files import read_json
 if TYPE_CHECKING:
     import polars as pl
 
-    from medgraft.audit import AuditReport
+    from medgraft.audit.audit import AuditReport
     from medgraft.intake.scan import ScanReport
     from medgraft.serve import Served
 
@@ -260,9 +260,9 @@ def predict(
 def report(run: Place, /, *, say: Say = print, quiet: bool = False, **options: Any) -> Path:
     """Write the report of a finished run again, in English or Chinese (``lang="zh"``); its path."""
     chosen = verbs.options("report", _values(options))
-    from medgraft.report import html
+    from medgraft.report import page
 
-    path = html.build(Path(run), lang=chosen.lang)
+    path = page.build(Path(run), lang=chosen.lang)
     _say(say, quiet)(f"report {path}")
     return path
 
