@@ -140,6 +140,7 @@ WRONG = [
     ("report runs/x flagged=keep", "flagged belongs to predict", "report"),
     ("predict runs/x a.png flagged=maybe", "flagged: maybe is none of keep, refuse", "predict"),
     ("predict runs/x a.png weight=mine", "did you mean 'weights'", "predict"),
+    ("predict runs/x a.png as_=judged", "unknown key 'as_'; did you mean 'as'?", "predict"),
     ("predict runs/x a.png patient=none", "patient belongs to scan", "predict"),
     ("models resnet weights=mine", "takes no keys", "models"),
     ("weights list weights={a:1}", "weights", "weights list"),

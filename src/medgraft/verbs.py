@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgraft.errors import UserError
+from medgraft.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -48,11 +48,15 @@ def options(verb: str, values: Mapping[str, Any]) -> Any:
 
     ``run`` has ``recipe``.
     """
-    from medgraft import config
+    from medgraft import config, knobs
 
     model, where = options_class(verb), verb.partition(" official")[0]
     if not model.model_fields and values:
         raise UserError(f"takes no keys, so not {next(iter(values))}", case=verb, fix=f"see `medgraft {verb} --help`")
+    known = knobs.names(model)
+    if python := [key for key in values if key in model.model_fields and key not in known]:
+        cause = f"unknown key {python[0]!r}; {did_you_mean(python[0], known)}"  # Python's name of a field, as_ for as
+        raise UserError(cause, case=verb, fix=f"see `medgraft {verb} --help`")
     return config.build(model, config.expanded(values), where=where, elsewhere=owner(verb))
 
 
