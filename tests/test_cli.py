@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medgraft import knobs, verbs
 from medgraft.cli import main
 
 VERBS = [
@@ -104,6 +105,109 @@ def test_help_of_a_verb_lists_its_keys(medgraft: Command, tmp_path: Path) -> Non
         "default 0.0001",
     ):
         assert key in text, key
+
+
+@pytest.mark.parametrize("verb", verbs.OPTIONS)
+def test_every_help_lists_its_keys_with_defaults_and_an_example(verb: str, medgraft: Command, tmp_path: Path) -> None:
+    shown = "\n".join(medgraft(*verb.removesuffix(" official=DIR").split(), "--help", cwd=tmp_path))
+    assert "Example" in shown
+    text = " ".join(shown.split())
+    assert [knob.key for knob in knobs.knobs(verbs.options_class(verb)) if f" {knob.key} " not in text] == []
+    told = {"demo": "default 90", "predict": "one of keep, refuse; default keep", "report": "one of en, zh; default en"}
+    assert told.get(verb, "") in text
+
+
+#: A line that each verb would take, but for the last word; what is said of that word; the verb whose help is named.
+WRONG = [
+    ("demo patients=abc", "patients: abc is not a whole number", "demo"),
+    ("demo difficulty=2 patients=yes", "patients: true is not a number; difficulty: 2 should be less", "demo"),
+    ("demo patiens=9", "did you mean 'patients'", "demo"),
+    ("demo folds=3", "folds belongs to run (split.folds)", "demo"),
+    ("scan here workers=abc", "workers: abc is not a whole number", "scan"),
+    ("scan here label_level=eye", "label_level: eye is none of case, study, patient", "scan"),
+    ("scan here patients=5", "patients belongs to demo and simulate; did you mean 'patient'?", "scan"),
+    ("audit here near=perhaps", "near: perhaps is neither true nor false", "audit"),
+    ("audit here permutation=999", "did you mean 'permutations'", "audit"),
+    ("audit here flagged=keep", "flagged belongs to predict", "audit"),
+    ("run data=x train.epochs=abc", "train.epochs: abc is not a number", "run"),
+    ("run data=x window.size=abc", "window.size: abc is not a whole number and is not a list", "run"),
+    ("run data=x train=5", "train: 5 is not a section", "run"),
+    ("run data=x folds=3", "did you mean 'split.folds'", "run"),
+    ("run data=x labels=l.csv", "labels belongs to scan", "run"),
+    ("status runs/x lang=zh", "takes no keys, so not lang", "status"),
+    ("report runs/x lang=fr", "lang: fr is none of en, zh", "report"),
+    ("report runs/x language=zh", "did you mean 'lang'", "report"),
+    ("report runs/x flagged=keep", "flagged belongs to predict", "report"),
+    ("predict runs/x a.png flagged=maybe", "flagged: maybe is none of keep, refuse", "predict"),
+    ("predict runs/x a.png weight=mine", "did you mean 'weights'", "predict"),
+    ("predict runs/x a.png as_=judged", "unknown key 'as_'; did you mean 'as'?", "predict"),
+    ("predict runs/x a.png patient=none", "patient belongs to scan", "predict"),
+    ("models resnet weights=mine", "takes no keys", "models"),
+    ("weights list weights={a:1}", "weights", "weights list"),
+    ("weights verify weight=mine", "did you mean 'weights'", "weights verify"),
+    ("weights pack x.tar into=mine", "into belongs to weights unpack", "weights pack"),
+    ("weights unpack x.tar into=[a,b]", "into: [a, b] is not text", "weights unpack"),
+    ("weights unpack x.tar in=mine", "did you mean 'into'", "weights unpack"),
+    ("weights convert x.pkl out=7", "out: 7 is not text", "weights convert"),
+    ("simulate chest_xray patients=abc", "patients: abc is not a whole number", "simulate"),
+    ("simulate chest_xray encoding=png", "encoding: png is none of jpeg, raw", "simulate"),
+    ("simulate chest_xray patient=none", "patient belongs to scan; did you mean 'patients'?", "simulate"),
+    ("bench steps=1.5", "steps: 1.5 is not a whole number", "bench"),
+    ("bench device=gpu", "device: gpu is none of auto, cpu, cuda, mps", "bench"),
+    ("bench official=x repeats=abc", "repeats: abc is not a whole number", "bench"),
+    ("bench official=x step=3", "known are official", "bench"),
+    ("checks lang=zh", "takes no keys", "checks"),
+    ("scan here --labels x", "write labels=x", "scan"),
+    ("scan here --labels=x", "write labels=x", "scan"),
+    ("scan here --label-level study", "write label_level=study", "scan"),
+    ("predict runs/x a.png --download", "write download=true", "predict"),
+    ("run --folds 3", "write split.folds=3", "run"),
+    ("run data=x -n", "-n: options are written without dashes", "run"),
+    ("weights pack x.tar --weights mine", "write weights=mine", "weights pack"),
+    ("checks --lang zh", "options are written without dashes", "checks"),
+    ("scan here labels.csv", "labels.csv: no place for this word. write labels=VALUE", "scan"),
+    ("audit here near", "write near=true", "audit"),
+    ("demo nothing", "nothing: no place for this word. options are key=value", "demo"),
+    ("run epochs", "no such recipe. give a YAML file, or write train.epochs=VALUE", ""),
+    ("run one.yaml two.yaml", "two.yaml: no place for this word", "run"),
+    ("demo patients=8 patients=9", "patients: is given twice", ""),
+    ("run data=x train.epochs=1 train={epochs:2}", "train.epochs: is given twice", ""),
+    ("run data=x train={epochs:1,epochs:2}", "is given twice", ""),
+    ("scan", "Missing argument 'SOURCE'", "scan"),
+    ("checks all", "unexpected extra argument", "checks"),
+    ("scann here", "No such command 'scann'. Did you mean 'scan'?", ""),
+    ("simulate heart", "no simulator 'heart'", ""),
+]
+
+
+@pytest.mark.parametrize(("line", "says", "verb"), WRONG, ids=[line.replace("/", " ") for line, _, _ in WRONG])
+def test_words_that_do_not_fit_are_answered_in_one_line(
+    line: str, says: str, verb: str, one_line: Callable[..., str], tmp_path: Path
+) -> None:
+    answer = one_line(*(word.replace(":", ": ") for word in line.split(" ")), cwd=tmp_path)  # as YAML asks for
+    assert says in answer
+    assert not verb or answer.endswith(f"see `medgraft {verb} --help`.")
+
+
+def test_a_key_said_twice_with_one_value_is_said_once(one_line: Callable[..., str], tmp_path: Path) -> None:
+    assert "no such file" in one_line("scan", "nowhere", "patient=none", "patient=none", cwd=tmp_path)
+
+
+def test_errors_and_help_come_without_torch(tmp_path: Path) -> None:
+    lines = ["predict a b flagged=no", "report a lang=no", "demo size=no", "bench steps=no", "weights pack a into=b"]
+    lines += ["run data=a lang=no", "predict --help", "bench --help", "demo --help", "weights list --help"]
+    code = (
+        "import sys\nfrom medgraft.cli import main\n"
+        f"for line in {lines!r}:\n"
+        "    sys.argv = ['medgraft', *line.split()]\n"
+        "    try: main()\n"
+        "    except SystemExit as e: print('exit', e.code)\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    text = done.stdout.splitlines()
+    assert [line for line in text if line.startswith("exit ")] == ["exit 2"] * 6 + ["exit 0"] * 4
+    assert "torch" not in text[-1].split() and "medgraft.knobs" in text[-1].split()
 
 
 def test_scan_asks_for_the_patient_and_then_works(medgraft: Command, one_line: Callable[..., str], here: Path) -> None:

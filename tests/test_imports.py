@@ -31,7 +31,11 @@ def heavy_after(statement: str) -> set[str]:
     return HEAVY & set(answer.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["medgraft", "medgraft.errors", "medgraft.simulate"])
+LIGHT = ["medgraft", "medgraft.errors", "medgraft.simulate", "medgraft.cli", "medgraft.verbs", "medgraft.knobs"]
+LIGHT += [f"medgraft.{package}options" for package in ("", "engine.", "models.", "report.", "simulate.")]
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     assert heavy_after(f"import {module}") == set()
 

@@ -6,14 +6,15 @@ Imports inside functions count too: a late import hides a dependency, it does no
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "medgraft"
 #: The ground, each part on what stands before it.
 GROUND_ORDER = [
-    {"errors", "notices"},
+    {"errors", "notices", "knobs"},
     {"files", "progress"},
-    {"config", "tables", "store"},
+    {"config", "tables", "store", "options"},
     {"datasets"},
     {"runs", "splits"},
 ]
@@ -35,13 +36,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": GROUND | {"stats", "report"},  # from a data set to the page of its faults
     "serve": GROUND | {"intake", "data", "models", "tasks", "engine", "export", "stats"},  # new studies -> answers
     "flow": GROUND | ACTS,  # the whole way, from a recipe to a report
-    "cli": GROUND | ACTS | {"flow", "audit", "serve"},
+    "verbs": GROUND | ACTS | {"audit"},  # their options classes alone
+    "api": GROUND | ACTS | {"verbs", "flow", "serve", "audit"},  # a Python entry for each verb
+    "cli": GROUND | ACTS | {"verbs", "flow", "serve", "audit"},
     "__main__": GROUND | {"cli"},
-    "__init__": set(),
+    "__init__": {"api"},  # its verbs, when they are named
 }
 #: Where names of tasks and of kinds of question stand as string literals: the tasks, the kinds with the tables of their
 #: measures, the tables of words, and the types of a label column as recipes and data sets write them.
 NAMING = {"tasks", "stats.kinds", "stats.metrics", "report.words", "datasets", "data.dataset", "intake.options"}
+MODULE = re.compile(r"medgraft(\.\w+)+:\w+")
 TORCH = {
     "torch",
     "torchvision",
@@ -88,6 +92,8 @@ def imported(path: Path, package: str) -> set[str]:
                 for argument in node.args[:1]
                 if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
             }
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):
+            names.add(node.value.replace(":", "."))  # a class by name, imported when it is asked for
     return names
 
 
@@ -212,6 +218,7 @@ def test_a_planted_import_is_found(tmp_path: Path) -> None:
         "data/random.py": "from torch import nn\n",
         "data/batch.py": "import torch\nfrom . import random\nfrom medgraft.store import open_array\n",
         "oddment.py": "from medgraft.errors import UserError\n",
+        "runs.py": "ACTS = {'serve': 'medgraft.serve:predict'}\n",
     }
     for name, text in planted.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -223,6 +230,7 @@ def test_a_planted_import_is_found(tmp_path: Path) -> None:
         "models.model -> lightning_fabric",
         "oddment -> medgraft.errors.UserError",
         "report.html -> medgraft.engine.loop",
+        "runs -> medgraft.serve.predict",
         "stats.metrics -> timm",
         "tables -> torch",
     ]

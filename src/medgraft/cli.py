@@ -7,7 +7,6 @@ mend, 3 done but with rejected studies or failed cells.
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from medgraft import __version__
+from medgraft import __version__, verbs
 from medgraft.errors import UserError
 
 app = typer.Typer(
@@ -48,62 +47,67 @@ Queries = Annotated[
 ]
 
 
-def _with_keys(model: str) -> type[TyperCommand]:
-    """A command whose help lists the keys of a config (``module:class``), imported only when that help is asked for."""
+def _with_keys(*of: str) -> type[TyperCommand]:
+    """A command whose help lists the keys of a verb (of each kind of it), imported only when that help is asked for.
+
+    An option word (``--labels x``) is answered by how it is written here.
+    """
 
     class Command(TyperCommand):
-        def format_epilog(self, ctx: Any, formatter: Any) -> None:
-            from medgraft import config
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            verbs.refuse_strange(of[0], args)
+            return super().parse_args(ctx, args)
 
-            module, name = model.split(":")
-            with formatter.section("Keys"):
-                formatter.write_dl(config.keys(getattr(importlib.import_module(module), name)), col_max=24)
+        def format_epilog(self, ctx: Any, formatter: Any) -> None:
+            from medgraft import knobs
+
+            for verb in of:
+                found = [(knob.key, knob.told) for knob in knobs.knobs(verbs.options_class(verb))]
+                with formatter.section("Keys" if verb == of[0] else f"Keys of medgraft {verb}"):
+                    formatter.write_dl(found or [("none", "")], col_max=24)
             super().format_epilog(ctx, formatter)
 
     return Command
 
 
-def _values(words: list[str] | None) -> dict[str, Any]:
-    from medgraft import config
-
-    return config.parse_overrides(words or [])
+def _options(verb: str, words: list[str] | None) -> Any:
+    return verbs.options(verb, verbs.values(verb, words or []))
 
 
-@app.command(short_help="The whole flow on simulated chest X-rays.", epilog="Example: medgraft demo out=demo")
-def demo(words: Words = None) -> None:
-    """Simulate chest X-rays, scan them, compare three ways of transfer, and write the report (a few minutes)."""
-    from medgraft import flow
-
-    typer.echo(f"open {flow.demo(**_checked(_values(words), out='demo', patients=90, size=128, difficulty=0.35))}")
-
-
-def _checked(values: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Defaults overridden by values; unknown keys fail with the nearest match."""
-    import difflib
-
-    for key in values:
-        if key not in defaults:
-            near = difflib.get_close_matches(key, list(defaults), n=1, cutoff=0.4)
-            raise UserError(
-                f"unknown key {key!r}", fix=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(defaults)}"
-            )
-    return {**defaults, **values}
+def _parted(words: list[str] | None) -> tuple[list[str], list[str]]:
+    """(Plain words, key=value words)."""
+    plain = [word for word in words or [] if "=" not in word]
+    return plain, [word for word in words or [] if "=" in word]
 
 
 @app.command(
-    cls=_with_keys("medgraft.intake.options:ScanOptions"),
+    cls=_with_keys("demo"),
+    short_help="The whole flow on simulated chest X-rays.",
+    epilog="Example: medgraft demo out=demo",
+)
+def demo(words: Words = None) -> None:
+    """Simulate chest X-rays, scan them, compare three ways of transfer, and write the report (a few minutes)."""
+    options = _options("demo", words)
+    from medgraft import flow  # after the words: a typing error is answered at once
+
+    typer.echo(f"open {flow.demo(options, say=_say)}")
+
+
+@app.command(
+    cls=_with_keys("scan"),
     short_help="Raw studies and a label table become a data set.",
     epilog="Example: medgraft scan xrays labels=labels.csv patient=patient_number target=label out=datasets/xrays",
 )
 def scan(
-    source: Annotated[Path, typer.Argument(help="folder of studies: PNG, JPEG, DICOM, AVI, MP4, NIfTI, NPZ")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="folder of studies: PNG, JPEG, DICOM, AVI, MP4, NIfTI, NPZ")
+    ],
     words: Words = None,
 ) -> None:
     """Turn a folder of raw studies and a label table into a data set. A second scan does only what is new."""
-    from medgraft import config
+    options = _options("scan", words)
     from medgraft.intake import scan as act
 
-    options = config.build(act.ScanOptions, _values(words), where="scan")
     report = act.scan(source, options)
     typer.echo(report.text())
     if report.cases:
@@ -113,13 +117,13 @@ def scan(
 
 
 @app.command(
-    cls=_with_keys("medgraft.audit:AuditOptions"),
+    cls=_with_keys("audit"),
     short_help="Find leaks, duplicates and confounders in a data set.",
     epilog="Examples: medgraft audit data/xrays; medgraft audit data/xrays run=runs/xrays; medgraft audit data/here "
     "test=data/elsewhere",
 )
 def audit(
-    dataset: Annotated[Path, typer.Argument(help="data set folder written by medgraft scan")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="data set folder written by medgraft scan")],
     words: Words = None,
 ) -> None:
     """Look for what makes results too good: one picture under two patients, one patient in two roles, labels that size
@@ -128,17 +132,17 @@ def audit(
     Writes audit.html (findings first, with pictures) and audit.json into the data set folder. Exit status 3 when there
     is a leak.
     """
-    from medgraft import audit as act
-    from medgraft import config
+    options = _options("audit", words)
+    from medgraft.audit import audit as act
 
-    report = act.audit(dataset, config.build(act.AuditOptions, _values(words), where="audit"))
+    report = act(dataset, options)
     typer.echo(report.text())
     if report.leaks:
         raise typer.Exit(3)
 
 
 @app.command(
-    cls=_with_keys("medgraft.config:Recipe"),
+    cls=_with_keys("run"),
     short_help="Compare ways of transfer on a data set, and report.",
     epilog="Example: medgraft run recipes/cxr.yaml data=datasets/cxr seeds=[0] train.epochs=5",
 )
@@ -149,11 +153,13 @@ def run(
     ] = None,
 ) -> None:
     """Compare models, starts and strategies on a data set, and write the report. Killed? Run it again: it goes on."""
-    from medgraft import config
-
-    words = list(words or [])
-    recipe = config.load_recipe(Path(words.pop(0)) if words and "=" not in words[0] else None, words)
-    from medgraft import flow, runs  # after the recipe: a typing error is answered at once
+    plain, words = _parted(words)
+    if len(plain) > 1:
+        raise verbs.stray("run", plain[1])
+    if plain and not Path(plain[0]).exists() and (key := verbs.written("run", plain[0])):
+        raise UserError("no such recipe", case=plain[0], fix=f"give a YAML file, or {key}")
+    recipe = verbs.recipe(Path(plain[0]) if plain else None, verbs.values("run", words))
+    from medgraft import flow, runs
 
     root = flow.run(recipe, say=_say)
     states = runs.status(root)["cells"]
@@ -161,7 +167,11 @@ def run(
         raise typer.Exit(3)
 
 
-@app.command(short_help="What is done, running or failed in a run.", epilog="Example: medgraft status runs/cxr")
+@app.command(
+    cls=_with_keys("status"),
+    short_help="What is done, running or failed in a run.",
+    epilog="Example: medgraft status runs/cxr",
+)
 def status(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
     """What is done, running or failed in a run, and the leaderboard so far (inner scores only)."""
     from medgraft import runs
@@ -169,18 +179,21 @@ def status(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folde
     typer.echo(runs.status_text(runs.status(root)))
 
 
-@app.command(short_help="Write the report of a finished run again.", epilog="Example: medgraft report runs/cxr lang=zh")
+@app.command(
+    cls=_with_keys("report"),
+    short_help="Write the report of a finished run again.",
+    epilog="Example: medgraft report runs/cxr lang=zh",
+)
 def report(root: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")], words: Words = None) -> None:
     """Write the report of a finished run again, in English or Chinese (lang=zh)."""
+    options = _options("report", words)
     from medgraft.report import page
 
-    values = _checked(_values(words), lang="en")
-    if values["lang"] not in ("en", "zh"):
-        raise UserError(f"no language {values['lang']!r}", fix="use lang=en or lang=zh")
-    typer.echo(f"open {page.build(root, lang=values['lang'])}")
+    typer.echo(f"open {page.build(root, lang=options.lang)}")
 
 
 @app.command(
+    cls=_with_keys("predict"),
     short_help="Predict new studies with the model a run chose.",
     epilog="Example: medgraft predict runs/cxr new_xray.dcm more_xrays/ out=predictions.csv",
 )
@@ -189,31 +202,27 @@ def predict(
     words: Annotated[list[str], typer.Argument(metavar="FILES KEY=VALUE", help="studies or folders, then key=value")],
 ) -> None:
     """Predict new studies with the model that the inner scores of a run chose, by the same path."""
+    files = [Path(w) for w in words if "=" not in w or Path(w).exists()]
+    options = _options("predict", [w for w in words if "=" in w and not Path(w).exists()])
     from medgraft import serve
 
-    files = [Path(w) for w in words if "=" not in w or Path(w).exists()]
-    values = _checked(
-        _values([w for w in words if "=" in w and not Path(w).exists()]),
-        out=None,
-        model=None,
-        weights=[],
-        download=False,
-        flagged="keep",
-        identity="code",
-    )
-    result = serve.predict(root, files, **values)
+    result = serve.predict(root, files, options)
     typer.echo(result.text())
     if result.rejected:
         raise typer.Exit(3)
 
 
 @app.command(
+    cls=_with_keys("models"),
     short_help="Networks by name, and the starts that are here.",
     epilog="Examples: medgraft models; medgraft models 3d; medgraft models resnet",
 )
 def models(
     query: Annotated[
-        str, typer.Argument(help="2d, 3d, dense, a library (torchvision, timm, monai, smp) or part of a name")
+        str,
+        typer.Argument(
+            metavar="PART", help="2d, 3d, dense, a library (torchvision, timm, monai, smp) or part of a name"
+        ),
     ] = "",
 ) -> None:
     """Networks by name, and the starts that are on this machine."""
@@ -232,24 +241,30 @@ app.add_typer(weights_app, name="weights")
 
 @weights_app.command(
     "list",
+    cls=_with_keys("weights list"),
+    short_help="Weight cards, and whether their file is here.",
     epilog="Examples: medgraft weights list 3d; medgraft weights list ig65m_8; medgraft weights list "
     "weights=[my_weights]",
 )
 def weights_list(words: Queries = None) -> None:
     """Weight cards, and whether their file is here; all that is known of a card where three at most are meant."""
+    plain, words = _parted(words)
+    options = _options("weights list", words)
     from medgraft.models import catalogue
 
-    query, options = _query(words)
-    typer.echo(catalogue.weights_text(query=query, **_folders(_checked(_values(options), weights=[]))))
+    typer.echo(catalogue.weights_text(query=_one(plain), folders=options.weights))
 
 
-@weights_app.command("verify", epilog="Example: medgraft weights verify weights=[my_weights]")
+@weights_app.command(
+    "verify", cls=_with_keys("weights verify"), epilog="Example: medgraft weights verify weights=[my_weights]"
+)
 def weights_verify(words: Queries = None) -> None:
     """Check the hash of every weight file that is here."""
+    plain, words = _parted(words)
+    options = _options("weights verify", words)
     from medgraft.models import catalogue
 
-    query, options = _query(words)
-    text, good = catalogue.verify_text(query=query, **_folders(_checked(_values(options), weights=[])))
+    text, good = catalogue.verify_text(query=_one(plain), folders=options.weights)
     typer.echo(text)
     if not good:
         raise typer.Exit(2)
@@ -257,6 +272,8 @@ def weights_verify(words: Queries = None) -> None:
 
 @weights_app.command(
     "pack",
+    cls=_with_keys("weights pack"),
+    short_help="Collect the files for a machine without network.",
     epilog="Examples: medgraft weights pack weights.tar; medgraft weights pack usb/weights r2plus1d_34 "
     "torchvision:resnet50",
 )
@@ -268,30 +285,41 @@ def weights_pack(
     ] = None,
 ) -> None:
     """Collect the weight files that are here, for a machine without a network, with a list of hashes and licences."""
+    names, words = _parted(words)
+    options = _options("weights pack", words)
     from medgraft.models.weights import pack
 
-    names = [word for word in words or [] if "=" not in word]
-    folders = _folders(_checked(_values([word for word in words or [] if "=" in word]), weights=[]))
-    typer.echo(pack.pack(out, pack.cards_of(names), **folders).text())
+    typer.echo(pack.pack(out, pack.cards_of(names), folders=options.weights).text())
 
 
-@weights_app.command("unpack", epilog="Example: medgraft weights unpack weights.tar into=my_weights")
+@weights_app.command(
+    "unpack",
+    short_help="Check a pack and put its files in place.",
+    cls=_with_keys("weights unpack"),
+    epilog="Example: medgraft weights unpack weights.tar into=my_weights",
+)
 def weights_unpack(
     source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="a pack")], words: Words = None
 ) -> None:
     """Check every file of a pack and put it where weights are looked for, or into a folder (into=DIR)."""
+    options = _options("weights unpack", words)
     from medgraft.models.weights import pack
 
-    values = _checked(_values(words), into=None)
-    typer.echo(pack.unpack(source, into=Path(values["into"]) if values["into"] else None).text())
+    typer.echo(pack.unpack(source, into=options.into).text())
 
 
-@weights_app.command("convert", epilog="Example: medgraft weights convert SLOWFAST_8x8_R50.pkl")
+@weights_app.command(
+    "convert",
+    short_help="A foreign weight file as safetensors.",
+    cls=_with_keys("weights convert"),
+    epilog="Example: medgraft weights convert SLOWFAST_8x8_R50.pkl",
+)
 def weights_convert(
     file: Annotated[
         Path,
         typer.Argument(
-            help="a Caffe2 or other pickle of arrays, a TorchScript archive, a PyTorch file that is refused as it is"
+            metavar="FILE",
+            help="a Caffe2 or other pickle of arrays, a TorchScript archive, a PyTorch file that is refused as it is",
         ),
     ],
     words: Words = None,
@@ -300,57 +328,43 @@ def weights_convert(
 
     Not converted: what asks for more.
     """
+    options = _options("weights convert", words)
     from medgraft.models.weights import convert
 
-    values = _checked(_values(words), out=None)
-    made = convert.convert(file, Path(values["out"]) if values["out"] else None)
+    made = convert.convert(file, options.out)
     typer.echo(f"{made}, with a note of the hashes of both files in {made.name}.sha256")
 
 
-def _query(words: list[str] | None) -> tuple[str, list[str]]:
-    """A word that is no key=value, and the rest."""
-    plain = [word for word in words or [] if "=" not in word]
+def _one(plain: list[str]) -> str:
+    """The one plain word, or none."""
     if len(plain) > 1:
         raise UserError("one kind or one part of a name at a time", case=" ".join(plain))
-    return "".join(plain), [word for word in words or [] if "=" in word]
-
-
-def _folders(values: dict[str, Any]) -> dict[str, Any]:
-    weights = values["weights"] if isinstance(values["weights"], list) else [values["weights"]]
-    return {"folders": [Path(w) for w in weights]}
+    return "".join(plain)
 
 
 @app.command(
+    cls=_with_keys("simulate"),
     short_help="Write studies with known answers.",
     epilog="Example: medgraft simulate chest_xray out=simulated patients=200 difficulty=0.5",
 )
 def simulate(
-    what: Annotated[str, typer.Argument(help="chest_xray")],
+    what: Annotated[str, typer.Argument(metavar="KIND", help="chest_xray")],
     words: Words = None,
 ) -> None:
     """Write studies with known answers in a public on-disk format."""
     if what != "chest_xray":
         raise UserError(f"no simulator {what!r}", fix="there is chest_xray")
+    options = _options("simulate", words)
     from medgraft.simulate import chest_xray as act
     from medgraft.stats.baseline import facts_alone
 
-    values = _checked(
-        _values(words),
-        out="simulated",
-        patients=200,
-        images_per_patient=2,
-        size=256,
-        difficulty=0.5,
-        prevalence=0.4,
-        seed=0,
-    )
-    out = Path(values.pop("out"))
-    made = act.simulate(out, **values)
+    made = act.simulate(**options.model_dump())
     typer.echo(made.text())
     typer.echo(facts_alone(made.facts, made.target, made.patient))
 
 
 @app.command(
+    cls=_with_keys("bench", "bench official=DIR"),
     short_help="Measure a training step on this machine.",
     epilog="Examples: medgraft bench models=[efficientnet_lite0, r3d_18]; medgraft bench official=projects only=c3d",
 )
@@ -360,28 +374,28 @@ def bench(words: Words = None) -> None:
     With official=DIR: outputs and forward time of our networks against the official projects checked out under DIR;
     record=DIR writes goldens there, table=FILE the rows as JSON.
     """
-    values = _values(words)
+    values = verbs.values("bench", words or [])
     if "official" in values:
+        asked = verbs.options("bench official=DIR", values)
         from medgraft.engine import official
+        from medgraft.engine.bench import write_rows
 
-        asked = _checked(values, official=".", record=None, table=None, only="", repeats=5, threads=1)
-        folder, record, table = Path(asked.pop("official")), asked.pop("record"), asked.pop("table")
-        rows = official.compare(folder, record=Path(record) if record else None, **asked)
+        rows = official.compare(asked.official, **asked.model_dump(exclude={"official", "table"}))
         typer.echo(official.text(rows))
-        if table:
-            from medgraft.engine.bench import write_rows
-
-            write_rows(Path(table), rows, asked["threads"])
+        if asked.table:
+            write_rows(asked.table, rows, asked.threads)
         return
+    options = verbs.options("bench", values)
     from medgraft.engine import bench as act
 
-    values = _checked(
-        values, models=["efficientnet_lite0", "r3d_18"], batch_size=4, steps=4, repeats=7, device="auto", threads=0
-    )
-    typer.echo(act.text(act.step_overhead(**values)))
+    typer.echo(act.text(act.step_overhead(**options.model_dump())))
 
 
-@app.command(short_help="What this machine offers, and what is missing.")
+@app.command(
+    cls=_with_keys("checks"),
+    short_help="What this machine offers, and what is missing.",
+    epilog="Example: medgraft checks",
+)
 def checks() -> None:
     """What this machine offers: device, memory, codecs, packages, weights."""
     from medgraft.engine import checks as act
@@ -415,16 +429,34 @@ def _root(
 def main() -> None:
     """Run the command line; errors print one line first: cause, case, fix."""
     try:
-        app()
+        code = app(prog_name="medgraft", standalone_mode=False)
     except UserError as error:
         typer.secho(f"medgraft: {error}", err=True, fg="red")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        typer.secho("medgraft: stopped; run the same command again to go on", err=True)
-        raise SystemExit(130) from None
+    except _Usage as error:
+        raise SystemExit(_unusable(error)) from None
     except Exception as error:
         typer.secho(f"medgraft: {type(error).__name__} ({_log(error)})", err=True, fg="red")
         raise SystemExit(1) from None
+    if code == 130:
+        typer.secho("medgraft: stopped; run the same command again to go on", err=True)
+    raise SystemExit(code)
+
+
+#: What typer raises where the words of a command line do not fit its arguments.
+_Usage: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def _unusable(error: Any) -> int:
+    """Say in one line what is wrong with the words, or show the help of a command without any; the exit status."""
+    path = error.ctx.command_path if error.ctx is not None else "medgraft"
+    message = error.format_message()
+    if len(sys.argv[1:]) < len(path.split()) and "\n" in message:
+        error.show()  # no_args_is_help
+    else:
+        cause = " ".join(message.split()).rstrip(".")
+        typer.secho(f"medgraft: {UserError(cause, fix=f'see `{path} --help`')}", err=True, fg="red")
+    return int(error.exit_code)
 
 
 def _log(error: Exception) -> str:

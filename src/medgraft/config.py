@@ -8,13 +8,14 @@ at once. Config stops at the builders: below them, named arguments with defaults
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from medgraft import knobs
 from medgraft.errors import UserError, did_you_mean
 from medgraft.notices import Notice, notice
 
@@ -417,35 +418,26 @@ def _section_of(key: str) -> str:
 M = TypeVar("M", bound=BaseModel)
 
 
-def build(model: type[M], values: Mapping[str, Any], *, where: str = "") -> M:
-    """Make a config from plain values. Raises ``UserError`` that lists every fault with its dotted path."""
+def build(
+    model: type[M], values: Mapping[str, Any], *, where: str = "", elsewhere: Callable[[str], str] = lambda key: ""
+) -> M:
+    """Make a config from plain values. Raises ``UserError`` that lists every fault with its dotted path.
+
+    ``where`` says what is built: a verb, or a place in a recipe. ``elsewhere`` is asked about an unknown key: whose it
+    is, or nothing.
+    """
+    verb = "run" if issubclass(model, Section) else where
+    fix = f"see `medgraft {verb} --help`" if verb else ""
+    wrong = knobs.truths(model, values)
     try:
-        return model(**values)
+        made = model(**values)
     except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            path = ".".join(str(p) for p in fault["loc"])
-            if fault["type"] == "extra_forbidden":
-                names = _fields_at(model, fault["loc"][:-1])
-                faults.append(f"unknown key {path!r}; {did_you_mean(str(fault['loc'][-1]), names)}")
-            elif fault["type"] == "missing":
-                faults.append(f"{path} is required")
-            else:
-                message = fault["msg"].removeprefix("Value error, ")
-                faults.append(f"{path}: {message}" if path else message)
-        raise UserError("; ".join(faults), case=where, fix="see `medgraft COMMAND --help`") from error
-
-
-def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> list[str]:
-    for step in path:
-        if isinstance(step, int):
-            continue
-        field = model.model_fields.get(str(step))
-        if field is None:
-            return list(model.model_fields)
-        kinds = [field.annotation, *get_args(field.annotation)]
-        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), model)
-    return list(model.model_fields)
+        told = {fault.partition(":")[0] for fault in wrong}
+        wrong += [f for f in knobs.faults(model, error, elsewhere) if f.partition(":")[0] not in told]
+        raise UserError("; ".join(wrong), case=where, fix=fix) from error
+    if wrong:
+        raise UserError("; ".join(wrong), case=where, fix=fix)
+    return made
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
@@ -456,7 +448,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
         if not sign or not key.strip():
             raise UserError("not of the form key=value", case=word, fix="write e.g. train.epochs=5")
         try:
-            value = _numbers(yaml.safe_load(text)) if text.strip() else None
+            value = _numbers(_loaded(text)) if text.strip() else None
         except yaml.YAMLError:
             value = text  # a plain path with characters that YAML does not like
         place = result
@@ -482,29 +474,14 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
-    """Every knob of a config as (dotted key, description with choices and default), for people to read."""
-    rows: list[tuple[str, str]] = []
-    for name, field in model.model_fields.items():
-        kinds: list[Any] = [field.annotation, *get_args(field.annotation)]
-        section: type[BaseModel] | None = next(
-            (k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None
-        )
-        if section is not None:
-            rows += keys(section, f"{prefix}{name}{'' if field.annotation is section else '[]'}.")
-            continue
-        choices = [str(c) for k in kinds if get_origin(k) is Literal for c in get_args(k)]
-        default = field.get_default(call_default_factory=True)
-        told = (
-            "required"
-            if field.is_required()
-            else ""
-            if default is None or default == [] or default == {}
-            else f"default {default}"
-        )
-        facts = [field.description or "", f"one of {', '.join(choices)}" if choices else "", told]
-        rows.append((f"{prefix}{name}", "; ".join(f for f in facts if f)))
-    return rows
+def expanded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as sections: ``{"train.epochs": 2}`` becomes ``{"train": {"epochs": 2}}``."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        for step in reversed(key.split(".")):
+            value = {step: value}
+        result = merge(result, value)
+    return result
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -518,26 +495,32 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe and apply overrides.
+def load_recipe(
+    path: Path | None,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    elsewhere: Callable[[str], str] = lambda key: "",
+) -> Recipe:
+    """Read a recipe and apply overrides: words of a command line, or values with dotted keys or sections.
 
-    ``models`` entries may be plain names. Paths in it are relative to the working folder.
+    ``models`` entries may be plain names. Paths in it are relative to the working folder. ``elsewhere`` as in
+    ``build``.
     """
     values: dict[str, Any] = {}
     if path is not None:
         try:
             loaded = _loaded(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(
-                "no such recipe", case=str(path), fix="give a YAML file, or only key=value words"
-            ) from error
+        except OSError as error:
+            cause = "no such recipe" if isinstance(error, FileNotFoundError) else "not a readable file"
+            raise UserError(cause, case=str(path), fix="give a YAML file, or only key=value words") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"not readable YAML: {error}", case=str(path)) from error
         if not isinstance(loaded, dict):
             raise UserError("a recipe is a list of key: value", case=str(path))
         values = _numbers(loaded)
         values.setdefault("name", Path(path).stem)
-    values = merge(values, parse_overrides(overrides))
+    over = expanded(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    values = merge(values, over)
     if isinstance(values.get("models"), (str, dict)):
         values["models"] = [values["models"]]
     if "models" in values and isinstance(values["models"], list):
@@ -545,7 +528,7 @@ def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
     for key in ("seeds", "weights"):
         if key in values and not isinstance(values[key], list):
             values[key] = [values[key]]
-    return build(Recipe, values, where=str(path) if path else "")
+    return build(Recipe, values, where=str(path) if path else "run", elsewhere=elsewhere)
 
 
 class _Once(yaml.SafeLoader):

@@ -22,6 +22,7 @@ from medgraft.engine.plan import Plan
 from medgraft.engine.progress import Progress
 from medgraft.engine.session import Session
 from medgraft.errors import UserError, WeightsAbsent
+from medgraft.options import DemoOptions
 from medgraft.stats import summary, write
 from medgraft.stats.baseline import facts_alone, trivial_auc
 from medgraft.stats.thresholds import thresholds
@@ -169,31 +170,32 @@ def mean_intensity(root: Path, manifest: pl.DataFrame) -> np.ndarray:
     return np.array(means)
 
 
-def demo(*, out: str = "demo", patients: int = 90, size: int = 128, difficulty: float = 0.35) -> Path:
+def demo(options: DemoOptions, *, say: Callable[[str], None] = print) -> Path:
     """Simulate, scan, compare three ways of transfer, report. Returns the path of ``report.html``."""
     from medgraft.intake import scan as act
+    from medgraft.intake.options import ScanOptions
     from medgraft.simulate import chest_xray
 
-    root = Path(out)
-    print("1/3 simulating chest X-rays in the RSNA format")
+    root = options.out
+    say("1/3 simulating chest X-rays in the RSNA format")
     made = chest_xray.simulate(
         root / "studies",
-        patients=patients,
+        patients=options.patients,
         images_per_patient=2,
         size=256,
-        difficulty=difficulty,
+        difficulty=options.difficulty,
         prevalence=0.45,
         seed=1,
     )
-    print(made.text())
-    print(facts_alone(made.facts, made.target, made.patient))
-    print("2/3 scanning them")
-    options = config.build(
-        act.ScanOptions,
+    say(made.text())
+    say(facts_alone(made.facts, made.target, made.patient))
+    say("2/3 scanning them")
+    scanned = config.build(
+        ScanOptions,
         {"out": root / "data", "layout": "rsna", "target": "pneumonia", "patient": "patient_id", "identity": "keep"},
     )
-    print(act.scan(root / "studies", options).text())
-    print("3/3 comparing three ways of transfer")
+    say(act.scan(root / "studies", scanned).text())
+    say("3/3 comparing three ways of transfer")
     recipe = config.build(
         Recipe,
         {
@@ -201,7 +203,7 @@ def demo(*, out: str = "demo", patients: int = 90, size: int = 128, difficulty: 
             "data": root / "data",
             "out": root / "runs",
             "split": {"folds": 3},
-            "window": {"size": size},
+            "window": {"size": options.size},
             "seeds": [0],
             "train": {"epochs": 4, "learning_rate": 3e-4, "evaluations": 2},
             "models": [
@@ -211,4 +213,4 @@ def demo(*, out: str = "demo", patients: int = 90, size: int = 128, difficulty: 
             ],
         },
     )
-    return run(recipe) / "report.html"
+    return run(recipe, say=say) / "report.html"

@@ -12,11 +12,10 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medgraft import config, runs, tables
 from medgraft.data.cases import Cases
@@ -35,40 +34,9 @@ from medgraft.files import no_formula, read_json, write_text
 from medgraft.intake.private import keys
 from medgraft.intake.studies import read_like
 from medgraft.models.model import Model
+from medgraft.options import PredictOptions
 
 MOST = 1 << 30  # bytes of joined fields that are held at once, at most; one case is always held
-
-
-class PredictOptions(BaseModel):
-    """The knobs of ``medgraft predict``, each as ``key=value``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
-
-    out: Path | None = Field(
-        None, description="CSV table to write; default: none (predictions.csv where masks are served)"
-    )
-    model: str | None = Field(
-        None, description="another arm of the run, by id, network or part of it; default: the best by inner scores"
-    )
-    as_: Literal["model", "judged"] = Field(
-        "model",
-        alias="as",
-        description="model: the mean of all its networks; judged: each study by the networks that had it in their test "
-        "part, the run's own numbers",
-    )
-    weights: list[Path] = Field([], description="folders with weight files, asked before those of the run")
-    download: bool = Field(False, description="fetch absent weights from their address")
-    flagged: Literal["keep", "refuse"] = Field(
-        "keep", description="studies outside the training acquisition: flagged, or refused"
-    )
-    identity: Literal["code", "keep"] = Field(
-        "code", description="studies within folders as keyed codes, or as they are called"
-    )
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return value if isinstance(value, (list, tuple)) else [value]
 
 
 @dataclass(frozen=True)

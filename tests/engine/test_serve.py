@@ -141,7 +141,7 @@ def test_an_unreadable_file_is_named_and_the_rest_is_predicted(finished, tmp_pat
         (["nowhere.png"], {}, "no such file"),
         (["labels.csv"], {}, r"labels\.csv: holds no study"),
         (["c001.png"], {"model": "resnet"}, "fits 0 of the run's models"),
-        (["c001.png"], {"flagged": "maybe"}, "flagged: Input should be 'keep' or 'refuse'"),
+        (["c001.png"], {"flagged": "maybe"}, "flagged: maybe is none of keep, refuse"),
     ],
 )
 def test_a_wrong_wish_is_one_line(finished, files, options, says) -> None:

@@ -60,11 +60,9 @@ class Progress:
         """Name a failed cell in one line; the trace goes to ``errors.log``."""
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
         head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {arm.id} fold {outer + 1}\n"
-        with contextlib.suppress(
-            OSError
-        ):  # a full disk has no room for the trace either; the reason is said all the same
-            with open(self.run.root / "errors.log", "a", encoding="utf-8") as stream:
-                stream.write(head + "".join(traceback.format_exception(error)) + "\n")
+        log = self.run.root / "errors.log"  # a full disk has no room for the trace; the reason is said all the same
+        with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as stream:
+            stream.write(head + "".join(traceback.format_exception(error)) + "\n")
         failed = cell or self._at_work(arm, outer)
         self.say(f"{arm.id} fold {outer + 1} failed: {reason} (trace in errors.log)")
         self.run.belongs(failed)
