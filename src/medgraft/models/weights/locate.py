@@ -18,6 +18,7 @@ from typing import Any
 from medgraft.errors import UserError, WeightsAbsent
 from medgraft.models.records import WeightCard
 from medgraft.models.weights import convert
+from medgraft.progress import bar
 
 
 def default_cache() -> Path:
@@ -194,9 +195,6 @@ def _download(card: WeightCard, cache: Path) -> Path:
 
 def _fetch(address: str, sink: Any, card: WeightCard) -> str:
     """Stream an address into ``sink`` with a progress bar; returns the hash that the hub states, or ''."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     redirects = _KeepRedirects()
     request = urllib.request.Request(address, headers={"User-Agent": "medgraft"})
     with urllib.request.build_opener(redirects).open(request, timeout=30) as answer:
@@ -204,20 +202,12 @@ def _fetch(address: str, sink: Any, card: WeightCard) -> str:
             raise ValueError("a web page, not a file")
         length = answer.headers.get("Content-Length")
         total = int(length) if length else card.size_bytes
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(card.file_name, total=total)
-            done = 0
+        done = 0
+        with bar(total, card.file_name, rate="bytes/s", transient=True) as step:
             while block := answer.read(1 << 20):
                 sink.write(block)
                 done += len(block)
-                progress.update(task, completed=done)
+                step(len(block))
         sink.flush()
         os.fsync(sink.fileno())
         if total is not None and done != total:

@@ -20,7 +20,6 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +31,7 @@ from medgraft.models.weights import convert
 from medgraft.models.weights.cards import cards as cards_by_name
 from medgraft.models.weights.cards import find_card
 from medgraft.models.weights.locate import default_cache, locate, sha256, verify
+from medgraft.progress import bar
 
 MANIFEST = "manifest.json"
 FOLDER = "weights"
@@ -133,7 +133,7 @@ def pack(out: Path, cards: Sequence[WeightCard], *, folders: Sequence[Path] = ()
     sources: dict[str, Path] = {}
     entries: dict[str, Entry] = {}
     absent: list[str] = []
-    with _bar("checking", len(cards)) as step:
+    with bar(len(cards), "checking", transient=True) as step:
         for card in cards:
             try:
                 path = locate(card, folders=folders, cache=cache)
@@ -154,7 +154,7 @@ def pack(out: Path, cards: Sequence[WeightCard], *, folders: Sequence[Path] = ()
     rows = tuple(entries[name] for name in sorted(entries))
     with (
         tempfile.TemporaryDirectory(prefix=".pack-", dir=out.parent) as place,
-        _bar("packing", sum(e.bytes for e in rows)) as step,
+        bar(sum(e.bytes for e in rows), "packing", rate="bytes/s", transient=True) as step,
     ):
         made = Path(place) / out.name
         if out.suffix == ".tar":
@@ -297,7 +297,7 @@ def _stage(parts: Iterator[Part], stage: Path, source: Path, into: Path) -> list
             case=str(into),
             fix="make room or name another folder with into=",
         )
-    with _bar("unpacking", total) as step:
+    with bar(total, "unpacking", rate="bytes/s", transient=True) as step:
         for name, size, stream in parts:
             row = waiting.pop(name, None)
             if row is None:
@@ -426,21 +426,3 @@ def _refused(source: Path, why: str) -> UserError:
         case=source.name,
         fix="pack it again with `medgraft weights pack`, or do not trust it",
     )
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on the error stream; gives the function that moves it on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda amount: progress.update(task, advance=amount)
