@@ -306,6 +306,14 @@ def collect(work: Path, printed: dict[str, tuple[list[str], list[str]]], audits:
     return result
 
 
+def leaves(setting: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a setting by their own names, whatever sections they stand in (older commits had none)."""
+    found: dict[str, Any] = {}
+    for key, value in setting.items():
+        found |= leaves(value) if isinstance(value, dict) else {key: value}
+    return found
+
+
 def name_cells(run: Path) -> dict[str, str]:
     """Hash of each cell -> its name by what decides it: a hash may change by an announced change, the name does not.
 
@@ -315,8 +323,8 @@ def name_cells(run: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for record in records:
         arm = [record[k] for k in ("model", "start", "strategy")]
-        others = [r["setting"] for r in records if [r[k] for k in ("model", "start", "strategy")] == arm]
-        varied = {k: v for k, v in record["setting"].items() if any(o.get(k) != v for o in others)}
+        others = [leaves(r["setting"]) for r in records if [r[k] for k in ("model", "start", "strategy")] == arm]
+        varied = {k: v for k, v in leaves(record["setting"]).items() if any(o.get(k) != v for o in others)}
         setting = "".join(f" {k}={v}" for k, v in sorted(varied.items()))
         names[record["hash"]] = (
             f"{' · '.join(arm)}{setting} fold {record['outer']} inner {record['inner']} seed {record['seed']}"
