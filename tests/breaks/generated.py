@@ -114,13 +114,17 @@ KEYS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 
 def options_classes(trees: Iterable[ast.Module]) -> dict[str, ast.ClassDef]:
     """Classes that are options, by name: those whose bases lead to ``BASES``."""
-    classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes: dict[str, list[ast.ClassDef]] = {}
+    for node in (part for tree in trees for part in tree.body if isinstance(part, ast.ClassDef)):
+        classes.setdefault(node.name, []).append(node)
 
     def leads(node: ast.ClassDef) -> bool:
         names = [base.id for base in node.bases if isinstance(base, ast.Name)]
-        return any(name in BASES or (name in classes and leads(classes[name])) for name in names)
+        return any(
+            name in BASES or any(leads(found) for found in classes.get(name, []) if found is not node) for name in names
+        )
 
-    return {name: node for name, node in classes.items() if leads(node)}
+    return {name: node for name, found in classes.items() for node in found if leads(node)}
 
 
 def fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
