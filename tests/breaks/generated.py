@@ -269,13 +269,10 @@ def parts(node: ast.AST, what: str) -> list[tuple[str, ast.AST, str, int]]:
             found += [
                 (k.arg, part, "keywords", i) for i, k in enumerate(part.keywords) if k.arg not in (None, "context")
             ]
-        if (
-            kind == "list"
-            and isinstance(part, ast.Assign)
-            and getattr(part.targets[0], "id", "") == name
-            and isinstance(part.value, ast.List)
-        ):
-            for i, item in enumerate(part.value.elts):
+        named = part.targets[0] if isinstance(part, ast.Assign) else getattr(part, "target", None)
+        grown = getattr(part, "value", None)
+        if kind == "list" and getattr(named, "id", "") == name and isinstance(grown, ast.List):
+            for i, item in enumerate(grown.elts):
                 told = (
                     item.value
                     if isinstance(item, ast.Constant)
@@ -283,7 +280,7 @@ def parts(node: ast.AST, what: str) -> list[tuple[str, ast.AST, str, int]]:
                     if isinstance(item, ast.Starred)
                     else ast.unparse(item)
                 )
-                found.append((str(told), part.value, "elts", i))
+                found.append((str(told), grown, "elts", i))
     return found
 
 
