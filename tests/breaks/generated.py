@@ -99,6 +99,9 @@ WITHOUT_EFFECT: dict[str, str] = {
 MEASURES = ("metric", "direction", "higher", "lower")
 MEASURE_TESTS = ("stats/test_metrics.py::test_every_measure_has_its_direction",)
 
+#: Keywords of a call that say whose a thing is and decide nothing, or hold parts that stand in the list themselves.
+SAID_ONLY = ("arm", "strategy", "data_hash", "context")
+
 #: (id, function, what of it holds the parts, tests). ``dict`` = each entry of the dicts in it, ``call:NAME`` = each
 #: keyword of the calls of NAME in it, ``list:NAME`` = each element of the list assigned to NAME.
 KEYS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
@@ -267,7 +270,9 @@ def parts(node: ast.AST, what: str) -> list[tuple[str, ast.AST, str, int]]:
             and getattr(part.func, "attr", getattr(part.func, "id", "")) == name
         ):
             found += [
-                (k.arg, part, "keywords", i) for i, k in enumerate(part.keywords) if k.arg not in (None, "context")
+                (k.arg, part, "keywords", i)
+                for i, k in enumerate(part.keywords)
+                if k.arg is not None and k.arg not in SAID_ONLY
             ]
         named = part.targets[0] if isinstance(part, ast.Assign) else getattr(part, "target", None)
         grown = getattr(part, "value", None)
