@@ -99,6 +99,9 @@ WITHOUT_EFFECT: dict[str, str] = {
 MEASURES = ("metric", "direction", "higher", "lower")
 MEASURE_TESTS = ("stats/test_metrics.py::test_every_measure_has_its_direction",)
 
+#: Keywords of a call that say whose a thing is and decide nothing, or hold parts that stand in the list themselves.
+SAID_ONLY = ("arm", "strategy", "data_hash", "context")
+
 #: (id, function, what of it holds the parts, tests). ``dict`` = each entry of the dicts in it, ``call:NAME`` = each
 #: keyword of the calls of NAME in it, ``list:NAME`` = each element of the list assigned to NAME.
 KEYS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
@@ -114,13 +117,17 @@ KEYS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 
 def options_classes(trees: Iterable[ast.Module]) -> dict[str, ast.ClassDef]:
     """Classes that are options, by name: those whose bases lead to ``BASES``."""
-    classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes: dict[str, list[ast.ClassDef]] = {}
+    for node in (part for tree in trees for part in tree.body if isinstance(part, ast.ClassDef)):
+        classes.setdefault(node.name, []).append(node)
 
     def leads(node: ast.ClassDef) -> bool:
         names = [base.id for base in node.bases if isinstance(base, ast.Name)]
-        return any(name in BASES or (name in classes and leads(classes[name])) for name in names)
+        return any(
+            name in BASES or any(leads(found) for found in classes.get(name, []) if found is not node) for name in names
+        )
 
-    return {name: node for name, node in classes.items() if leads(node)}
+    return {name: node for name, found in classes.items() for node in found if leads(node)}
 
 
 def fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
@@ -263,15 +270,14 @@ def parts(node: ast.AST, what: str) -> list[tuple[str, ast.AST, str, int]]:
             and getattr(part.func, "attr", getattr(part.func, "id", "")) == name
         ):
             found += [
-                (k.arg, part, "keywords", i) for i, k in enumerate(part.keywords) if k.arg not in (None, "context")
+                (k.arg, part, "keywords", i)
+                for i, k in enumerate(part.keywords)
+                if k.arg is not None and k.arg not in SAID_ONLY
             ]
-        if (
-            kind == "list"
-            and isinstance(part, ast.Assign)
-            and getattr(part.targets[0], "id", "") == name
-            and isinstance(part.value, ast.List)
-        ):
-            for i, item in enumerate(part.value.elts):
+        named = part.targets[0] if isinstance(part, ast.Assign) else getattr(part, "target", None)
+        grown = getattr(part, "value", None)
+        if kind == "list" and getattr(named, "id", "") == name and isinstance(grown, ast.List):
+            for i, item in enumerate(grown.elts):
                 told = (
                     item.value
                     if isinstance(item, ast.Constant)
@@ -279,7 +285,7 @@ def parts(node: ast.AST, what: str) -> list[tuple[str, ast.AST, str, int]]:
                     if isinstance(item, ast.Starred)
                     else ast.unparse(item)
                 )
-                found.append((str(told), part.value, "elts", i))
+                found.append((str(told), grown, "elts", i))
     return found
 
 
