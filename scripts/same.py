@@ -764,7 +764,10 @@ def results(where: str, names: Sequence[str], cache: Path, jobs: int) -> dict[st
                     archive.extractall(scratch, filter="data")
             words = [str(source), str(studies), str(into), str(jobs), label, *missing]
             call = [sys.executable, str(Path(__file__).resolve()), "--side", *words]
-            if subprocess.run(call, env=environment(source)).returncode:
+            status = subprocess.run(call, env=environment(source)).returncode
+            lacking = [n for n in names if not (into / f"{n}.json").is_file()]
+            if status or lacking:
+                print(f"error: {label}: no result of {', '.join(lacking)} (status {status})", file=sys.stderr)
                 raise SystemExit(2)
         else:
             print(f"{label}  known", flush=True)
