@@ -290,6 +290,8 @@ def collect(work: Path, printed: dict[str, tuple[list[str], list[str]]], audits:
         result[name] = {"table": comma(run / f"{name}.csv", name)}
     for name in ("splits", "summary", "run"):
         result[name] = {"tree": tree(run / f"{name}.json", cells)}
+    trained = {cells[p.parent.name]: weights(p) for p in (run / "cells").glob("*/best.ckpt") if p.parent.name in cells}
+    result["weights"] = {"tree": dict(sorted(trained.items()))}
     result["recipe"] = {"lines": normal((run / "recipe.yaml").read_text(encoding="utf-8").splitlines(), cells, work)}
     for page in sorted([*data.glob("*.html"), *run.glob("*.html")]):
         result[f"page/{page.name}"] = {"lines": normal(words_of(page.read_text(encoding="utf-8")), cells, work)}
@@ -424,6 +426,23 @@ def mask(path: Path) -> dict[str, Any]:
         "voxels": voxels,
         "digest": digest(array.tobytes()),
     }
+
+
+def weights(path: Path) -> str:
+    """A digest of all tensors of a checkpoint, whatever their names and their order."""
+    import torch
+
+    def tensors(value: Any) -> list[Any]:
+        if isinstance(value, dict):
+            return [t for v in value.values() for t in tensors(v)]
+        return [value] if isinstance(value, torch.Tensor) else []
+
+    found = tensors(torch.load(path, map_location="cpu", weights_only=True))
+    raw = [
+        f"{t.dtype} {tuple(t.shape)}".encode() + t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        for t in found
+    ]
+    return f"{len(found)} tensors {digest(''.join(sorted(map(digest, raw))).encode())}"
 
 
 def digest(data: bytes) -> str:
@@ -586,7 +605,8 @@ def _tree(path: str, a: Any, b: Any, same: Same) -> list[Difference]:
 
 def numbers(result: Result) -> Result:
     """What of a result is stored in the repository: the numbers that a person would publish or act on, to 7 digits."""
-    kept: dict[str, Any] = {"manifest": {}, "predictions": {}, "measures": {}, "metrics": {}, "pairs": {}}
+    sections = ("manifest", "losses", "predictions", "measures", "metrics", "pairs")
+    kept: dict[str, Any] = {section: {} for section in sections}
     manifest = result["manifest"]["table"]
     for row, values in manifest["rows"].items():
         kept["manifest"][row] = [values[manifest["columns"].index(c)] for c in ("p005", "p995")]
@@ -603,6 +623,8 @@ def numbers(result: Result) -> Result:
     for model in result["summary"]["tree"]["models"]:
         found = model.get("metrics", {})
         kept["metrics"][model["id"]] = {k: [m.get(x) for x in ("value", "low", "high")] for k, m in found.items()}
+    for cell, steps_of in result["run"]["tree"]["curves"].items():
+        kept["losses"][cell] = [step.get("train_loss") for step in steps_of]
     for pair in result["summary"]["tree"]["pairs"]:
         name = f"{pair['a']} - {pair['b']} {pair['metric']}"
         kept["pairs"][name] = [pair.get(x) for x in ("difference", "low", "high", "p")]
@@ -772,7 +794,10 @@ def results(where: str, names: Sequence[str], cache: Path, jobs: int) -> dict[st
                     archive.extractall(scratch, filter="data")
             words = [str(source), str(studies), str(into), str(jobs), label, *missing]
             call = [sys.executable, str(Path(__file__).resolve()), "--side", *words]
-            if subprocess.run(call, env=environment(source)).returncode:
+            status = subprocess.run(call, env=environment(source)).returncode
+            lacking = [n for n in names if not (into / f"{n}.json").is_file()]
+            if status or lacking:
+                print(f"error: {label}: no result of {', '.join(lacking)} (status {status})", file=sys.stderr)
                 raise SystemExit(2)
         else:
             print(f"{label}  known", flush=True)
