@@ -265,10 +265,7 @@ BREAKS = [
         "parts.covariance[0, 0] + parts.covariance[1, 1] - 2 * parts.covariance[0, 1]",
         "parts.covariance[0, 0] + parts.covariance[1, 1]",
         "mean",
-        (
-            "stats/test_compare.py::test_delong_keeps_its_level_and_agrees_with_the_bootstrap",
-            "stats/test_summary.py::test_pairs_test_and_rank_the_models",
-        ),
+        ("stats/test_compare.py::test_the_test_of_two_models_is_paired",),
     ),
     Break(
         "delong-patients-ignored",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ def test_patients_never_cross_and_classes_are_spread(
             assert len(mine) == len(dict(mine)) and set(dict(mine)) == set(truth) - test
             if inner:
                 assert set(dict(mine).values()) == {"train", "select"}
+
+
+def test_another_seed_gives_other_parts() -> None:
+    made = dataset([f"p{n}" for n in range(60)], ["ab"[n % 2] for n in range(60)])
+    for options in ({"kind": "kfold", "inner": 0}, {"kind": "nested", "inner": 3}):
+        parts = [make_splits(made, folds=3, target="y", seed=seed, **options) for seed in range(4)]
+        assert len({json.dumps(rows) for rows in parts}) == 4
 
 
 def test_unlabelled_cases_take_no_part_and_small_classes_are_named() -> None:

@@ -18,7 +18,7 @@ from medgraft.files import read_json, write_json
 
 def run(root: Path, **options: Any) -> dict[str, Any]:
     """Content of ``audit.json``."""
-    audit.audit(root, audit.AuditOptions(permutations=99, **options))
+    audit.audit(root, audit.AuditOptions(**{"permutations": 99, **options}))
     content = read_json(root / "audit.json")
     assert isinstance(content, dict)
     return content
@@ -66,6 +66,30 @@ def test_nothing_else_is_called_a_copy(images: tuple[Path, dict[str, Any]]) -> N
     counts = {f["kind"]: f["n"] for f in content["findings"] if "pairs" in f}
     assert counts == {"same_two_patients": 2, "near_two_patients": 5, "mirrored_two_patients": 1}
     assert kinds(content, "leak") == ["same_two_patients", "near_two_patients"]
+
+
+def test_near_copies_are_looked_for_only_as_asked_and_as_alike_as_asked(images: tuple[Path, dict[str, Any]]) -> None:
+    root, usual = images
+
+    def counts(content: dict[str, Any]) -> dict[str, int]:
+        return {f["kind"]: f["n"] for f in content["findings"] if "pairs" in f}
+
+    assert counts(run(root, near=False)) == {"same_two_patients": 1}  # the same stored pixels alone
+    strict, loose = counts(run(root, alike=0.999)), counts(run(root, alike=0.6))
+    assert sum(strict.values()) < sum(counts(usual).values())
+    assert sum(loose.values()) >= sum(counts(usual).values())
+    run(root)  # the page as it was
+
+
+def test_p_values_are_as_fine_as_the_permutations(tmp_path: Path) -> None:
+    kit = Planted(tmp_path)
+    for n in range(60):
+        kit.add(f"c{n:02d}", f"p{n:02d}", body(n, 32), "ab"[n % 2], day=15000 + n + 400 * (n % 2))
+    kit.write()
+    for permutations in (99, 499):
+        content = run(tmp_path, near=False, permutations=permutations)
+        day = next(r for r in content["facts"] if r["name"] == "day")
+        assert day["targets"][0]["p"] == pytest.approx(1 / (permutations + 1))
 
 
 def test_hashes_are_cached_and_a_torn_cache_goes_on(

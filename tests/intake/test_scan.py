@@ -221,6 +221,17 @@ def test_columns_of_a_table_have_the_roles_that_the_options_give_them(study: Pat
     assert plain.manifest["site"].null_count() == 6 and plain.manifest["study_id"].n_unique() != 2
 
 
+def test_the_unit_of_values_is_the_given_one(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "v.npy", np.arange(-500, 500, dtype=np.int16).reshape(10, 10, 10))
+    units = []
+    for unit in ("HU", "raw"):
+        given = {"patient": "none", "unit": unit}
+        _, dataset, _ = run(tmp_path / "in", tmp_path / unit, **given)
+        units.append(dataset.manifest["value_unit"].to_list())
+    assert units == [["HU"], ["raw"]]
+
+
 def test_facts_are_kept_as_text_for_the_audit(study: Path, tmp_path: Path) -> None:
     rows = [
         {

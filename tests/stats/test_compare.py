@@ -70,6 +70,16 @@ def test_clustered_covariance_equals_the_formulas(seed: int) -> None:
     assert result.clustered
 
 
+def test_the_test_of_two_models_is_paired() -> None:
+    """The variance of the difference takes the covariance of the two AUCs off, twice."""
+    y, a, b, patient = two_models(0)
+    parts = brute(y, [a, b], patient)
+    result = delong_test(y, a, b, patient)
+    spread = np.sqrt(parts[0, 0] + parts[1, 1] - 2 * parts[0, 1])
+    assert parts[0, 1] > 0.1 * parts[0, 0], "two models of the same cases go together"
+    assert (result.high - result.low) / 2 == pytest.approx(1.959963984540054 * spread, rel=1e-9)
+
+
 def test_one_case_a_patient_is_plain_delong() -> None:
     y, a, b, _ = two_models(4)
     plain, clustered = delong(y, [a, b]), delong(y, [a, b], np.arange(len(y)) * 7)
