@@ -182,8 +182,8 @@ BREAKS = [
         "quantity-read-as-class",
         "ECHO-E12",
         "describe_target",
-        "numeric and (kind == 'regress' or (kind is None and (not (whole and len(distinct) <= MOST_CLASSES_OF_NUMBERS))))",
-        "numeric and kind == 'regress'",
+        "numeric and (kind == QUANTITY or (kind is None and (not (whole and len(distinct) <= MOST_CLASSES_OF_NUMBERS))))",
+        "numeric and kind == QUANTITY",
         "modality",
     ),
 ]
