@@ -38,7 +38,7 @@ def results(same: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[
 @pytest.mark.timeout(600)
 def test_the_working_tree_gives_the_stored_numbers(same: ModuleType, results: dict[str, Any]) -> None:
     for name in FEW:
-        found = same.compare(name, same.stored(name), same.numbers(results[name]), same.near)
+        found = same.compare(name, same.stored(name), same.numbers(name, results[name]), same.near)
         assert [d.text() for d in found] == []
 
 
@@ -71,7 +71,7 @@ def test_every_section_of_a_real_result_is_compared(same: ModuleType, results: d
 
 
 def test_a_planted_number_is_named(same: ModuleType, results: dict[str, Any]) -> None:
-    now = same.numbers(results["volume_classify"])
+    now = same.numbers("volume_classify", results["volume_classify"])
     planted = copy.deepcopy(same.stored("volume_classify"))
     cell, values = next(iter(planted["predictions"]["tree"].items()))
     case = next(iter(values))
