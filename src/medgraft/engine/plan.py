@@ -406,7 +406,7 @@ def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset
         except UserError as error:
             raise UserError(error.cause, case=arm.id, fix=error.fix) from error
         settings.append(_setting(config, arm.strategy, facts, task, kind, depths))
-    card = weights.find_card(arm.model, arm.start)
+    card = weights.find_card(arm.model, arm.start, recipe.weights)
     return Arm(
         id=arm.id,
         model=arm.model,
