@@ -11,6 +11,7 @@ import io
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -240,11 +241,14 @@ class Serving:
         """The run's cases that a network was judged on."""
         return None
 
+    @cached_property
+    def _learnt(self) -> set[str]:
+        return {patient for fold in self.plan.folds for patient in fold.learns}
+
     def seen(self, row: int) -> str:
         """Why a study's number may be too good."""
-        learnt = {patient for fold in self.plan.folds for patient in fold.learns}
         study = self.session.dataset.manifest["case_id"][row]
-        if not any(self.plan.cases[known][1] in learnt for known in self.studies.known.get(study, [])):
+        if not any(self.plan.cases[known][1] in self._learnt for known in self.studies.known.get(study, [])):
             return ""
         return "the run trained on this study, so its number is too good; as=judged asks networks that did not"
 
@@ -262,7 +266,8 @@ class Serving:
             if block and size + need > most:
                 yield block
                 size, block = 0, []
-            size, block = size + need, [*block, row]
+            size += need
+            block.append(row)
         yield block
 
     def ask(self, record: dict[str, Any], rows: Sequence[int], said: Mapping[int, Said]) -> None:
@@ -330,7 +335,7 @@ class Judging(Serving):
             tables.read(self.run.root / "frames.parquet", "frames"),
         )
         tested = {patient for fold in self.plan.folds for patient in fold.test}
-        patients = self.home.manifest["patient_id"].to_list()
+        self.patients = patients = self.home.manifest["patient_id"].to_list()
         self.row_at_home: list[int] = []
         names: list[str] = []
         for study in self.studies.dataset.manifest["case_id"]:
@@ -352,15 +357,15 @@ class Judging(Serving):
         return setting
 
     def answers(self, record: Mapping[str, Any], row: int) -> bool:
-        return self.home.manifest["patient_id"][self.row_at_home[row]] in self._tests[record["outer"]]
+        return self.patients[self.row_at_home[row]] in self._tests[record["outer"]]
 
-    @property
+    @cached_property
     def _tests(self) -> dict[int, set[str]]:
         return {fold.outer: set(fold.test) for fold in self.plan.folds}
 
     def judged_with(self, record: Mapping[str, Any]) -> list[int] | None:
         test = self._tests[record["outer"]]
-        return [row for row, patient in enumerate(self.home.manifest["patient_id"]) if patient in test]
+        return [row for row, patient in enumerate(self.patients) if patient in test]
 
     def layout(
         self, samples: CaseDataset, setting: Setting, batch_size: int, who: Iterable[int] | None

@@ -469,7 +469,6 @@ def resolve_window(
     if max(depths, default=1) == 1:
         length = 1
     views = None if chosen in ("all", "cubes", "marked", "slices", "whole", "centre") else config.views
-    # type: ignore[arg-type]
     return WindowSpec(chosen, length, size, config.stride, config.overlap, views, config.join, config.together)
 
 
