@@ -7,6 +7,7 @@ them, so a video is never in memory as a whole. Whatever goes wrong while readin
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,27 +199,33 @@ def stem_of(name: str) -> str:
     return name
 
 
+@contextlib.contextmanager
+def unreadable(what: str) -> Iterator[None]:
+    """Every fault within becomes ``Unreadable``; ``what`` says what a strange one means."""
+    try:
+        yield
+    except Unreadable:
+        raise
+    except UserError as error:
+        raise Unreadable(error.cause, fix=error.fix) from error
+    except MemoryError as error:
+        raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
+    except Exception as error:
+        raise Unreadable(
+            f"{what} ({brief(error)}): damaged or truncated", fix="copy the file again from its source or leave it out"
+        ) from error
+
+
 def guarded(study: Study, limits: Limits) -> Iterator[np.ndarray]:
     """The frames of a study with every fault turned into ``Unreadable`` and every promise checked:
     at least one frame, finite values, one shape, and no more bytes than allowed."""
     index, total, shape, dtype = 0, 0, None, None
     frames = iter(study.frames)
     while True:
-        try:
-            frame = next(frames)
-        except StopIteration:
+        with unreadable(f"frame {index} cannot be decoded"):
+            frame = next(frames, None)
+        if frame is None:
             break
-        except Unreadable:
-            raise
-        except UserError as error:
-            raise Unreadable(error.cause, fix=error.fix) from error
-        except MemoryError as error:
-            raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
-        except Exception as error:
-            raise Unreadable(
-                f"frame {index} cannot be decoded ({brief(error)}): damaged or truncated",
-                fix="copy the file again from its source or leave it out",
-            ) from error
         frame = frame.astype(frame.dtype.newbyteorder("="), copy=False)
         if frame.dtype.kind == "f" and not np.isfinite(frame).all():
             raise Unreadable(

@@ -6,8 +6,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from medgraft.errors import UserError
-from medgraft.intake.read import VIDEOS, Limits, Study, Unreadable, brief, sniff
+from medgraft.intake.read import VIDEOS, Limits, Study, Unreadable, sniff, unreadable
 
 #: Name in ``read.FORMATS`` -> ``module:function`` of its reader.
 READERS: dict[str, str] = {
@@ -37,16 +36,5 @@ def open_study(path: Path, limits: Limits) -> Study:
 
 def open_as(name: str, path: Path, limits: Limits) -> Study:
     """Open one file as a format of the table; every fault becomes ``Unreadable``."""
-    try:
+    with unreadable(f"not a whole {name} file"):
         return reader_of(name)(path, limits)
-    except Unreadable:
-        raise
-    except UserError as error:
-        raise Unreadable(error.cause, fix=error.fix) from error
-    except MemoryError as error:
-        raise Unreadable("too large for this machine's memory", fix="crop or downsample it first") from error
-    except Exception as error:
-        raise Unreadable(
-            f"not a whole {name} file ({brief(error)}): damaged or truncated",
-            fix="copy the file again from its source or leave it out",
-        ) from error
