@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from medgraft import runs
 from medgraft.data import loader
 from medgraft.data.dataset import CaseDataset
 from medgraft.engine import checkpoint
 from medgraft.engine.plan import STILL, Arm, Plan, Setting
 from medgraft.engine.session import Session
 from medgraft.errors import UserError
+from medgraft.files import sha256
 from medgraft.models import weights
 from medgraft.models.model import Model, make_model
 from medgraft.models.weights import LoadReport
@@ -99,7 +99,7 @@ def load_model(session: Session, arm: Arm, record: dict[str, Any]) -> tuple[Mode
     path = session.root / "cells" / record["hash"] / "best.ckpt"
     if not path.is_file():
         raise UserError("its checkpoint best.ckpt is missing", case=record["hash"], fix="run the recipe again")
-    if record.get("weights") and runs.file_digest(path) != record["weights"]:
+    if record.get("weights") and sha256(path) != record["weights"]:
         raise UserError(
             "its checkpoint best.ckpt was altered", case=record["hash"], fix="delete the cell and run again"
         )

@@ -18,7 +18,7 @@ from medgraft.engine import features, loop, optim, predict, rows
 from medgraft.engine.build import build, fit_normalise, load_facts, save_model
 from medgraft.engine.evaluators import EVALUATORS
 from medgraft.engine.session import Session, Training
-from medgraft.files import read_json
+from medgraft.files import read_json, sha256
 from medgraft.models.model import Model
 from medgraft.models.weights import LoadReport
 from medgraft.tasks.task import Task
@@ -221,7 +221,7 @@ def seal(
     facts, history = dict(learnt.facts or {}), learnt.history
     if not training.searches:
         save_model(folder, model, task, training.arm, training.setting)
-        facts["weights"] = runs.file_digest(folder / "best.ckpt")
+        facts["weights"] = sha256(folder / "best.ckpt")
     result = Outcome(float(history.best_score), int(history.best_step), facts.pop("horizon"), round(history.seconds, 3))
     run.finish(
         training.cell,

@@ -1,8 +1,8 @@
 """Bodies and weight cards of torchvision, timm, MONAI and segmentation_models_pytorch, on demand.
 
-Each has a file here with the same six functions; it is imported, and the library with it, when one of its networks is
-named, not before. The facts of a network are found by building it on torch's meta device, where it costs neither
-memory nor arithmetic.
+Each has a file here with the same five functions (some have ``convert_state`` too); it is imported, and the library
+with it, when one of its networks is named, not before. The facts of a network are found by building it on torch's meta
+device, where it costs neither memory nor arithmetic.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ into a body with weights and a report of what was loaded, changed and left out. 
 ``cards``, ``locate`` and ``load`` are the functions here; each stands in the file of its name.
 """
 
+from medgraft.files import sha256
 from medgraft.models.records import LoadReport, Source, WeightCard, source_accuracy
 from medgraft.models.weights.cards import built_in, card_from, cards, find_card, folder_cards
 from medgraft.models.weights.load import load, load_state, name_map, read_state
-from medgraft.models.weights.locate import default_cache, locate, sha256, shards, verify
+from medgraft.models.weights.locate import default_cache, locate, shards, verify
 
 __all__ = [
     "LoadReport",

@@ -11,7 +11,6 @@ both in the form of ``sha256sum -c``; where that folder cannot be written, in th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from medgraft.errors import UserError
+from medgraft.files import sha256
 from medgraft.models.weights import torchscript, unpickle
 
 SUFFIX = ".safetensors"
@@ -48,7 +48,7 @@ def checked(converted: Path, *, source: str = "") -> Path:
             case=converted.name,
             fix="fetch the right file",
         )
-    if _sha256(converted) != own:
+    if sha256(converted) != own:
         raise UserError(
             "the converted file has changed since its conversion", case=converted.name, fix="convert the original again"
         )
@@ -60,7 +60,7 @@ def converted(path: Path, cache: Path | None = None) -> Path:
     again.
     """
     places = [twin(path), *([cache / twin(path).name] if cache is not None else [])]
-    digest = _sha256(path)
+    digest = sha256(path)
     for place in places:
         if place.is_file() and _note(place).is_file():
             try:
@@ -103,7 +103,7 @@ def convert(path: Path, out: Path | None = None, *, seconds: float = SECONDS, me
             _from_script(path, made)
         else:
             _in_child(path, words, settings, seconds)
-        hashes = f"{_sha256(path)}  {path.name}\n{_sha256(made)}  {out.name}\n"
+        hashes = f"{sha256(path)}  {path.name}\n{sha256(made)}  {out.name}\n"
         (Path(place) / "note").write_text(hashes, encoding="ascii")
         os.replace(made, out)
         os.replace(Path(place) / "note", _note(out))
@@ -142,8 +142,3 @@ def _in_child(path: Path, words: list[str], settings: dict[str, str], seconds: f
 
 def _note(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

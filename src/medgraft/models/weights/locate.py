@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medgraft.errors import UserError, WeightsAbsent
+from medgraft.files import sha256
 from medgraft.models.records import WeightCard
 from medgraft.models.weights import convert
 from medgraft.progress import bar
@@ -123,12 +123,6 @@ def _partial(card: WeightCard, cache: Path) -> tuple[int, Path]:
             fix="name another folder",
         ) from error
     return handle, Path(name)
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file, in hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def verify(path: Path, card: WeightCard) -> Path:

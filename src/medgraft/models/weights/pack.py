@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from medgraft.errors import UserError, WeightsAbsent
+from medgraft.files import sha256
 from medgraft.models import registry
 from medgraft.models.records import WeightCard
 from medgraft.models.weights import convert
 from medgraft.models.weights.cards import cards as cards_by_name
 from medgraft.models.weights.cards import find_card
-from medgraft.models.weights.locate import default_cache, locate, sha256, verify
+from medgraft.models.weights.locate import default_cache, locate, verify
 from medgraft.progress import bar
 
 MANIFEST = "manifest.json"

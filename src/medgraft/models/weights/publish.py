@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from medgraft.errors import UserError
-from medgraft.files import whole, write_json
+from medgraft.files import sha256, whole, write_json
 from medgraft.models import registry
 from medgraft.models.records import Source, WeightCard
 from medgraft.models.weights.cards import CARD, cards, faults, read_card
-from medgraft.models.weights.locate import sha256
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}")
 

@@ -184,9 +184,6 @@ for _package in ("numpy.core", "numpy._core"):
     _ALLOWED[f"{_package}.multiarray", "_reconstruct"] = _Array
     _ALLOWED[f"{_package}.multiarray", "scalar"] = _scalar
     _ALLOWED[f"{_package}.numeric", "_frombuffer"] = _from_buffer
-_SCRIPT = dict.fromkeys(
-    ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag"), _first
-)
 
 
 class _Reader(pickle.Unpickler):
