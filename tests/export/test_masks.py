@@ -10,13 +10,23 @@ import pytest
 import SimpleITK as sitk
 
 from medgraft.errors import UserError
-from medgraft.export.masks import write_masks
+from medgraft.export.masks import write_labels
 from medgraft.intake.read import Limits
 from medgraft.intake.volume import read_volume
+from medgraft.tasks.segment import Segment
 
 
 def line(**more: Any) -> dict[str, Any]:
     return {"case_id": "case-1", "kind": "image", "spacing": [None, None, None], "to_source": None, **more}
+
+
+def served(
+    field: np.ndarray, facts: dict[str, Any], structures: list[str], folder: Path
+) -> tuple[Path, dict[str, Any]]:
+    """The label map and the columns of a served case."""
+    answer = Segment(structures).answer(field, facts, threshold=None)
+    assert answer.labels is not None
+    return write_labels(answer.labels, facts, folder), answer.columns
 
 
 def test_a_later_structure_stands_on_top_and_every_one_is_counted(tmp_path: Path) -> None:
@@ -24,12 +34,12 @@ def test_a_later_structure_stands_on_top_and_every_one_is_counted(tmp_path: Path
     field[0, 0, :2] = 0.9
     field[1, 0, 1:3, :2] = 0.6
     field[1, 0, 3] = 0.5  # one half is not more than one half
-    path, row = write_masks(field, line(), ["liver", "lesion"], tmp_path / "masks")
+    path, row = served(field, line(), ["liver", "lesion"], tmp_path / "masks")
     assert path == tmp_path / "masks" / "case-1_mask.nii.gz"
     expected = np.zeros((1, 4, 5), np.uint8)
     expected[0, :2], expected[0, 1:3, :2] = 1, 2
     assert (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) == expected).all()
-    assert row == {"study": "case-1", "mask": "case-1_mask.nii.gz", "liver voxels": 10, "lesion voxels": 4}
+    assert row == {"liver voxels": 10, "lesion voxels": 4}
 
 
 def test_a_label_map_lies_where_its_volume_lies(tmp_path: Path) -> None:
@@ -45,7 +55,7 @@ def test_a_label_map_lies_where_its_volume_lies(tmp_path: Path) -> None:
     study = read_volume(tmp_path / "oblique.nii.gz", Limits())
     array = np.stack([frame[0] for frame in study.frames])
     manifest = line(kind="volume", spacing=study.spacing, to_source=list(study.to_source))
-    path, row = write_masks((array == 1000)[None].astype(float), manifest, ["spot"], tmp_path)
+    path, row = served((array == 1000)[None].astype(float), manifest, ["spot"], tmp_path)
     mask = sitk.ReadImage(str(path))
     found = np.argwhere(sitk.GetArrayFromImage(mask))[0]
     here = mask.TransformIndexToPhysicalPoint([int(v) for v in found[::-1]])
@@ -55,5 +65,5 @@ def test_a_label_map_lies_where_its_volume_lies(tmp_path: Path) -> None:
 
 def test_fields_and_structures_must_agree(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 fields for 1 structures"):
-        write_masks(np.zeros((2, 1, 3, 3)), line(), ["liver"], tmp_path)
+        served(np.zeros((2, 1, 3, 3)), line(), ["liver"], tmp_path)
     assert not list(tmp_path.iterdir())

@@ -92,8 +92,10 @@ class Segment:
 
     def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
         """Voxels of each structure, millilitres where a volume's spacing is known, and the label map (later ones
-        on top).
+        on top). Raises ``UserError`` where there is another number of fields than of structures.
         """
+        if len(scores) != len(self.structures):
+            raise UserError(f"{len(scores)} fields for {len(self.structures)} structures", case=str(case["case_id"]))
         said = scores > 0.5
         labels = np.zeros(scores.shape[1:], np.uint8)
         spacing = case.get("spacing")
