@@ -42,10 +42,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": GROUND | {"cli"},
     "__init__": {"api"},  # its verbs, when they are named
 }
-#: Where names of tasks and of kinds of question stand as string literals: the tasks, the kinds with the tables of their
-#: measures, the tables of words, and the types of a label column as recipes and data sets write them.
-NAMING = {"tasks", "stats.kinds", "stats.metrics", "report.words", "datasets", "data.dataset", "intake.options"}
-MODULE = re.compile(r"medgraft(\.\w+)+:\w+")
+#: Where names of tasks and of kinds of question stand as string literals: the tasks, the kinds, the tables of words,
+#: and the types of a label column as recipes and data sets write them; which kinds a metric is of is said beside it.
+NAMING = {"tasks", "stats.kinds", "report.words", "datasets", "data.dataset", "intake.options"}
+#: A module, a class in one, or the beginning of both, as text.
+MODULE = re.compile(r"medgraft(\.\w+)+(\.|:\w+)?")
 TORCH = {
     "torch",
     "torchvision",
@@ -71,10 +72,24 @@ WITHOUT_TORCH = GROUND | {
 }
 
 
-def imported(path: Path, package: str) -> set[str]:
-    """Every dotted name a file imports, anywhere in it; relative names are made absolute."""
+def module_of(path: Path, source: Path) -> tuple[str, str]:
+    """Dotted names of a file and of the package that its relative imports start from."""
+    parts = ["medgraft", *path.relative_to(source).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts), ".".join(parts[:-1])
+
+
+def imported(path: Path, package: str, *, typed: bool = True) -> set[str]:
+    """Every dotted name a file imports, anywhere in it; relative names are made absolute.
+
+    Without ``typed`` what only a type checker imports is left out.
+    """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    unread = {id(n) for block in blocks for n in ast.walk(block)} if not typed else set()
+    for node in ast.walk(tree):
+        if id(node) in unread:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -93,7 +108,7 @@ def imported(path: Path, package: str) -> set[str]:
                 if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
             }
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):
-            names.add(node.value.replace(":", "."))  # a class by name, imported when it is asked for
+            names.add(node.value.replace(":", ".").rstrip("."))  # a class by name, imported when it is asked for
     return names
 
 
@@ -105,10 +120,9 @@ def violations(source: Path) -> list[str]:
     """Imports against the direction, as "importer -> imported"."""
     found = []
     for path in sorted(source.rglob("*.py")):
-        parts = path.relative_to(source).with_suffix("").parts
-        module = ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
-        package = ".".join(["medgraft", *parts[:-1]])
-        layer = parts[0]
+        dotted, package = module_of(path, source)
+        module = dotted.removeprefix("medgraft").lstrip(".") or "__init__"
+        layer = module.partition(".")[0]
         for name in sorted(imported(path, package)):
             if within(name, TORCH) and within(module, WITHOUT_TORCH):
                 found.append(f"{module} -> {name}")
@@ -126,11 +140,8 @@ def violations(source: Path) -> list[str]:
 
 def circles(source: Path) -> list[list[str]]:
     """Modules that import each other; late imports and names in strings count, those of a type checker not."""
-    paths = {}
-    for path in source.rglob("*.py"):
-        parts = ["medgraft", *path.relative_to(source).with_suffix("").parts]
-        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    graph = {name: _reached(name, path, set(paths)) for name, path in paths.items()}
+    paths = {module_of(path, source)[0]: path for path in source.rglob("*.py")}
+    graph = {name: _reached(path, source, set(paths)) for name, path in paths.items()}
     found: list[list[str]] = []
     while graph:  # what nobody imports, or what imports nobody, stands in no circle
         leaves = [n for n, to in graph.items() if not to & set(graph) - {n}]
@@ -141,22 +152,11 @@ def circles(source: Path) -> list[list[str]]:
     return found
 
 
-def _reached(name: str, path: Path, known: set[str]) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typed = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
-    unread = {id(n) for block in typed for n in ast.walk(block)}
-    named = set()
-    for node in ast.walk(tree):
-        if id(node) in unread:
-            continue
-        if isinstance(node, ast.Import):
-            named |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            named |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant) and str(node.value).startswith("medgraft.") and " " not in str(node.value):
-            named.add(str(node.value).replace(":", "."))
+def _reached(path: Path, source: Path, known: set[str]) -> set[str]:
+    """The modules among ``known`` that a file reaches."""
+    name, package = module_of(path, source)
     reached = set()
-    for dotted in named:
+    for dotted in imported(path, package, typed=False):
         while dotted and dotted not in known:
             dotted = dotted.rpartition(".")[0]
         reached |= {dotted} - {"", "medgraft", name}
@@ -168,16 +168,23 @@ def literals(source: Path) -> list[str]:
     from medgraft.stats.kinds import KINDS
 
     names = {*KINDS, *(kind.task for kind in KINDS.values())}
+    assert names >= {"binary", "segmentation", "classify", "segment"}
     found = []
     for path in sorted(source.rglob("*.py")):
         module = ".".join(path.relative_to(source).with_suffix("").parts)
         if within(module, NAMING):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
+        tables = {
+            id(word)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "metric"
+            for word in node.args[:1]  # which kinds a metric is of
+        }
         found += [
             f"{module}:{node.lineno} {node.value}"
             for node in ast.walk(tree)
-            if isinstance(node, ast.Constant) and node.value in names
+            if isinstance(node, ast.Constant) and node.value in names and id(node) not in tables
         ]
     return found
 
@@ -198,9 +205,11 @@ def test_a_planted_circle_and_a_planted_name_are_found(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("def f():\n    from medgraft import b\n")
     (tmp_path / "b.py").write_text("import importlib\nx = importlib.import_module('medgraft.c')\n")
     (tmp_path / "c.py").write_text("from medgraft.a import f\n")
-    (tmp_path / "d.py").write_text("from medgraft.a import f\ny = 'segment'\n")
+    (tmp_path / "d.py").write_text("from medgraft.a import f\ny = 'segment'\nmetric('regression', 'x')\n")
     assert circles(tmp_path) == [["medgraft.a", "medgraft.b", "medgraft.c"]]
     assert literals(tmp_path) == ["d:2 segment"]
+    (tmp_path / "c.py").write_text("from . import a\n")
+    assert circles(tmp_path) == [["medgraft.a", "medgraft.b", "medgraft.c"]]
     (tmp_path / "c.py").write_text(
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from medgraft.a import f\n"
     )

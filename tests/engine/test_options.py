@@ -7,18 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from conftest import MODEL
 from factory import make_dataset
-from medgraft import config, flow, store, tables
+from medgraft import config, flow, serve, store, tables
 from medgraft.data import transforms
 from medgraft.datasets import load_dataset
 from medgraft.engine import build, compare, fit, loop
 from medgraft.engine.session import Session
 from medgraft.errors import UserError
+from medgraft.models.model import fingerprint, make_model
+from medgraft.models.records import Source
+from medgraft.models.weights.publish import Facts, publish
 
 
 def prepared(recipe: Callable[..., config.Recipe], *words: str, **facts: Any) -> Session:
@@ -179,6 +183,29 @@ def test_what_a_recipe_asks_of_data_and_machine_is_heard(recipe, tmp_path: Path)
     arm = given.plan.arms[0]
     with pytest.raises(UserError, match=r"fp16\.pth has 18 bytes, the card says"):  # found there, and not the real one
         build.build(given.plan, arm, arm.settings[0], given.plan.make_task(), seed=0)
+
+
+def test_a_start_whose_card_lies_in_a_weights_folder_is_trained_and_served(recipe, tmp_path: Path) -> None:
+    """A network is published, a run starts from it and answers a study, by ``weights`` alone."""
+    body = make_model(MODEL, outputs=1, channels=1, body_channels=1, seed=3)[0]
+    with torch.no_grad():
+        for tensor in body.network.state_dict().values():
+            tensor.add_(1)
+    facts = Facts(MODEL, "chest_v1", (32, 32), 1, "a test", "CC0-1.0", (Source("nowhere"),), "nothing")
+    published = publish(body.network.state_dict(), facts, tmp_path / "starts")
+    start = f"models=[{{model: '{MODEL}', start: chest_v1, strategy: frozen}}]"
+    with pytest.raises(UserError, match="chest_v1"):
+        prepared(recipe, "name=without", start)
+    words = (f"weights=[{tmp_path / 'starts'}]", "train.epochs=1", "split.inner=0", start)
+    session = prepared(recipe, "name=mine", *words)
+    assert session.plan.arms[0].card["sha256"] == published.sha256
+    root = flow.run(recipe("name=mine", *words), say=lambda line: None)
+    arm = session.plan.arms[0]
+    trained = build.build(session.plan, arm, arm.settings[0], session.plan.make_task(), seed=0)[0]
+    assert fingerprint(trained.network) == fingerprint(body.network)
+    study = tmp_path / "study.npy"
+    np.save(study, store.open_array(tmp_path / "data", session.dataset.manifest["array_id"][0])[0, 0])
+    assert len(serve.predict(root, [study], model=MODEL).rows) == 1
 
 
 def test_workers_are_as_many_as_asked_for(recipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import polars as pl
 import pytest
 from test_summary import Study, entry
 
-from medgraft import notices, stats
+from medgraft import notices
 from medgraft.errors import UserError
 from medgraft.notices import NOTICES, notice
 from medgraft.report.page import build
@@ -22,28 +21,6 @@ from medgraft.stats.kinds import KINDS, Kind, Question, ask, register
 from medgraft.stats.metrics import METRICS, Weights, metric
 from medgraft.stats.thresholds import thresholds, youden_threshold
 from medgraft.stats.write import write_tables
-
-FOLDER = Path(stats.__file__).parent
-
-
-def test_names_of_tasks_and_kinds_stand_in_kinds_alone() -> None:
-    names = {*KINDS, *(kind.task for kind in KINDS.values())}
-    assert names >= {"binary", "segmentation", "classify", "segment"}
-    found = []
-    for path in FOLDER.glob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        tables = {
-            id(word)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "metric"
-            for word in node.args[:1]  # which kinds a metric is of
-        }
-        found += [
-            f"{path.name}:{node.lineno} {node.value}"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Constant) and node.value in names and id(node) not in tables
-        ]
-    assert [line for line in found if not line.startswith("kinds.py")] == []
 
 
 def test_every_metric_is_of_known_kinds_and_every_primary_metric_is_its_kind_s() -> None:
