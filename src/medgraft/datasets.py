@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import polars as pl
 
 from medgraft import notices, store, tables
 from medgraft.errors import UserError
-from medgraft.files import disk_error, read_json, whole, write_json
+from medgraft.files import read_json, write_json
 from medgraft.notices import Notice
 
 #: The number of the schema of a data set, ``format`` in its ``dataset.json``. Raise it when tables or fields are added.
@@ -68,6 +67,12 @@ class Dataset:
     def targets(self) -> list[str]:
         """Names of the label columns."""
         return [c.removeprefix("label.") for c in self.manifest.columns if c.startswith("label.")]
+
+    @property
+    def stored(self) -> list[str]:
+        """Ids of all its arrays and masks."""
+        columns = (self.manifest[name].drop_nulls().to_list() for name in ("array_id", "mask_id"))
+        return sorted({array_id for column in columns for array_id in column})
 
     @property
     def patients_known(self) -> bool:
@@ -131,8 +136,7 @@ def staged(dataset: Dataset, folder: Path | None) -> Path | None:
     """Copy all arrays and masks to a fast local folder, if one is given."""
     if folder is None:
         return None
-    ids = sorted(set(dataset.manifest["array_id"].to_list()) | set(dataset.manifest["mask_id"].drop_nulls().to_list()))
-    return store.stage(dataset.root, ids, folder)
+    return store.stage(dataset.root, dataset.stored, folder)
 
 
 EXTERNAL = "external"  # the split column that keeps two joined data sets apart
@@ -193,27 +197,10 @@ def joined(home: Dataset, other: Path | None, folder: Path) -> Dataset:
         "patient": patient,
         "external": away.info.get("name", str(other)),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for dataset in (home, away):
-            for column in ("array_id", "mask_id"):
-                for array_id in dataset.manifest[column].drop_nulls().unique().to_list():
-                    _link(store.path_of(dataset.root, array_id), store.path_of(folder, array_id))
-    except OSError as error:
-        raise disk_error(error, folder) from error
+    for dataset in (home, away):
+        store.stage(dataset.root, dataset.stored, folder, link=True)
     frames = pl.concat([home.frames, away.frames]).unique(["array_id", "frame"], keep="first", maintain_order=True)
     tables.write(both, folder / "manifest.parquet", "manifest")
     tables.write(frames, folder / "frames.parquet", "frames")
     write_json(folder / "dataset.json", info)
     return load_dataset(folder)
-
-
-def _link(source: Path, target: Path) -> None:
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with whole(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:  # another disk, or a system without hard links
-            shutil.copyfile(source, temporary)

@@ -17,10 +17,10 @@ from medgraft.errors import UserError
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def whole(path: str | os.PathLike[str], *, said: str | os.PathLike[str] | None = None) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes when it does not.
 
-    Raises ``UserError`` where the operating system refuses to write.
+    Raises ``UserError``, which names ``said`` (default: the file), where the operating system refuses to write.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -28,7 +28,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise disk_error(error, path) from error
+        raise disk_error(error, path if said is None else said) from error
     finally:
         temporary.unlink(missing_ok=True)
 

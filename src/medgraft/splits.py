@@ -16,7 +16,7 @@ import polars as pl
 
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.files import read_json, write_json
+from medgraft.files import write_json
 from medgraft.notices import Notice, notice
 
 Row = dict[str, Any]
@@ -211,13 +211,6 @@ def write_splits(rows: list[Row], path: Path, compat: Sequence[str] = ()) -> Pat
     """Write ``splits.json``. A split that shares a patient between roles is refused."""
     check(rows, compat)
     return write_json(path, {"rows": rows})
-
-
-def read_splits(path: Path) -> list[Row]:
-    """Read and check ``splits.json``."""
-    rows: list[Row] = read_json(path)["rows"]
-    check(rows)
-    return rows
 
 
 def same_pixels_in_two_roles(manifest: pl.DataFrame, parts: dict[int, dict[str, set[str]]]) -> list[Notice]:

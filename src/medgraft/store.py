@@ -25,6 +25,8 @@ import numpy as np
 from medgraft.errors import UserError
 from medgraft.files import disk_error, whole
 
+IGNORE = 255  # mask value of pixels that nobody judged
+
 HEADER_BYTES = 128
 TEMPORARY = "incoming"
 _SAMPLE = 1 << 16  # values a frame contributes to the percentiles of arrays that are not 8-bit
@@ -249,17 +251,29 @@ def clean(root: str | os.PathLike[str]) -> int:
     return gone
 
 
-def stage(root: str | os.PathLike[str], array_ids: list[str], local: str | os.PathLike[str]) -> Path:
-    """Copy arrays to a fast local folder (``stage=DIR``); return the folder to read from.
+def _linked(source: Path, target: Path) -> bool:
+    """Whether a hard link could be made: not to another disk, nor on a system without them."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
+
+
+def stage(
+    root: str | os.PathLike[str], array_ids: list[str], local: str | os.PathLike[str], *, link: bool = False
+) -> Path:
+    """Copy arrays to a local folder (``stage=DIR``), or link them where that goes; return the folder to read from.
 
     Arrays already there are kept (names are hashes). Copies appear whole or not at all.
     """
     local = Path(local)
     for array_id in array_ids:
-        target = path_of(local, array_id)
+        source, target = path_of(root, array_id), path_of(local, array_id)
         if target.exists():
             continue
-        with whole(target) as temporary:
+        with whole(target, said=local) as temporary:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path_of(root, array_id), temporary)
+            if not (link and _linked(source, temporary)):
+                shutil.copyfile(source, temporary)
     return local

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from medgraft import tables
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
-from medgraft.splits import check, make_splits, read_splits, write_splits
+from medgraft.files import read_json
+from medgraft.splits import check, make_splits, write_splits
 
 
 def dataset(patients: list[str], labels: list[str | None], **splits: list[str]) -> Dataset:
@@ -128,7 +129,7 @@ def test_a_given_column_is_kept() -> None:
 
 def test_a_split_that_shares_a_patient_cannot_be_written(tmp_path: Path) -> None:
     rows = make_splits(dataset([f"p{i}" for i in range(10)], ["a", "b"] * 5), folds=2, target="y")
-    assert read_splits(write_splits(rows, tmp_path / "splits.json")) == rows
+    assert read_json(write_splits(rows, tmp_path / "splits.json"))["rows"] == rows
     test = next(r for r in rows if r["role"] == "test")
     for wrong in ({**test, "inner": 0, "role": "train"}, {**test, "role": "select"}):
         with pytest.raises(UserError, match=test["patient_id"]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,15 @@ import polars as pl
 
 from medgraft import store
 from medgraft.datasets import Dataset
+
+
+def traced_rows(frames: pl.DataFrame, array_ids: Iterable[str]) -> dict[str, dict[int, int]]:
+    """Of each array that is traced: frame -> row of the mask."""
+    wanted = frames.filter((pl.col("mask_index") >= 0) & pl.col("array_id").is_in(list(set(array_ids))))
+    found: dict[str, dict[int, int]] = {}
+    for array_id, frame, row in wanted.select("array_id", "frame", "mask_index").iter_rows():
+        found.setdefault(array_id, {})[frame] = row
+    return found
 
 
 class Cases:
@@ -23,13 +34,16 @@ class Cases:
         self._arrays, self._masks = manifest["array_id"].to_list(), manifest["mask_id"].to_list()
         self._frames, self._root = dataset.frames, store_root or dataset.root
 
+    @cached_property
+    def _traced(self) -> dict[str, dict[int, int]]:
+        return traced_rows(self._frames, self._arrays)
+
     def mask(self, row: int) -> np.ndarray | None:
         """Mask (K, D, H, W) uint8 of a case; frames that nobody traced are 255. None where there is no mask."""
         if self._masks[row] is None:
             return None
         stored = store.open_mask(self._root, self._masks[row])
-        mask = np.full((stored.shape[1], *self.shapes[row][1:]), 255, np.uint8)
-        traced = self._frames.filter((pl.col("array_id") == self._arrays[row]) & (pl.col("mask_index") >= 0))
-        for frame, index in traced.select("frame", "mask_index").iter_rows():
+        mask = np.full((stored.shape[1], *self.shapes[row][1:]), store.IGNORE, np.uint8)
+        for frame, index in self._traced.get(self._arrays[row], {}).items():
             mask[:, frame] = stored[index]
         return mask

@@ -15,6 +15,7 @@ import torch
 from medgraft import store
 from medgraft.data import transforms
 from medgraft.data.batch import Batch, Sample, collate
+from medgraft.data.cases import traced_rows
 from medgraft.data.random import balanced_index, generator, stream_index
 from medgraft.data.transforms import Augment
 from medgraft.data.windows import Window, WindowSpec, draw_window, eval_windows
@@ -305,10 +306,7 @@ def _cases(
     hu_window: tuple[float, float],
     kept: Mapping[str, np.ndarray],
 ) -> list[_Case]:
-    traced: dict[str, dict[int, int]] = {}
-    wanted = frames.filter((pl.col("mask_index") >= 0) & pl.col("array_id").is_in(part["array_id"].unique().to_list()))
-    for array_id, frame, row in wanted.select("array_id", "frame", "mask_index").iter_rows():
-        traced.setdefault(array_id, {})[frame] = row
+    traced = traced_rows(frames, part["array_id"])
     return [_case(row, line, traced, hu_window, kept) for row, line in zip(rows.tolist(), part.iter_rows(named=True))]
 
 

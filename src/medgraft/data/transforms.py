@@ -20,8 +20,7 @@ import torch.nn.functional as F
 
 from medgraft.data.windows import Window
 from medgraft.errors import UserError
-
-IGNORE = 255
+from medgraft.store import IGNORE
 
 
 @dataclass(frozen=True)

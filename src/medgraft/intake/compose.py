@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,19 +175,11 @@ class Composer:
             )
         for target in targets:
             texts = [self._value(item, target.name) for item, _ in cases]
-            if target.type == QUANTITY:
-                series = pl.Series(
-                    f"label.{target.name}",
-                    [None if t is None else labels.as_number(t) for t in texts],
-                    dtype=pl.Float64,
-                )
-            else:
-                series = pl.Series(
-                    f"label.{target.name}",
-                    [None if t is None else labels.class_text(t) for t in texts],
-                    dtype=pl.String,
-                )
-            frame = frame.with_columns(series)
+            quantity = target.type == QUANTITY
+            read: Callable[[str], Any] = labels.as_number if quantity else labels.class_text
+            found = [None if text is None else read(text) for text in texts]
+            dtype = pl.Float64 if quantity else pl.String
+            frame = frame.with_columns(pl.Series(f"label.{target.name}", found, dtype=dtype))
         return frame
 
     def _frames(self, cases: list[tuple[Item, dict[str, Any]]]) -> pl.DataFrame:

@@ -62,7 +62,7 @@ def write_copies(compose: Composer) -> tuple[int, list[Reject]]:
     todo = [
         job
         for key, (_, job) in copies.items()
-        if not all((folder / f).is_file() for f in records.get(key, {}).get("copy", [""])) or key not in records
+        if "copy" not in records.get(key, {}) or not all((folder / f).is_file() for f in records[key]["copy"])
     ]
     workers, shown = compose.options.workers, compose.options.progress
     for done in jobs.done(todo, workers, shown, small=len(todo) < 100, label="copy"):

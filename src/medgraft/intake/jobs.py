@@ -31,6 +31,10 @@ class Job:
     def record(self) -> dict[str, Any]:
         raise NotImplementedError
 
+    def refused(self, reason: str, fix: str) -> dict[str, Any]:
+        """The line of a job that could not be done."""
+        return {"key": self.key, "reject": {"reason": reason, "fix": fix}}
+
 
 def start_worker() -> None:
     """End this worker with its parent, also when the parent is killed: an orphan would keep pipes open for ever."""
@@ -79,15 +83,7 @@ def results(todo: Sequence[Job], workers: int) -> Iterator[Records]:
                 with _pool(1) as alone:
                     yield alone.submit(read_items, [task]).result()
             except concurrent.futures.process.BrokenProcessPool:
-                yield [
-                    {
-                        "key": task.key,
-                        "reject": {
-                            "reason": "its decoder crashed",
-                            "fix": "the file is damaged or hostile; leave it out",
-                        },
-                    }
-                ]
+                yield [task.refused("its decoder crashed", "the file is damaged or hostile; leave it out")]
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:

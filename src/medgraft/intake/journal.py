@@ -11,12 +11,13 @@ from typing import Any
 
 from medgraft.errors import UserError
 from medgraft.files import disk_error
-from medgraft.intake.masks import IGNORE, mask_values
+from medgraft.intake.masks import mask_values
 from medgraft.intake.options import ScanOptions
 from medgraft.intake.plan import Item
 from medgraft.intake.private.keys import code
 from medgraft.intake.read import Limits
 from medgraft.intake.work import Task
+from medgraft.store import IGNORE
 
 READER_VERSION = 3  # raise when readers store other values than before: everything is then read again
 JOURNAL = "scan.journal.jsonl"

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medgraft.intake.read import Limits, Unreadable, sniff
-
-IGNORE = 255  # mask value of pixels that nobody judged
+from medgraft.intake.read import VOLUMES, Limits, Unreadable, sniff
 
 
 def read_mask(path: Path, limits: Limits) -> tuple[np.ndarray, tuple[float, ...] | None]:
@@ -19,7 +17,7 @@ def read_mask(path: Path, limits: Limits) -> tuple[np.ndarray, tuple[float, ...]
         raise Unreadable(f"mask: {error.cause}", fix=error.fix) from error
     name = reader.name if reader else "unknown"
     try:
-        if name in ("nifti", "metaimage", "nrrd"):
+        if name in VOLUMES:
             from medgraft.intake.volume import load_image, oriented
 
             image, _, _ = load_image(path, limits)

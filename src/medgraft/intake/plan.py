@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from medgraft.errors import UserError
-from medgraft.intake.read import SUFFIXES, Reject, Unreadable, sniff, stem_of, suffix_of
+from medgraft.intake.read import SUFFIXES, VOLUMES, Reject, Unreadable, sniff, stem_of, suffix_of
 from medgraft.notices import Notice
 
 
@@ -124,11 +124,7 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
         path = source / relative
         try:
             reader = sniff(path)
-            beside = (
-                voxel_file(path, reader.name)
-                if reader is not None and reader.name in ("nifti", "metaimage", "nrrd")
-                else None
-            )
+            beside = voxel_file(path, reader.name) if reader is not None and reader.name in VOLUMES else None
         except Unreadable as error:
             rejects.append(Reject(relative, error.cause, error.fix))
             continue
@@ -165,6 +161,8 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
         item = Item(relative, held, reader.name, stem_of(path.name), (relative,))
         (pictures if reader.name in ("png", "jpeg", "bmp", "tiff") else items).append(item)
     items += pictures if frames == "files" else _videos_of(pictures, frames == "folder", source)
+    folders = {part: {Path(m).parent.as_posix() for m in members} for part, members in series.items()}
+    held_by = Counter(folder for some in folders.values() for folder in some)
     for part, members in series.items():
         uid = uid_of[part]
         if len(members) == 1:
@@ -179,8 +177,8 @@ def discover(source: Path, files: list[str], frames: str | None = None) -> tuple
                 )
             )
             continue
-        folder = Path(os.path.commonpath([str(Path(m).parent) for m in members])).as_posix() if len(members) > 1 else ""
-        alone = all(set(others).isdisjoint({folder}) for key, others in _folders(series).items() if key != part)
+        folder = Path(os.path.commonpath([str(Path(m).parent) for m in members])).as_posix()
+        alone = held_by[folder] == (folder in folders[part])  # no file of another series lies there
         name = folder if folder not in ("", ".") and alone else members[0]
         ids = (uid, Path(name).name)
         files_of = tuple(str(source / m) for m in sorted(members))
@@ -257,10 +255,6 @@ def _videos_of(pictures: list[Item], asked: bool, source: Path) -> list[Item]:
             )
         )
     return rest
-
-
-def _folders(series: dict[str, list[str]]) -> dict[str, set[str]]:
-    return {part: {Path(m).parent.as_posix() for m in members} for part, members in series.items()}
 
 
 def mask_files(source: Path, masks: str, items: list[Item]) -> tuple[dict[str, str], list[Reject]]:

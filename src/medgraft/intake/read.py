@@ -165,6 +165,7 @@ FORMATS: tuple[Format, ...] = (
 )
 #: The formats that FFmpeg reads.
 VIDEOS = ("avi", "mov", "matroska", "mpeg", "mpegvideo", "mpegts", "gif")
+VOLUMES = ("nifti", "metaimage", "nrrd")
 #: Suffixes of files that claim to be studies; a file with one of them and unknown content is a reject, not a bystander.
 SUFFIXES = frozenset(s for form in FORMATS for s in form.suffixes) | {".npz", ".wmv", ".flv", ".m3u8", ".gz"}
 

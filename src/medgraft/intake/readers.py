@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from medgraft.intake.read import VIDEOS, Limits, Study, Unreadable, sniff, unreadable
+from medgraft.intake.read import VIDEOS, VOLUMES, Limits, Study, Unreadable, sniff, unreadable
 
 #: Name in ``read.FORMATS`` -> ``module:function`` of its reader.
 READERS: dict[str, str] = {
@@ -14,7 +14,7 @@ READERS: dict[str, str] = {
     "tiff": "medgraft.intake.picture:read_tiff",
     "dicom": "medgraft.intake.dicom.study:read_dicom",
     **dict.fromkeys(VIDEOS, "medgraft.intake.video:read_video"),
-    **dict.fromkeys(("nifti", "metaimage", "nrrd"), "medgraft.intake.volume:read_volume"),
+    **dict.fromkeys(VOLUMES, "medgraft.intake.volume:read_volume"),
     "npy": "medgraft.intake.npz:read_array",
 }
 

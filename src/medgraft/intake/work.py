@@ -13,11 +13,12 @@ import numpy as np
 from medgraft import store
 from medgraft.errors import UserError
 from medgraft.intake.jobs import Job
-from medgraft.intake.masks import IGNORE, read_mask
+from medgraft.intake.masks import read_mask
 from medgraft.intake.plan import Item
 from medgraft.intake.private.keys import code, coded
 from medgraft.intake.read import Limits, Study, Unreadable, guarded
 from medgraft.intake.readers import open_as
+from medgraft.store import IGNORE
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_item(task: Task) -> dict[str, Any]:
         try:
             study = _store(task)
         except Unreadable as error:
-            return {"key": task.key, "reject": {"reason": error.cause, "fix": error.fix}}
+            return task.refused(error.cause, error.fix)
     if caught:  # kinds only: messages of decoders can quote the header
         kinds = sorted({c.category.__name__ for c in caught})
         study["notes"].append(f"{len(caught)} warnings while decoding ({', '.join(kinds)})")

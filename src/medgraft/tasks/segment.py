@@ -16,9 +16,8 @@ from medgraft.datasets import Dataset
 from medgraft.errors import UserError
 from medgraft.notices import Notice
 from medgraft.stats import metrics
+from medgraft.store import IGNORE
 from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec
-
-IGNORE = 255
 
 
 class Segment:

@@ -157,5 +157,5 @@ class CopyJob(Job):
             except Unreadable as error:
                 for path in done:
                     (self.folder / path).unlink(missing_ok=True)
-                return {"key": self.key, "reject": {"reason": error.cause, "fix": error.fix}}
+                return self.refused(error.cause, error.fix)
         return {"key": self.key, "copy": done}

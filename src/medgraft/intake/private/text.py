@@ -54,10 +54,7 @@ class TextJob(Job):
         except UserError:
             raise
         except Exception as error:
-            return {
-                "key": self.key,
-                "reject": {"reason": f"its pixels could not be searched ({type(error).__name__})", "fix": "scan again"},
-            }
+            return self.refused(f"its pixels could not be searched ({type(error).__name__})", "scan again")
 
     def _searched(self) -> dict[str, Any]:
         array = store.open_array(self.out, self.array_id)
