@@ -23,9 +23,6 @@ from medgraft.engine.progress import Progress
 from medgraft.engine.session import Session
 from medgraft.errors import UserError, WeightsAbsent
 from medgraft.options import DemoOptions
-from medgraft.stats import summary, write
-from medgraft.stats.baseline import facts_alone, trivial_auc
-from medgraft.stats.thresholds import thresholds
 
 
 def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
@@ -55,6 +52,9 @@ def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
 
 def gather(recipe: Recipe, session: Session, the_run: runs.Run, say: Callable[[str], None]) -> Path:
     """Join the cells of the plan, compute the statistics, write the tables and the report."""
+    from medgraft.stats import summary, write  # with scipy, which no training needs
+    from medgraft.stats.thresholds import thresholds
+
     records = the_run.records()
     hashes = [record["hash"] for record in records]
     cells = the_run.cells()
@@ -143,6 +143,8 @@ def baseline(session: Session) -> dict[str, Any] | None:
     """
     if not session.task.yes_no:
         return None
+    from medgraft.stats.baseline import trivial_auc
+
     rows = session.rows()
     labels = session.samples(rows, session.plan.arms[0].settings[0]).labels()[:, 0]
     manifest = session.dataset.manifest[rows]
@@ -175,6 +177,7 @@ def demo(options: DemoOptions, *, say: Callable[[str], None] = print) -> Path:
     from medgraft.intake import scan as act
     from medgraft.intake.options import ScanOptions
     from medgraft.simulate import chest_xray
+    from medgraft.stats.baseline import facts_alone
 
     root = options.out
     say("1/3 simulating chest X-rays in the RSNA format")

@@ -26,7 +26,7 @@ from medgraft.errors import UserError
 from medgraft.models import registry, weights
 from medgraft.models.registry import BackboneInfo
 from medgraft.tasks.choose import describe, make
-from medgraft.tasks.task import Task, TaskSpec
+from medgraft.tasks.task import Task, TaskSpec, refuse
 
 FORMAT = 2  # of plan.json; 1 had no plan
 PRESETS = {"image": "light", "video": "ultrasound", "volume": "volume"}
@@ -402,7 +402,7 @@ def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset
     settings = []
     for config in recipe.arm_settings(arm):
         try:
-            task.refuse(config.train, config.window.join)
+            refuse(task, config.train, config.window.join)
         except UserError as error:
             raise UserError(error.cause, case=arm.id, fix=error.fix) from error
         settings.append(_setting(config, arm.strategy, facts, task, kind, depths))

@@ -175,14 +175,6 @@ class View:
             unit = self.unit_of(part) if part else self.value_unit
         return f"\u00a0{unit}" if unit else ""
 
-    def decimals(self, values: list[float], metric: str) -> int:
-        """Decimals that numbers shown together share."""
-        return self.text.decimals(values, metric)
-
-    def number(self, value: float, metric: str) -> str:
-        """A number with the decimals of its measure, without unit."""
-        return self.text.number(value, metric, self.decimals([value], metric))
-
     def judged_on(self, entry: dict[str, Any]) -> str:
         """'400 cases' or '325 patients': what an estimate rests on."""
         n, unit = entry.get("n"), str(entry.get("unit") or "")
@@ -218,8 +210,8 @@ class View:
         if not finite(value):
             return self.text("undefined")
         if not (finite(low) and finite(high)):
-            return self.text("interval_absent", value=self.number(value, metric) + unit)
-        decimals = self.decimals([value, low, high], metric)
+            return self.text("interval_absent", value=self.text.number(value, metric) + unit)
+        decimals = self.text.decimals([value, low, high], metric)
         shown = self.text.number(value, metric, decimals)
         bounds = {
             "low": self.text.number(low, metric, decimals),
@@ -361,14 +353,15 @@ class View:
     @property
     def case_less(self) -> bool:
         """Whether a smaller value of a case is the better one."""
-        return self.asked.error if self.asked.case else self.lower_is_better
+        return self.text.scale(self.case_measure).direction == "lower"
 
     @property
     def case_unit(self) -> str:
         """The unit of a case's value: several quantities are told in standard deviations of each."""
-        if self.asked.error:
+        unit = clean(self.text.scale(self.case_measure).unit, 20)
+        if unit == "target":
             return self.text("unit_sd") if self.several_targets else self.value_unit
-        return clean(self.text.scale(self.case_measure).unit, 20)
+        return unit
 
     @property
     def quantity(self) -> str:

@@ -35,7 +35,6 @@ class Question:
     case: str = ""  # the measure that a case's value is printed like; "" the primary one
     quantity: str = ""  # a case's value in words; "" the name of that measure
     share: bool = False  # a case's value lies between 0 and 1, and more is better
-    error: bool = False  # a case's value is an error: less is better
     label: str = ""  # what stands in front of a case's label; "" by what the labels are
     tenth: str = ""  # the sentence on the worst tenth of the cases
     spread: bool = True  # whether the values are shown as a distribution, too
@@ -65,7 +64,6 @@ QUESTIONS: dict[str, Question] = {
         each="r2",
         case="mae",
         quantity="heatmap_error",
-        error=True,
         label="axis_reference",
         tenth="answer_fail_error",
         spread=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,13 @@ from medgraft.stats.compare import difference
 from medgraft.stats.intervals import bootstrap
 from medgraft.stats.judged import ID, Entry, Judged
 from medgraft.stats.kinds import Question
+from medgraft.stats.levels import threshold_of
 from medgraft.stats.metrics import better, for_task
 
 
 def entry(interval: Any) -> Entry:
     """An interval as the summary writes it."""
     return {k: getattr(interval, k) for k in ("value", "low", "high", "n", "n_units", "unit", "undefined")}
-
-
-def majority_share(y_true: np.ndarray) -> float:
-    """Accuracy of always naming the most frequent class of yes/no or class labels (n,); NaN without labels."""
-    known = y_true[~np.isnan(y_true)]
-    return float(np.unique(known, return_counts=True)[1].max() / len(known)) if len(known) else float("nan")
 
 
 def against_kinds(
@@ -118,7 +113,6 @@ def add(
     run: dict[str, Any],
     models: list[Entry],
     by_case: dict[str, Judged],
-    thresholds: Callable[[str, Judged], np.ndarray],
     options: dict[str, Any],
 ) -> None:
     """Add to each model what stands beside its numbers, at the level of cases: ``against``, ``clean``, ``looks_at``."""
@@ -136,7 +130,7 @@ def add(
         answers = by_case.get(name)
         if answers is None:
             continue
-        threshold = thresholds(name, answers)
+        threshold = threshold_of(run, name, answers)
         if kinds and "negatives" in asked.kind.beside:
             model["against"] = against_kinds(answers, kinds, threshold, options)
         if name in with_views and name in clean:

@@ -8,7 +8,7 @@ Holm-corrected within the claim.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from medgraft.errors import UserError, did_you_mean
 from medgraft.notices import Notice, from_json, notice, to_json
 from medgraft.stats.compare import difference, holm
-from medgraft.stats.intervals import bootstrap
+from medgraft.stats.intervals import Interval, bootstrap
 from medgraft.stats.judged import Entry, Judged
 from medgraft.stats.kinds import Question
 from medgraft.stats.metrics import better, for_task
@@ -33,6 +33,7 @@ class Ground:
     thresholds: Mapping[str, np.ndarray]
     models: Sequence[Mapping[str, Any]]
     options: dict[str, Any]
+    drawn: dict[tuple[str, str, tuple[str, ...]], Interval] = field(default_factory=dict)
 
 
 def key_of(model: Mapping[str, Any]) -> str:
@@ -137,18 +138,23 @@ def chosen_pairs(
     return [(a, b) for a in better for b in others if all(a.get(k) == b.get(k) for k in claim.get("within") or [])]
 
 
+def _drawn(key: str, name: str, common: np.ndarray, ground: Ground) -> Interval:
+    """A measure of one model on some cases; drawn once for all comparisons and claims that ask for it."""
+    wanted = (key, name, tuple(common.tolist()))
+    if wanted not in ground.drawn:
+        answers = ground.judged[key]
+        rows = np.isin(answers.cases, common)
+        part, at = answers.take(rows), ground.thresholds[key][rows]
+        ground.drawn[wanted] = bootstrap(
+            part.y_true, part.y_pred, part.patients, [name], task=ground.asked.task, threshold=at, **ground.options
+        )[name]
+    return ground.drawn[wanted]
+
+
 def _compared(first: str, second: str, name: str, ground: Ground) -> Entry:
     a, b = ground.judged[first], ground.judged[second]
     common = np.intersect1d(a.cases, b.cases)
-    intervals = []
-    for key, answers in ((first, a), (second, b)):
-        rows = np.isin(answers.cases, common)
-        part = answers.take(rows)
-        at = ground.thresholds[key][rows]
-        found = bootstrap(
-            part.y_true, part.y_pred, part.patients, [name], task=ground.asked.task, threshold=at, **ground.options
-        )
-        intervals.append(found[name])
+    intervals = [_drawn(key, name, common, ground) for key in (first, second)]
     higher = better(name) != "lower"
     apart = difference(intervals[0], intervals[1], higher, ground.options.get("confidence", 0.95))
     low, high = (apart.low, apart.high) if higher else (-apart.high, -apart.low)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from medgraft.notices import Notice, notice
-from medgraft.stats.beside import majority_share
 from medgraft.stats.judged import Judged, by_patient
 from medgraft.stats.kinds import Question
 
@@ -26,6 +25,12 @@ def level_of(
     elif wanted == "study":
         warnings.append(notice("labels_on_studies"))
     return "case", by_case
+
+
+def majority_share(y_true: np.ndarray) -> float:
+    """Accuracy of always naming the most frequent class of yes/no or class labels (n,); NaN without labels."""
+    known = y_true[~np.isnan(y_true)]
+    return float(np.unique(known, return_counts=True)[1].max() / len(known)) if len(known) else float("nan")
 
 
 def majority(asked: Question, by_case: dict[str, Judged]) -> float | None:

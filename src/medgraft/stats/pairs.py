@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -25,7 +26,7 @@ def _delong(one: Judged, two: Judged, confidence: float) -> Difference:
 TESTS: dict[str, Callable[[Judged, Judged, float], Difference]] = {"delong": _delong}
 
 
-def _on(answers: Judged, cases: set[str]) -> Judged:
+def _on(answers: Judged, cases: frozenset[str]) -> Judged:
     return answers if len(cases) == len(answers.cases) else answers.take(np.isin(answers.cases, list(cases)))
 
 
@@ -41,9 +42,10 @@ def compare(
     higher = better(asked.primary) != "lower"
     ids = [name for name in judged if not np.isnan(intervals[name].value)]
     ids.sort(key=lambda name: intervals[name].value, reverse=higher)  # the better one of a pair comes first
-    cases = {name: set(judged[name].cases.tolist()) for name in ids}
+    cases = {name: frozenset(judged[name].cases.tolist()) for name in ids}
 
-    def on(name: str, common: set[str]) -> Interval:
+    @cache  # drawn once for a model and its cases, however many pairs and ranks ask
+    def on(name: str, common: frozenset[str]) -> Interval:
         if len(common) == len(cases[name]):
             return intervals[name]
         part = _on(judged[name], common)
@@ -76,7 +78,7 @@ def compare(
         )
     for pair, adjusted in zip(pairs, holm([pair["p"] for pair in pairs])):
         pair["p_holm"] = float(adjusted)
-    everywhere = set.intersection(*cases.values()) if cases else set()
+    everywhere = frozenset.intersection(*cases.values()) if cases else frozenset[str]()
     if len(ids) > 1 and not everywhere:
         warnings.append(notice("no_common_case"))
     if not everywhere:

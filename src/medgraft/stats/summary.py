@@ -7,7 +7,6 @@ tell is null with a warning, never a number.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ def summarise(
     order = [m["id"] for m in models if m["id"] in judged]
     judged = {name: judged[name] for name in order}
     caveats.of_coverage(by_case, cells, warnings)
-    beside.add(asked, predictions, measures, cells, run, models, by_case, partial(levels.threshold_of, run), options)
+    beside.add(asked, predictions, measures, cells, run, models, by_case, options)
     wanted = (run.get("recipe") or {}).get("claims") or []
     verdicts = claims.verdicts(wanted, asked, judged, thresholds, models, options)
     everyone = sorted({c for a in judged.values() for c in a.cases})

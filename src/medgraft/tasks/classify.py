@@ -89,13 +89,7 @@ class Classify:
         return []
 
     def refuse(self, setting: TrainConfig, join: str) -> None:
-        if join == "vote" and not self.yes_no:
-            raise UserError("windows vote on one yes/no target only", fix="set window.join=mean")
-        if setting.positive_weight != 1 and self.exclusive:
-            raise UserError(
-                "positive_weight is for yes/no targets",
-                fix="leave out train.positive_weight, or use balanced=true",
-            )
+        pass
 
     def fit(self, y: np.ndarray) -> None:
         """Weight of positive labels in the loss of yes/no targets; ``balanced`` is negatives over positives of

@@ -67,13 +67,6 @@ class Segment:
     def refuse(self, setting: TrainConfig, join: str) -> None:
         if setting.tta:
             raise UserError("test-time augmentation is for labels, not for masks", fix="leave out train.tta")
-        if join == "vote":
-            raise UserError("windows vote on one yes/no target only", fix="set window.join=mean")
-        if setting.positive_weight != 1:
-            raise UserError(
-                "positive_weight is for yes/no targets",
-                fix="leave out train.positive_weight, or use balanced=true",
-            )
 
     def fit(self, y: np.ndarray) -> None:
         pass

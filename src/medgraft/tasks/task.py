@@ -21,7 +21,8 @@ instance
 ``usable``     which rows of a manifest it can learn from and be judged on.
 ``stratify``   the label column by whose classes patients are dealt into parts, or None.
 ``remarks``    notices that every page of a run of this task carries.
-``refuse``     raises ``UserError`` for a setting that has no meaning here.
+``refuse``     raises ``UserError`` for a setting that has no meaning here; what asks for yes/no targets is refused
+               for every task (``refuse`` below).
 ``fit``        labels of the training part (n, T) -> what must be known before training (scale, weights).
 ``state``      what ``fit`` found, as arrays for the checkpoint; ``load`` puts it back.
 ``loss``       output (B, outputs) or (B, K, D, H, W) and the batch -> {"loss": scalar, ...parts}.
@@ -48,6 +49,7 @@ import torch
 from medgraft.config import TrainConfig
 from medgraft.data.dataset import TargetSpec
 from medgraft.datasets import Dataset
+from medgraft.errors import UserError
 from medgraft.notices import Notice
 from medgraft.stats.metrics import Metric
 
@@ -150,3 +152,14 @@ class Task(Protocol):
 def labelled(manifest: pl.DataFrame, targets: Sequence[TargetSpec]) -> pl.Series:
     """Rows with a value of at least one target."""
     return manifest.select(pl.any_horizontal([pl.col(f"label.{t.name}").is_not_null() for t in targets])).to_series()
+
+
+def refuse(task: Task, setting: TrainConfig, join: str) -> None:
+    """Raise ``UserError`` for a setting that has no meaning: for the task alone, or for any but yes/no targets."""
+    task.refuse(setting, join)
+    if join == "vote" and not task.yes_no:
+        raise UserError("windows vote on one yes/no target only", fix="set window.join=mean")
+    if setting.positive_weight != 1 and not (task.targets and all(t.kind == "binary" for t in task.targets)):
+        raise UserError(
+            "positive_weight is for yes/no targets", fix="leave out train.positive_weight, or use balanced=true"
+        )

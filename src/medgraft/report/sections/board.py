@@ -181,7 +181,7 @@ def board(view: View, drawn: Drawn) -> dict[str, Any]:
         start, end = (row["low"], row["high"]) if bounded else (row["value"], row["value"])
         row["bar"] = {"left": place(start), "width": round(place(end) - place(start), 2), "dot": place(row["value"])}
     marks = ticks(low, high)
-    decimals = max(view.decimals(known, view.primary) - 1, *(_decimals(v) for v in marks)) if known else 2
+    decimals = max(text.decimals(known, view.primary) - 1, *(_decimals(v) for v in marks)) if known else 2
     _forest(view, drawn, valued, low, high)
     return {
         "rows": lines,
@@ -270,7 +270,7 @@ def costs(view: View) -> list[dict[str, str]]:
                 "loaded": loaded,
                 "source": source,
                 "seconds": text.duration(model.get("seconds")),
-                "inner": view.number(inner, view.primary) if finite(inner) else text("unknown"),
+                "inner": text.number(inner, view.primary) if finite(inner) else text("unknown"),
             }
         )
     return lines

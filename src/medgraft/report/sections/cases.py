@@ -101,7 +101,7 @@ def _item(
         "scores": [
             {
                 "name": short[k],
-                "value": view.number(values[k], view.case_measure) + unit,
+                "value": view.text.number(values[k], view.case_measure) + unit,
                 "share": round(100 * min(max(values[k], 0), 1), 1),
             }
             for k in view.order(list(values))

@@ -51,7 +51,8 @@ def make(view: View, drawn: Drawn) -> dict[str, Any] | None:
     hardest = np.argsort(-means if less else means, kind="stable")
     labels = [view.label(c.get("label")) for c in view.cases]
     shown = [clean(c.get("case_id"), 80) for c in view.cases]
-    by_label = sorted(range(len(labels)), key=lambda i: (labels[i], int(np.where(hardest == i)[0][0])))
+    rank = np.argsort(hardest)
+    by_label = sorted(range(len(labels)), key=lambda i: (labels[i], int(rank[i])))
     by_id = sorted(range(len(labels)), key=lambda i: shown[i])
     origin = 0.0 if view.asked.share else min(0.0, float(np.nanmin(values)))
     span = 1.0 if view.asked.share else max(high, float(np.nanmax(values))) - origin
@@ -107,7 +108,7 @@ def _scale(view: View, values: np.ndarray) -> tuple[float, float]:
 def _ends(view: View, low: float, high: float) -> tuple[str, str]:
     """The ends of the scale in words; the end at which the scale is cut says so."""
     if view.asked.share:
-        return view.number(low, view.primary), view.text.number(high)
+        return view.text.number(low, view.primary), view.text.number(high)
     unit = f"\u00a0{view.case_unit}" if view.case_unit else ""
-    first, last = (view.number(v, view.case_measure) for v in (low, high))
+    first, last = (view.text.number(v, view.case_measure) for v in (low, high))
     return (first, f"≥\u00a0{last}{unit}") if view.case_less else (f"≤\u00a0{first}", f"{last}{unit}")
