@@ -93,18 +93,18 @@ def clip_from_avi_fast(path: Path, rng: np.random.Generator) -> np.ndarray:
     return crop(np.stack(frames), rng)
 
 
-def write_data_set(folder: Path, videos: Iterable[np.ndarray]) -> Dataset:
-    """Store the videos as a data set of one case each."""
+def write_data_set(folder: Path, arrays: Iterable[np.ndarray], kind: str = "video") -> Dataset:
+    """Store arrays (D, H, W) as a data set of one case each."""
     rows = []
-    for index, video in enumerate(videos):
-        stored = store.write_array(folder, video[None])
+    for index, array in enumerate(arrays):
+        stored = store.write_array(folder, array[None])
         rows.append(
             dict.fromkeys(tables.SCHEMAS["manifest"])
             | {
                 "patient_id": str(index),
                 "case_id": str(index),
                 "array_id": stored.array_id,
-                "kind": "video",
+                "kind": kind,
                 "shape": list(stored.shape),
             }
             | {"value_unit": "display", "p005": stored.p005, "p995": stored.p995, "label.finding": str(index % 2)}

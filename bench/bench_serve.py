@@ -21,11 +21,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
+from bench_clips import write_data_set
 from PIL import Image
 
-from medgraft import config, flow, runs, serve, store, tables
+from medgraft import config, flow, runs, serve
 from medgraft.data import loader
 from medgraft.engine import plan as planning
 from medgraft.engine.build import load_model
@@ -46,36 +46,8 @@ def made_run(root: Path, cases: int = 24) -> Path:
     """A run of one fine-tuned network over two folds, on pictures of its own."""
     data = root / "data"
     data.mkdir(parents=True)
-    rows, frames = [], []
-    for k in range(cases):
-        stored = store.write_array(data, picture(10_000 + k)[None, None])
-        rows.append(
-            {
-                "patient_id": f"p{k}",
-                "study_id": f"s{k}",
-                "case_id": f"c{k}",
-                "array_id": stored.array_id,
-                "mask_id": None,
-            }
-            | dict.fromkeys(("view_center", "view_size", "view_direction", "spacing", "to_source", "site", "device"))
-            | {"kind": "image", "shape": list(stored.shape), "value_unit": "display", "p005": stored.p005}
-            | {"p995": stored.p995, "label.finding": f"class{k % 2}"}
-        )
-        frames.append(
-            {"array_id": stored.array_id, "frame": 0, "time_s": None, "time_source": "none", "mask_index": -1}
-        )
-    manifest = pl.DataFrame(rows, schema_overrides={"mask_id": pl.String, "label.finding": pl.String})
-    tables.write(
-        manifest.with_columns(pl.lit(None, dtype=pl.List(pl.Float64)).alias("spacing")),
-        data / "manifest.parquet",
-        "manifest",
-    )
-    tables.write(
-        pl.DataFrame(frames).with_columns(pl.lit(None, dtype=pl.String).alias("phase")),
-        data / "frames.parquet",
-        "frames",
-    )
-    target = {"type": "classify", "classes": ["class0", "class1"], "positive": "class1", "unit": None}
+    write_data_set(data, (picture(10_000 + k)[None] for k in range(cases)), "image")
+    target = {"type": "classify", "classes": ["0", "1"], "positive": "1", "unit": None}
     write_json(
         data / "dataset.json", {"name": "bench", "channels": 1, "targets": {"finding": target}, "patient": "column"}
     )

@@ -15,6 +15,10 @@ from medgraft import config, tables
 MODEL = "timm:test_efficientnet"  # 0.4 M parameters, with batch norm
 
 
+def quiet(line: str) -> None:
+    """Where a run tells what it does, and nobody listens."""
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Callable[..., config.Recipe]:
     """``recipe(*words, kind=..., **factory)`` -> a recipe over a fresh data set in ``tmp_path``."""

@@ -6,13 +6,10 @@ import polars as pl
 import pytest
 import torch
 
+from conftest import quiet
 from medgraft import flow, tables
 
 pytestmark = pytest.mark.gpu
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 @pytest.fixture(autouse=True)

@@ -11,17 +11,13 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from conftest import MODEL
+from conftest import MODEL, quiet
 from factory import make_dataset
 from medgraft import config, flow, runs, serve, store, tables
 from medgraft.data.windows import Window
 from medgraft.engine.predict import blocks, blocks_as_judged
 from medgraft.errors import UserError
 from medgraft.intake import scan
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def scanned(root: Path, kind: str, *, masks: bool = False, **facts: Any) -> tuple[Path, list[Path]]:

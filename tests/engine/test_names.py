@@ -13,17 +13,13 @@ import polars as pl
 import pytest
 from pydantic import BaseModel
 
-from conftest import MODEL
+from conftest import MODEL, quiet
 from factory import make_dataset
 from medgraft import config, flow, runs, serve, tables
 from medgraft.config import ArmConfig, Recipe, SelectConfig, SplitConfig, TrainConfig, WindowConfig
 from medgraft.datasets import Dataset, load_dataset
 from medgraft.engine.plan import Plan, resolve
 from medgraft.errors import UserError
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import torch
 
-from conftest import MODEL, predictions
+from conftest import MODEL, predictions, quiet
 from medgraft import config, flow, runs, store, tables
 from medgraft.datasets import load_dataset
 from medgraft.engine import checkpoint, compare, fit, loop, search
@@ -26,10 +26,6 @@ from medgraft.engine.plan import Fold, HeadSpec, Part
 from medgraft.engine.progress import Progress
 from medgraft.errors import UserError
 from medgraft.models import surgery
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def test_a_run_ends_in_tables_and_a_report(recipe) -> None:

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from conftest import MODEL
+from conftest import MODEL, quiet
 from factory import make_dataset
 from medgraft import config, flow, runs, serve, store, tables
 from medgraft.datasets import load_dataset
@@ -22,10 +22,6 @@ from medgraft.engine.predict import predict_cases
 from medgraft.engine.session import Session
 from medgraft.errors import UserError
 from medgraft.intake import scan
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import MODEL
+from conftest import MODEL, quiet
 from factory import make_dataset
 from medgraft import config, flow, runs, serve, splits, store, tables
 from medgraft.config import TrainConfig
@@ -29,10 +29,6 @@ from medgraft.errors import UserError
 from medgraft.models import registry, weights
 from medgraft.models.model import make_model
 from medgraft.tasks.classify import Classify
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def summary(root: Path) -> dict:

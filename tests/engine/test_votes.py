@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from conftest import quiet
 from medgraft import config, flow, runs, serve, tables
 from medgraft.data.dataset import TargetSpec
 from medgraft.datasets import load_dataset
@@ -20,10 +21,6 @@ from medgraft.tasks.classify import Classify
 
 YES_NO = TargetSpec("finding", "binary", ("class0", "class1"), "class1")
 VOTE = ["kind=video", "window={kind: uniform, length: 1, size: 32, views: 500, join: vote}"]
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 # ---------------------------------------------------------------------------------------- two logits
