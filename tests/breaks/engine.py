@@ -314,7 +314,7 @@ BREAKS = [
         "(self.votes > 0.5).astype(np.float64)",
         "self.y_pred",
         "option ignored",
-        ("engine/test_votes.py::test_images_vote_and_their_mean_ranks",),
+        ("engine/test_votes.py::test_the_majority_and_not_the_mean_decides",),
     ),
     Break(
         "two-logits-no-is-yes",

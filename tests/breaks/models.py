@@ -67,7 +67,7 @@ BREAKS = [
         "CEUS-A06",
         "preprocess_of",
         "Preprocess(channels=channels)",
-        "Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, channels)",
+        "Preprocess((0.485,), (0.229,), 1.0, channels)",
         "modality",
     ),
     Break("standardise-all-voxels", "GEN-M05", "standardised", "which == 'all'", "True", "modality"),

@@ -325,8 +325,10 @@ def test_a_logistic_head_is_the_regression_it_claims_to_be(recipe) -> None:
     for role, patients in (("train", fold.learns), ("test", fold.test)):
         rows = session.rows(patients)
         samples = FeatureSamples(session.samples(rows, session.plan.arms[0].settings[0]), cache)
+        by_hand = np.stack([cache["features"][cache["case"] == row].mean(0) for row in rows])
+        np.testing.assert_array_equal(samples.case_features(), by_hand)
         parts[role] = (
-            samples.case_features().astype(float),
+            by_hand.astype(float),
             samples.labels()[:, 0],
             [session.cases.ids[r] for r in rows],
         )

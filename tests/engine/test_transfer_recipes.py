@@ -384,8 +384,8 @@ def test_grad_cam_is_the_weighted_sum_of_the_last_map_and_pointing_counts_boxes(
     cam = np.zeros((8, 8))
     cam[2, 6] = 1  # row 2, column 6 of a window that covers the left upper quarter of a 64 x 64 picture
     window = Window(0, (0,), (0, 0, 32, 32), (1, 8, 8))
-    assert explain.pointing(cam, window, [Box.from_xywh(24, 8, 4, 4)], (64, 64)) == (1.0, 16 / 4096)
-    assert explain.pointing(cam, window, [Box.from_xywh(8, 24, 4, 4)], (64, 64)) == (0.0, 16 / 4096)  # x is the column
+    assert explain.pointing(cam, window, [Box.from_xywh(25, 9, 4, 4)], (64, 64)) == (1.0, 16 / 4096)
+    assert explain.pointing(cam, window, [Box.from_xywh(9, 25, 4, 4)], (64, 64)) == (0.0, 16 / 4096)  # x is the column
     assert explain.pointing(np.zeros((8, 8)), window, [Box.from_xywh(0, 0, 64, 64)], (64, 64)) == (0.0, 1.0)
 
 
@@ -450,6 +450,14 @@ def test_the_recipe_says_what_the_rows_say() -> None:
         assert {f"{name} · imagenet · {way}" for way in ("finetune", "frozen", "frozen at the source's rate")} <= set(
             arms
         )
+
+
+def test_a_score_beats_another_in_the_direction_of_its_measure() -> None:
+    nothing = float("nan")
+    assert loop.best_is(0.8, 0.7, True) and not loop.best_is(0.7, 0.8, True)
+    assert loop.best_is(0.7, 0.8, False) and not loop.best_is(0.8, 0.7, False)
+    assert not loop.best_is(0.7, 0.7, True) and not loop.best_is(0.7, 0.7, False)  # the first of equals stays
+    assert loop.best_is(0.7, nothing, True) and not loop.best_is(nothing, 0.7, True)
 
 
 def test_early_stopping_ends_a_fit_and_the_refit_takes_its_best_step(recipe) -> None:

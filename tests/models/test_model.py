@@ -68,6 +68,8 @@ def test_channels_that_do_not_convert_are_refused() -> None:
 def test_the_card_decides_the_preprocessing_and_no_file_is_needed_for_it() -> None:
     model, report = make_model("efficientnet_lite0", start="imagenet", outputs=2, load_weights=False)
     assert report is None and model.card == Preprocess((127.0,) * 3, (128.0,) * 3, 255.0, 3, "RGB")
+    blue_first, _ = make_model("bninception", start="imagenet", outputs=2, load_weights=False)
+    assert blue_first.card.order == "BGR"
     grey, _ = make_model("efficientnet_lite0", start="imagenet", outputs=2, load_weights=False, body_channels=1)
     assert grey.card == Preprocess((127.0,), (128.0,), 255.0, 1, "RGB")
     random, _ = make_model("efficientnet_lite0", outputs=2, channels=1)
@@ -115,10 +117,10 @@ def test_a_lifted_dense_network_maps_each_frame_at_its_place_and_any_size() -> N
     x = torch.randint(0, 256, (2, 1, 3, 37, 50), dtype=torch.uint8)
     with torch.no_grad():
         maps = model(batch_of(x))
-        middle = model(batch_of(x[:, :, 1:2]))
+        alone = [model(batch_of(x[:, :, k : k + 1])) for k in range(3)]
         padded = model(batch_of(torch.nn.functional.pad(x.float(), (0, 6, 0, 3, 0, 0), mode="replicate")))
     assert maps.shape == (2, 2, 3, 37, 50)
-    assert torch.allclose(maps[:, :, 1:2], middle, atol=1e-5)
+    assert torch.allclose(maps, torch.cat(alone, 2), atol=1e-5) and not torch.allclose(alone[0], alone[2], atol=1e-3)
     assert torch.allclose(padded[..., :37, :50], maps, atol=1e-5)
     volume, _ = make_model("unet3d", outputs=3, dense=True, options={"width": 4})
     assert volume(batch_of(torch.zeros(1, 1, 5, 20, 33))).shape == (1, 3, 5, 20, 33)
