@@ -113,6 +113,18 @@ def test_every_option_of_an_arm_reaches_its_network(recipe) -> None:
     assert "BatchStatistics" in {type(m).__name__ for m in body.modules()}
 
 
+def test_normalisation_is_of_the_recipe_the_arm_or_the_setting(recipe) -> None:
+    def kinds(name: str, arm: str, *words: str) -> list[str]:
+        made = prepared(recipe, f"name={name}", f"models=[{{model: '{MODEL}', start: random{arm}}}]", *words)
+        return [setting.normalise.kind for setting in made.plan.arms[0].settings]
+
+    assert kinds("untold", "") == ["card"]
+    assert kinds("recipe", "", "normalise=data") == ["data"]
+    assert kinds("arm", ", normalise: data") == ["data"]
+    assert kinds("other", ", normalise: card", "normalise=data") == ["card"]
+    assert kinds("grid", ", grid: {normalise: [card, data]}") == ["card", "data"]
+
+
 def test_the_options_of_a_run_reach_its_folder(recipe, tmp_path: Path) -> None:
     words = [
         "name=mine",
@@ -165,8 +177,8 @@ def test_what_a_recipe_asks_of_data_and_machine_is_heard(recipe, tmp_path: Path)
     assert (size.name, size.targets[0].name) == ("regress", "size")
     masks = prepared(recipe, "name=masks", "task=segment", "target=null", "models=[{model: unet2d, start: random}]")
     assert (masks.plan.task.name, masks.plan.task.structures) == ("segment", ("structure0",))
-    many = prepared(recipe, "name=many", "threads=2", "precision=bf16")
-    assert torch.get_num_threads() == 2 and "bf16" in str(many.fabric.strategy.precision.precision)
+    many = prepared(recipe, "name=many", "threads=3", "precision=bf16")
+    assert torch.get_num_threads() == 3 and "bf16" in str(many.fabric.strategy.precision.precision)
     torch.set_num_threads(1)
     with pytest.raises(UserError, match="no device 'abacus'"):
         prepared(recipe, "name=device", "device=abacus")

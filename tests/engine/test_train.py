@@ -113,6 +113,7 @@ def test_every_knob_of_the_optimiser_reaches_the_steps() -> None:
         {"schedule": "step"},
         {"warmup": 0.9},
         {"learning_rate": 1e-3},
+        {"schedule": "linear"},
         {"schedule": "linear", "end_rate": 9e-3},
     ]
     found = [head_and_body(**change) for change in changes]

@@ -31,6 +31,9 @@ from medgraft.models.model import make_model
 from medgraft.tasks.classify import Classify
 
 
+OTHER = "timm:test_resnet.r160_in1k"
+
+
 def summary(root: Path) -> dict:
     return json.loads((root / "summary.json").read_text(encoding="utf-8"))
 
@@ -393,26 +396,33 @@ def test_claims_get_a_verdict_and_absent_weights_are_not_a_result(recipe) -> Non
     models = (
         f"models=[{{model: '{MODEL}', start: random, label: good, train: {{epochs: 12, learning_rate: 3e-3}}}}, "
         f"{{model: '{MODEL}', start: random, label: lazy, train: {{epochs: 1, learning_rate: 1e-7}}}}, "
+        f"{{model: '{OTHER}', start: random, label: lazy, train: {{epochs: 1, learning_rate: 1e-7}}}}, "
         f"{{model: 'torchvision:vgg19', strategy: frozen}}]"
     )
     claims = (
-        "claims=[{text: training helps, better: {strategy: good}, than: {strategy: lazy}, metrics: [auc, accuracy]}, "
+        f"claims=[{{text: training helps, better: {{strategy: good}}, than: {{model: '{MODEL}', strategy: lazy}}, "
+        "metrics: [auc, accuracy]}, "
         "{text: idleness helps, better: {strategy: lazy}, than: {strategy: good}}, {text: VGG helps, better: {model: "
-        "'torchvision:vgg19'}}, "
-        "{text: same network, better: {strategy: good}, within: [model]}, {text: nobody, better: {model: none}}]"
+        "'torchvision:vgg19'}}, {text: chance helps, better: {strategy: lazy}, than: {strategy: lazy}, "
+        "metrics: [auc]}, "
+        "{text: same network, better: {strategy: good}, within: [model]}, {text: all, better: {strategy: good}, "
+        "than: {strategy: lazy}}, {text: nobody, better: {model: none}}]"
     )
     root = flow.run(recipe(models, claims, "report=true", "lang=zh", cases=40, patients=40, signal=1.5), say=quiet)
     found = {c["text"]: c for c in summary(root)["claims"]}
     assert found["training helps"]["verdict"] == "supported" and [
         c["metric"] for c in found["training helps"]["comparisons"]
     ] == ["auc", "accuracy"]
+    assert all(c["b"].startswith("timm:test_efficientnet") for c in found["training helps"]["comparisons"])
+    assert found["chance helps"]["reason"][0]["kind"] == "no_such_arms"  # of the chosen, none is left to stand against
     assert (
         found["idleness helps"]["verdict"] == "contradicted"
-        and found["idleness helps"]["comparisons"][0]["difference"] < 0
+        and min(c["difference"] for c in found["idleness helps"]["comparisons"]) < 0
     )
     assert found["VGG helps"]["verdict"] == "not run"
     assert "weights absent" in found["VGG helps"]["reason"][0]["values"]["state"]
-    assert len(found["same network"]["comparisons"]) == 1 and found["nobody"]["reason"][0]["kind"] == "no_such_arms"
+    assert len(found["same network"]["comparisons"]) == 1 and len(found["all"]["comparisons"]) == 2
+    assert found["nobody"]["reason"][0]["kind"] == "no_such_arms"
     record = next(r for r in runs.Run.open(root).records() if "vgg19" in r["model"])
     assert record["state"] == "not run: weights absent"
     page = (root / "report.zh.html").read_text(encoding="utf-8")
