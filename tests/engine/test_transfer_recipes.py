@@ -30,7 +30,6 @@ from medgraft.models import registry, weights
 from medgraft.models.model import make_model
 from medgraft.tasks.classify import Classify
 
-
 OTHER = "timm:test_resnet.r160_in1k"
 
 
