@@ -70,6 +70,14 @@ NOTICES: dict[str, tuple[str, str]] = {
         "only {n} {units} were judged: intervals and p values are rough below {few}",
         "仅有 {n} {units}受评：少于 {few} 时，置信区间与 p 值较粗略",
     ),
+    "too_few_of_class": (
+        "the smallest class has {n} {units} among those judged: too few ({least} are needed) for any interval, test or rank",
+        "受评对象中最小的类别仅有 {n} {units}：不足以计算区间、检验或名次（至少需要 {least}）",
+    ),
+    "few_of_class": (
+        "the smallest class has {n} {units} among those judged: intervals and p values are rough below {few}",
+        "受评对象中最小的类别仅有 {n} {units}：少于 {few} 时，置信区间与 p 值较粗略",
+    ),
     "labels_differ": (
         "labels are said to live on patients but differ within some patient, so the numbers stand at the level of cases",
         "标签标注为患者层面，但有患者的各病例标签不一致，因此数值按病例层面计算",

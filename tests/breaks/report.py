@@ -95,7 +95,7 @@ BREAKS = [
         "verdict-from-the-uncorrected-p",
         "",
         "View.verdict",
-        "row.get('p_holm') if finite(row.get('p_holm')) else row.get('p')",
+        "row.get('p_adjusted') if finite(row.get('p_adjusted')) else row.get('p')",
         "row.get('p')",
         "a verdict from the uncorrected p",
         ("report/test_report.py::test_verdict_follows_p_and_direction",),

@@ -340,8 +340,16 @@ def test_each_kind_of_negative_and_every_box_is_judged_apart(recipe, tmp_path) -
     truth = tables.read(tmp_path / "data" / "manifest.parquet", "manifest")
     counts = dict(truth.filter(pl.col("label.finding") == "class0").group_by("label.kind").len().iter_rows())
     assert {k: v["auc"]["negatives"] for k, v in model["against"].items()} == counts
-    # The AUC of all negatives is the mean of the parts, weighted by their number of pairs.
-    parts = [(v["auc"]["value"], v["auc"]["negatives"]) for v in model["against"].values()]
+    # The AUC of all negatives is the mean of the parts, weighted by their number of pairs within folds.
+    tested = json.loads((root / "splits.json").read_text())["rows"]
+    fold = {r["patient_id"]: r["outer"] for r in tested if r["role"] == "test"}
+    placed = truth.with_columns(pl.col("patient_id").replace_strict(fold).alias("fold"))
+    ones = dict(placed.filter(pl.col("label.finding") == "class1").group_by("fold").len().iter_rows())
+    zeros = placed.filter(pl.col("label.finding") == "class0").group_by("label.kind", "fold").len()
+    pairs: dict[str, int] = {}
+    for kind, where, n in zeros.iter_rows():
+        pairs[kind] = pairs.get(kind, 0) + n * ones.get(where, 0)
+    parts = [(v["auc"]["value"], pairs[kind]) for kind, v in model["against"].items()]
     assert model["metrics"]["case.auc"]["value"] == pytest.approx(
         sum(a * n for a, n in parts) / sum(n for _, n in parts)
     )

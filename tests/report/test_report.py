@@ -91,7 +91,7 @@ def made(
             "low": -0.01,
             "high": 0.07,
             "p": 0.07,
-            "p_holm": 0.14,
+            "p_adjusted": 0.14,
             "p_superior": 0.9,
             "method": "DeLong",
         }
@@ -243,8 +243,8 @@ def test_first_screen_says_which_by_how_much_how_sure_and_for_whom(tmp_path: Pat
         "patients)." in said.replace("\xa0", " ")
     )
     assert (
-        "Against the same network from a random start: difference 0.03 (95 % interval −0.01 to 0.07), p = 0.14 after "
-        "Holm: not shown." in said.replace("\xa0", " ")
+        "Against the same network from a random start: difference 0.03 (95 % interval −0.01 to 0.07), p = 0.14 "
+        "(corrected): not shown." in said.replace("\xa0", " ")
     )
     assert "1 to 2 (95 % rank interval)" in said.replace("\xa0", " ")
     assert "of the yes cases (sensitivity)" in said
@@ -260,9 +260,9 @@ def test_verdict_follows_p_and_direction() -> None:
     row = summary["pairs"][0]
     view = View(summary, Text())
     assert view.verdict(row) == "not_shown"
-    assert view.verdict({**row, "p_holm": 0.01}) == "shown"
-    assert view.verdict({**row, "p_holm": 0.01, "difference": -0.03}) == "worse"
-    assert view.verdict({**row, "p_holm": None, "p": None}) == "not_shown"
+    assert view.verdict({**row, "p_adjusted": 0.01}) == "shown"
+    assert view.verdict({**row, "p_adjusted": 0.01, "difference": -0.03}) == "worse"
+    assert view.verdict({**row, "p_adjusted": None, "p": None}) == "not_shown"
     turned = view.pair(row["b"], row["a"])
     assert (
         turned is not None
@@ -270,7 +270,7 @@ def test_verdict_follows_p_and_direction() -> None:
         and turned["p_superior"] == pytest.approx(0.1)
     )
     lower = made("regress")
-    assert View(lower, Text()).verdict({**row, "p_holm": 0.01}) == "worse"  # a larger error is worse
+    assert View(lower, Text()).verdict({**row, "p_adjusted": 0.01}) == "worse"  # a larger error is worse
 
 
 def test_every_performance_number_has_its_interval(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_undefined_numbers_come_with_their_reason(tmp_path: Path) -> None:
         model["rank"] = None
     summary["models"][2]["metrics"]["case.auc"]["reason"] = "constant scores"
     summary["pairs"] = [
-        {**p, "p": None, "p_holm": None, "low": float("nan"), "p_superior": None} for p in summary["pairs"]
+        {**p, "p": None, "p_adjusted": None, "low": float("nan"), "p_superior": None} for p in summary["pairs"]
     ]
     summary["heatmap"]["values"][1, :5] = np.nan
     html = written(tmp_path, summary)

@@ -131,7 +131,7 @@ def landmarks(direction: str = "lower") -> dict[str, Any]:
         "warnings": ["3 landmarks lie outside their image"],
     }
     summary["pairs"] = [
-        p | {"metric": "case.distance", "difference": -1.02, "low": -1.9, "high": -0.2, "p": 0.001, "p_holm": 0.003}
+        p | {"metric": "case.distance", "difference": -1.02, "low": -1.9, "high": -0.2, "p": 0.001, "p_adjusted": 0.003}
         for p in summary["pairs"]
     ]
     summary["heatmap"] = {"models": ids, "cases": cases, "values": values}
@@ -143,7 +143,7 @@ def test_a_kind_that_the_page_does_not_know_is_told_whole(tmp_path: Path) -> Non
     html = written(tmp_path, landmarks())
     page, said = _Page(html), _Page(html).said.replace("\xa0", " ")
     assert "ranks first: distance 4.0 px (95 % interval 3.5 to 5.6 px; 40 cases, 20 patients)" in said
-    assert "difference −1.0 px (95 % interval −1.9 to −0.2 px), p = 0.003 after Holm: shown." in said
+    assert "difference −1.0 px (95 % interval −1.9 to −0.2 px), p = 0.003 (corrected): shown." in said
     assert re.search(r"In the worst tenth of the cases distance is above \d\.\d px \(95 % interval", said)
     assert section(html, "pairs").count('class="verdict shown">shown<') == 3  # less is better, so the first is
     menu = re.findall(r'<a href="#([\w-]+)">', html.partition("</nav>")[0])

@@ -30,7 +30,7 @@ def study(task: str, seed: int, n: int = 60, classes: int = 4) -> tuple[np.ndarr
         return y, y + g.normal(3, 6, (n, 2))
     counts = g.integers(0, 50, (n, 2, 3)).astype(float)
     counts[3] = 0  # nothing drawn and nothing predicted
-    counts[4, 0] = 0
+    counts[4, 0] = 0, 5, 0  # drawn where nothing is
     return None, counts
 
 
@@ -42,3 +42,15 @@ def clusters(seed: int, patients: int, effect: float) -> tuple[np.ndarray, np.nd
     label = (g.random(patients) < 0.4).astype(float)
     score = np.repeat(effect * label + 0.8 * g.normal(size=patients), sizes) + 0.6 * g.normal(size=len(patient))
     return label[patient], score, patient
+
+
+def auc_within(y: np.ndarray, p: np.ndarray, fold: np.ndarray) -> float:
+    """AUC of pairs within folds by scikit-learn, each fold weighted by its pairs of a positive and a negative."""
+    from sklearn.metrics import roc_auc_score
+
+    found = []
+    for f in np.unique(fold):
+        ones = y[fold == f] == 1
+        if 0 < ones.sum() < len(ones):
+            found.append((roc_auc_score(ones, p[fold == f]), ones.sum() * (~ones).sum()))
+    return float(sum(value * n for value, n in found) / sum(n for _, n in found))

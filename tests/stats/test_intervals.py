@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from stats_studies import TASKS, clusters, study
+from statsmodels.stats.proportion import proportion_confint
 
 from medgraft.stats import metrics
 from medgraft.stats.intervals import bootstrap, limits, patient_counts, rank_intervals
+from medgraft.stats.metrics import METRICS
 
 
 def all_counts(patients: int, resamples: int, seed: int = 0, **options: int) -> np.ndarray:
@@ -30,7 +32,7 @@ def test_draws_are_multinomial_and_a_function_of_seed_and_number_alone() -> None
 def test_auc_equals_a_loop_over_sklearn_on_the_same_resamples() -> None:
     y, p, patient = clusters(0, 60, 1.0)
     p = np.round(p, 1)  # ties
-    result = bootstrap(y, p, patient, resamples=200, seed=3)["auc"]
+    result = bootstrap(y, p, patient, resamples=200, seed=3, method="percentile")["auc"]
     counts = all_counts(60, 200, seed=3)
     for b in range(200):
         rows = np.repeat(np.arange(len(y)), counts[patient, b].astype(int))  # whole patients, never a part of one
@@ -71,7 +73,7 @@ def test_duplicating_every_case_within_its_patient_adds_no_certainty() -> None:
     thrice = bootstrap(np.tile(y, 3), np.tile(p, 3), np.tile(patient, 3), ["auc", "brier"], resamples=300)
     naive = bootstrap(np.tile(y, 3), np.tile(p, 3), np.arange(3 * len(y)), ["auc"], resamples=300)["auc"]
     for name in ("auc", "brier"):
-        assert (thrice[name].low, thrice[name].high) == pytest.approx((once[name].low, once[name].high))
+        assert (thrice[name].low, thrice[name].high) == pytest.approx((once[name].low, once[name].high), abs=2e-3)
     assert naive.high - naive.low < 0.75 * (
         once["auc"].high - once["auc"].low
     )  # what case-level resampling would have claimed
@@ -89,7 +91,10 @@ def test_what_cannot_be_told_is_nan() -> None:
     lone = bootstrap(np.r_[1, np.zeros(30)], np.r_[0.5, np.linspace(0, 1, 30)], np.arange(31), resamples=500)["auc"]
     assert 0.25 < lone.undefined < 0.5  # (1 - 1/31)^31 of the resamples miss the only positive patient
     flat = bootstrap(np.r_[np.ones(10), np.zeros(10)], np.full(20, 0.3), np.arange(20), resamples=50)["auc"]
-    assert (flat.low, flat.value, flat.high) == (0.5, 0.5, 0.5) and flat.degenerate
+    assert flat.value == 0.5 and np.isnan(flat.low) and flat.degenerate  # it ranks nothing, so nothing is uncertain
+    for y_odd, said in ((np.array([0, 1, 2, 1.0]), "label 2"), (np.array([0, 0.5, 1, 1]), "label 0.5")):
+        with pytest.raises(ValueError, match=said):
+            bootstrap(y_odd, p, np.arange(4))
     with pytest.raises(ValueError, match="'r2' is no metric of a binary task"):
         bootstrap(y, p, np.arange(4), ["r2"])
     with pytest.raises(ValueError, match="do not fit"):
@@ -97,17 +102,52 @@ def test_what_cannot_be_told_is_nan() -> None:
 
 
 def test_all_cases_right_is_no_certainty() -> None:
-    """30 of 30 right: the exact bound over the patients who count, where the bootstrap would say 1 to 1."""
-    y = np.r_[np.ones(60), np.zeros(40)]
-    p = np.r_[np.full(60, 0.9), np.linspace(0, 0.8, 40)]
-    patient = np.r_[np.arange(60) // 2, np.arange(100, 140)]  # 30 positive patients of two cases each
-    result = bootstrap(y, p, patient, ["sensitivity", "auc", "specificity"], resamples=200)
-    exact = binomtest(30, 30).proportion_ci(0.95, method="exact")
-    assert (result["sensitivity"].low, result["sensitivity"].high) == pytest.approx((exact.low, exact.high))
-    assert result["sensitivity"].method == "exact" and result["specificity"].method == "percentile"
-    assert result["auc"].value == 1 and np.isnan(result["auc"].low)  # not a share: no bound is given
+    """30 of 30 right tells more than 29 of 30, and less than certainty; every measure of 1 has a lower bound."""
+    y = np.r_[np.ones(30), np.zeros(40)]
+    p = np.r_[np.full(30, 0.9), np.linspace(0, 0.4, 40)]
+    patient = np.arange(70)
+    names = metrics.for_task("binary")
+    result = bootstrap(y, p, patient, names, resamples=200)
+    wilson = proportion_confint(30, 30, method="wilson")
+    assert (result["sensitivity"].low, result["sensitivity"].high) == pytest.approx(wilson)
+    one_wrong = bootstrap(y, np.r_[0.3, p[1:]], patient, names, resamples=200)
+    for name in ("sensitivity", "accuracy", "balanced_accuracy", "auc", "auprc", "f1", "precision"):
+        assert result[name].value == result[name].high == 1 and 0.8 < result[name].low < 0.98, name
+        if name != "precision":
+            assert one_wrong[name].low < result[name].low and one_wrong[name].high <= 1, name
+    assert one_wrong["sensitivity"].high < 1
     none = bootstrap(y, 1 - y, patient, ["accuracy"], resamples=200)["accuracy"]
-    assert none.low == 0 and none.high == pytest.approx(binomtest(0, 70).proportion_ci(0.95, method="exact").high)
+    assert none.low == 0 and none.high == pytest.approx(proportion_confint(0, 70, method="wilson")[1])
+
+
+def test_too_few_patients_of_a_class_have_no_interval() -> None:
+    g = np.random.default_rng(0)
+    for positive, told in ((1, False), (2, False), (3, True), (5, True)):
+        y = np.r_[np.ones(positive), np.zeros(100 - positive)]
+        found = bootstrap(y, np.clip(g.normal(0.4 + 0.2 * y, 0.2), 0, 1), np.arange(100), metrics.for_task("binary"))
+        for name, interval in found.items():
+            assert interval.n_smallest == positive and not np.isnan(interval.value), name
+            assert np.isfinite(interval.low) == told and (interval.method == "too few") == (not told), name
+
+
+def test_each_measure_has_the_interval_of_its_kind() -> None:
+    assert {METRICS[n].bounds for n in ("dice", "iou", "absent_clear")} == {"bounded"}
+    assert {METRICS[n].bounds for n in ("f1", "macro_f1", "macro_auc", "auprc", "macro_auprc")} == {"ratio"}
+    assert {METRICS[n].bounds for n in ("mae", "rmse", "brier")} == {"error"}
+    assert (METRICS["r2"].bounds, METRICS["ece"].bounds) == ("below_one", "percentile")
+    g = np.random.default_rng(2)
+    y = g.normal(50, 10, 30)
+    found = bootstrap(y, y + g.normal(0, 4, 30), np.arange(30), ["mae", "rmse", "r2"], task="regression")
+    assert found["r2"].low < found["r2"].value < found["r2"].high < 1 and found["rmse"].low > 0
+    error = found["rmse"]
+    assert error.high / error.value == pytest.approx(error.value / error.low)  # even on the logarithm
+    y = np.repeat([0.0, 1.0], 20)
+    wrong = np.r_[np.zeros(8), np.ones(2), np.zeros(10)]  # 8 of 40 cases, all of four patients
+    once = bootstrap(y, np.r_[wrong, 1 - wrong], np.arange(40), ["accuracy"])["accuracy"]
+    assert (once.low, once.high) == pytest.approx(proportion_confint(36, 40, method="wilson"))
+    owner = np.arange(40) // 2
+    twice = bootstrap(y, np.r_[wrong, 1 - wrong], owner, ["accuracy"])["accuracy"]
+    assert twice.high - twice.low > 1.2 * (once.high - once.low)  # both cases of a patient go the same way
 
 
 def test_bca_agrees_with_scipy_on_a_mean() -> None:

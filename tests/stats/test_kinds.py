@@ -140,6 +140,7 @@ def test_claims_range_over_relations_and_over_runs() -> None:
     predictions, measures, cells = made.tables()
     asked = ask(predictions, measures, made.run)
     from medgraft.stats.collect import collect
+    from medgraft.stats.pairs import Calls
 
     judged = collect(predictions, measures, cells, asked, made.run, [])
     entries = [{"id": i, "model": i.split(" ")[0], "run": run, "state": "done"} for run in ("a", "b") for i in judged]
@@ -147,11 +148,11 @@ def test_claims_range_over_relations_and_over_runs() -> None:
     half = {k: np.full(60, 0.5) for k in both}
     options = {"resamples": 200, "confidence": 0.95, "seed": 0}
     across = {"text": "t", "better": {"model": "good", "run": "a"}, "than": {"model": "good", "run": "b"}}
-    (told,) = claims.verdicts([across], asked, both, half, entries, options)
+    (told,) = claims.verdicts([across], Calls(asked, both, half, options), entries)
     (pair,) = told["comparisons"]
     assert pair["a"].startswith("a: good") and pair["b"].startswith("b: good") and pair["difference"] == 0
     del both[pair["b"]]
-    (gone,) = claims.verdicts([across], asked, both, half, entries, options)
+    (gone,) = claims.verdicts([across], Calls(asked, both, half, options), entries)
     assert gone["verdict"] == "not run" and gone["reason"][0]["values"]["model"] == pair["b"]
 
 

@@ -52,6 +52,10 @@ STRINGS: dict[str, tuple[str, str]] = {
     "count_models": ("{n} models", "{n} 个模型"),
     "count_models_one": ("1 model", "1 个模型"),
     # --- numbers ---
+    "ranked_within": (
+        ", cases of one fold being ranked against each other only, for each fold has a network of its own",
+        "（病例仅在同一折内相互排序，因为每一折都有各自的网络）",
+    ),
     "interval": ("{value} ({low} to {high})", "{value}（{low} 至 {high}）"),
     "interval_full": (
         "{value} ({confidence} interval {low} to {high}; {n})",
@@ -130,7 +134,7 @@ STRINGS: dict[str, tuple[str, str]] = {
     "hours": ("{n} h", "{n} 小时"),
     "col_pair": ("Comparison", "比较"),
     "col_p": ("p", "p"),
-    "col_p_holm": ("p (Holm)", "p（Holm）"),
+    "col_p_adjusted": ("p (corrected)", "p（校正后）"),
     # --- figures ---
     "first_shown": (
         "The first {n} by rank are shown; figures/{file}.svg shows up to {most}.",

@@ -86,6 +86,12 @@ class View:
         return count_of(self.run.get("folds")) == 1
 
     @property
+    def ranked(self) -> str:
+        """That cases are ranked within folds, where the primary measure ranks and there are several; else nothing."""
+        known = (self.run.get("measures") or {}).get(split_metric(self.primary)[1]) or {}
+        return self.text("ranked_within") if known.get("ranks") and not self.one_part else ""
+
+    @property
     def lower_is_better(self) -> bool:
         """Direction of the primary measure, as the run says it."""
         return self.text.scale(self.primary).direction == "lower"
@@ -261,7 +267,7 @@ class View:
         """Whether a difference is shown at the run's confidence: 'shown', 'worse' (shown, for the second) or
         'not_shown'.
         """
-        p = row.get("p_holm") if finite(row.get("p_holm")) else row.get("p")
+        p = row.get("p_adjusted") if finite(row.get("p_adjusted")) else row.get("p")
         if not finite(p) or not finite(row.get("difference")) or p >= 1 - self.confidence:
             return "not_shown"
         better = row["difference"] < 0 if self.lower_is_better else row["difference"] > 0

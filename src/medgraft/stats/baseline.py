@@ -29,11 +29,10 @@ def trivial_auc(
 
     ``y`` (n,) class indices (two classes: AUC of class 1; more: macro one-versus-rest), NaN rows dropped. Facts are
     standardised, each also squared so that 'the middle sizes' is found too; missing facts take the training median.
-    Patients stay in one fold and folds are stratified. Scores are made ranks within their fold before pooling, because
+    Patients stay in one fold and folds are stratified. Cases are ranked within their fold, as those of models are:
     pooled raw scores of different folds have an AUC biased below .5 (Airola et al. 2011). Fewer folds are used when a
     class has fewer patients than ``folds``; with fewer than two the value is NaN.
     """
-    from scipy.stats import rankdata
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
@@ -54,11 +53,13 @@ def trivial_auc(
     classes, codes = np.unique(y, return_inverse=True)
     kind, metric = (BINARY, "auc") if len(classes) <= 2 else (MULTICLASS, "macro_auc")
     scores = np.full((len(y), max(len(classes), 2)), np.nan)
+    fold = np.zeros(len(y), dtype=np.int64)
     smallest = min((len(np.unique(patient[codes == c])) for c in range(len(classes))), default=0)
     folds = min(folds, smallest)
     if len(classes) >= 2 and folds >= 2 and facts.shape[1]:
         splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-        for train, test in splitter.split(facts, codes, patient):
+        for number, (train, test) in enumerate(splitter.split(facts, codes, patient)):
+            fold[test] = number
             model = make_pipeline(
                 SimpleImputer(strategy="median", keep_empty_features=True),
                 StandardScaler(),
@@ -68,10 +69,18 @@ def trivial_auc(
             )
             model.fit(facts[train], codes[train])
             if len(model.classes_) == len(classes):
-                scores[test] = rankdata(model.predict_proba(facts[test]), axis=0) / (len(test) + 1)
+                scores[test] = model.predict_proba(facts[test])
     y_pred = scores[:, 1] if kind is BINARY else scores
     return bootstrap(
-        codes, y_pred, patient, [metric], task=kind.name, resamples=resamples, confidence=confidence, seed=seed
+        codes,
+        y_pred,
+        patient,
+        [metric],
+        task=kind.name,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+        strata=fold,
     )[metric]
 
 

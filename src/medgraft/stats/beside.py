@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from medgraft.stats.collect import collect
-from medgraft.stats.compare import difference
 from medgraft.stats.intervals import bootstrap
 from medgraft.stats.judged import ID, Entry, Judged
 from medgraft.stats.kinds import Question
 from medgraft.stats.levels import threshold_of
-from medgraft.stats.metrics import better, for_task
+from medgraft.stats.metrics import METRICS, for_task
+from medgraft.stats.pairs import Calls
 
 
 def entry(interval: Any) -> Entry:
@@ -37,14 +37,10 @@ def against_kinds(
     for kind in sorted({k for k, p in zip(of_case, positive) if k and not p}):
         rows = positive | (of_case == kind)
         part = answers.take(rows)
-        intervals = bootstrap(
-            part.y_true,
-            part.y_pred,
-            part.patients,
-            ["auc", "auprc", "specificity"],
-            threshold=threshold[rows],
-            **options,
-        )
+        intervals: dict[str, Any] = {}
+        for name in ("auc", "auprc", "specificity"):
+            taken = part.taken(METRICS[name].needs_threshold, threshold[rows])
+            intervals |= bootstrap(**taken, metrics=[name], **options)
         found[str(kind)] = {
             name: {**entry(i), "negatives": int((rows & ~positive).sum())} for name, i in intervals.items()
         }
@@ -62,17 +58,15 @@ def clean_view(
 
     ``{metrics: {name: entry}, difference, low, high, p}``; the threshold is that of the augmented scores.
     """
-    names, higher = for_task(asked.task), better(asked.primary) != "lower"
     clean = clean.take(np.isin(clean.cases, answers.cases))
-    without = bootstrap(
-        clean.y_true, clean.y_pred, clean.patients, names, task=asked.task, threshold=threshold, **options
-    )
-    primary = asked.primary
-    with_ = bootstrap(
-        answers.y_true, answers.y_pred, answers.patients, [primary], task=asked.task, threshold=threshold, **options
-    )[primary]
-    change = difference(with_, without[primary], higher, options.get("confidence", 0.95))
-    metrics = {name: entry(i) for name, i in without.items()}
+    metrics: dict[str, Entry] = {}
+    for name in for_task(asked.task):
+        taken = clean.taken(METRICS[name].needs_threshold, threshold)
+        metrics[name] = entry(bootstrap(**taken, metrics=[name], task=asked.task, **options)[name])
+    both = Calls(asked, {"all": answers, "clean": clean}, {"all": threshold, "clean": threshold}, options)
+    found = both.test("all", "clean", asked.primary)
+    assert found is not None
+    change = found[0]
     return {"metrics": metrics, "difference": change.difference, "low": change.low, "high": change.high, "p": change.p}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from medgraft.notices import Notice, notice
+from medgraft.stats.bounds import FEW, TOO_FEW
 from medgraft.stats.intervals import MINIMUM_PATIENTS, Interval
 from medgraft.stats.judged import Judged
 from medgraft.stats.kinds import Question
@@ -32,6 +33,11 @@ def of_data(
         warnings.append(notice("too_few", n=fewest, units=unit))
     elif fewest < FEW_PATIENTS:
         warnings.append(notice("few", n=fewest, units=unit, few=FEW_PATIENTS))
+    smallest = min((i.n_smallest for i in intervals.values() if i.n_smallest is not None), default=FEW)
+    if fewest >= MINIMUM_PATIENTS and smallest < TOO_FEW:
+        warnings.append(notice("too_few_of_class", n=smallest, units=unit, least=TOO_FEW))
+    elif fewest >= MINIMUM_PATIENTS and smallest < FEW:
+        warnings.append(notice("few_of_class", n=smallest, units=unit, few=FEW))
     absent: list[Notice] = []
     folds: list[Notice] = []
     for answers in judged.values():

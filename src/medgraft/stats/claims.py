@@ -1,39 +1,32 @@
 """Sentences of a source, put to the test: a verdict for each, with the intervals behind it.
 
 A claim names arms and a relation between them. For ``better`` these are arms that should be better and arms that they
-should be better than; every pair is compared by the paired bootstrap of patients on the cases that both judged,
-Holm-corrected within the claim.
+should be better than; every pair is tested as on the leaderboard, on the cases that both judged, corrected within the
+claim.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from medgraft.errors import UserError, did_you_mean
 from medgraft.notices import Notice, from_json, notice, to_json
-from medgraft.stats.compare import difference, holm
-from medgraft.stats.intervals import Interval, bootstrap
-from medgraft.stats.judged import Entry, Judged
-from medgraft.stats.kinds import Question
+from medgraft.stats.compare import Difference, adjusted
+from medgraft.stats.judged import Entry
 from medgraft.stats.metrics import better, for_task
+from medgraft.stats.pairs import Calls, as_entry
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What a relation may draw on: models (entries of the summary, judged or not, that may name their ``run``), the
-    answers and thresholds of those judged (by ``key_of``), and the options of the bootstrap.
+    """What a relation may draw on: models (entries of the summary, judged or not, that may name their ``run``), and the
+    calls of those judged (by ``key_of``).
     """
 
-    asked: Question
-    judged: Mapping[str, Judged]
-    thresholds: Mapping[str, np.ndarray]
+    calls: Calls
     models: Sequence[Mapping[str, Any]]
-    options: dict[str, Any]
-    drawn: dict[tuple[str, str, tuple[str, ...]], Interval] = field(default_factory=dict)
 
 
 def key_of(model: Mapping[str, Any]) -> str:
@@ -41,14 +34,7 @@ def key_of(model: Mapping[str, Any]) -> str:
     return f"{model['run']}: {model['id']}" if model.get("run") else str(model["id"])
 
 
-def verdicts(
-    claims: Sequence[Mapping[str, Any]],
-    asked: Question,
-    judged: Mapping[str, Judged],
-    thresholds: Mapping[str, np.ndarray],
-    models: Sequence[Mapping[str, Any]],
-    options: Mapping[str, Any],
-) -> list[Entry]:
+def verdicts(claims: Sequence[Mapping[str, Any]], calls: Calls, models: Sequence[Mapping[str, Any]]) -> list[Entry]:
     """One entry a claim: text, source, published, verdict, reason (notices), comparisons.
 
     A claim's ``relation`` (``better`` where it names none) says what is compared and how it is judged. Verdicts:
@@ -58,7 +44,7 @@ def verdicts(
 
     Raises ``UserError`` when a claim names a relation that is not known.
     """
-    ground = Ground(asked, judged, thresholds, models, dict(options))
+    ground = Ground(calls, models)
     return [_verdict(claim, ground) for claim in claims]
 
 
@@ -80,32 +66,37 @@ def _verdict(claim: Mapping[str, Any], ground: Ground) -> Entry:
 
 
 def _better(claim: Mapping[str, Any], ground: Ground) -> tuple[str, list[Notice], list[Entry]]:
-    """Every arm of ``better`` against every arm of ``than``, by every measure, Holm-corrected within the claim.
+    """Every arm of ``better`` against every arm of ``than``, by every measure, corrected within the claim.
 
-    A comparison has a, b, metric, difference (positive: a is better, whatever the measure), low, high, p, p_holm, n.
+    A comparison has a, b, metric, difference (positive: a is better, whatever the measure), low, high, p, p_adjusted,
+    p_superior, n.
     """
-    asked, found = ground.asked, []
+    calls, asked, found = ground.calls, ground.calls.asked, []
+    tests: list[Difference] = []
     absent: dict[str, Notice] = {}
     pairs = chosen_pairs(claim, ground.models)
     unknown = [m for m in claim.get("metrics") or [] if m not in for_task(asked.task)]
     names = [m for m in claim.get("metrics") or [asked.primary] if m not in unknown]
     for a, b in pairs:
-        gone = [m for m in (a, b) if key_of(m) not in ground.judged]
+        gone = [m for m in (a, b) if key_of(m) not in calls.judged]
         for model in gone:
             state = [str(model.get("state") or "not run")]
             state += [str(from_json(model["reason"]))] if model.get("reason") else []
             absent[key_of(model)] = notice("arm_without_result", model=key_of(model), state=": ".join(state))
-        if not gone:
-            found += [_compared(key_of(a), key_of(b), name, ground) for name in names]
-    for entry, adjusted in zip(found, holm([entry["p"] for entry in found])):
-        entry["p_holm"] = float(adjusted)
+        for name in names if not gone else []:
+            told = calls.test(key_of(a), key_of(b), name)
+            if told is not None:
+                tests.append(told[0])
+                found.append({"a": key_of(a), "b": key_of(b), "metric": name, **_favour(told[0], name), "n": told[1]})
+    for entry, p in zip(found, adjusted(tests, seed=calls.options.get("seed", 0))):
+        entry["p_adjusted"] = float(p)
     if not pairs:
         return "not run", [notice("no_such_arms")], found
     if not found and unknown and not names:
         return "not run", [notice("measures_not_taken", measures=unknown)], found
     if not found:
         return "not run", [*absent.values()], found
-    shown = [e for e in found if e["p_holm"] < 1 - ground.options.get("confidence", 0.95)]
+    shown = [e for e in found if e["p_adjusted"] < 1 - calls.options.get("confidence", 0.95)]
     against = sum(e["difference"] < 0 for e in shown)
     if against:
         verdict = "contradicted" if against == len(shown) else "mixed"
@@ -138,34 +129,10 @@ def chosen_pairs(
     return [(a, b) for a in better for b in others if all(a.get(k) == b.get(k) for k in claim.get("within") or [])]
 
 
-def _drawn(key: str, name: str, common: np.ndarray, ground: Ground) -> Interval:
-    """A measure of one model on some cases; drawn once for all comparisons and claims that ask for it."""
-    wanted = (key, name, tuple(common.tolist()))
-    if wanted not in ground.drawn:
-        answers = ground.judged[key]
-        rows = np.isin(answers.cases, common)
-        part, at = answers.take(rows), ground.thresholds[key][rows]
-        ground.drawn[wanted] = bootstrap(
-            part.y_true, part.y_pred, part.patients, [name], task=ground.asked.task, threshold=at, **ground.options
-        )[name]
-    return ground.drawn[wanted]
-
-
-def _compared(first: str, second: str, name: str, ground: Ground) -> Entry:
-    a, b = ground.judged[first], ground.judged[second]
-    common = np.intersect1d(a.cases, b.cases)
-    intervals = [_drawn(key, name, common, ground) for key in (first, second)]
-    higher = better(name) != "lower"
-    apart = difference(intervals[0], intervals[1], higher, ground.options.get("confidence", 0.95))
-    low, high = (apart.low, apart.high) if higher else (-apart.high, -apart.low)
-    return {
-        "a": first,
-        "b": second,
-        "metric": name,
-        "difference": apart.difference if higher else -apart.difference,
-        "low": low,
-        "high": high,
-        "p": apart.p,
-        "p_superior": apart.p_superior,
-        "n": len(common),
-    }
+def _favour(test: Difference, name: str) -> Entry:
+    """A difference as an entry, positive where a is the better one, whatever the measure."""
+    entry = as_entry(test)
+    del entry["method"]
+    if better(name) == "lower":
+        entry |= {"difference": -test.difference, "low": -test.high, "high": -test.low}
+    return entry

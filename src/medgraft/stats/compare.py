@@ -1,9 +1,11 @@
 """Is one model really better than another? Paired tests that respect patients with several cases.
 
-- AUC: DeLong, DeLong and Clarke-Pearson 1988, by midranks (Sun and Xu 2014), with the clustered variance of
-  Obuchowski 1997 where a patient has several cases (equal to DeLong's where each has one).
-- any metric: the difference on the same patient resamples.
-- decisions: exact McNemar. Several comparisons: Holm 1979.
+The interval and the p of a difference come from one method: Student's t on the difference of what each patient adds to
+either number (its influence). Of an AUC these are DeLong, DeLong and Clarke-Pearson's components (1988, by midranks,
+Sun and Xu 2014) summed within patients (Obuchowski 1997) and fold by fold; of any other measure the jackknife over
+patients. The degrees of freedom are Satterthwaite's over the classes, so that five positive patients are not taken for
+many. Several comparisons: step-down over the smallest p (Westfall and Young 1993), whose joint distribution comes from
+random signs and sizes of the same influences, never above Holm (1979). Decisions: exact McNemar.
 """
 
 from __future__ import annotations
@@ -13,10 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
+from scipy.stats import t as student
 
-from medgraft.stats.intervals import Interval, bootstrap, limits
+from medgraft.stats.bounds import TOO_FEW, place, placements
+from medgraft.stats.intervals import Answers, answers
 from medgraft.stats.metrics import better
+
+TINY = 1e-12  # two orders of summation are not a difference
+FAMILY_DRAWS = 10_000  # random multipliers for the joint distribution of a family
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,26 @@ class Delong:
 
 
 @dataclass(frozen=True)
+class Influence:
+    """A number and what each patient adds to it.
+
+    ``patients`` (P,) names; ``pull`` (P,) in the number's unit, so that the sum of squares is its variance; ``group``
+    (P,) the class of each patient, 0 where there are none; ``n_smallest`` patients of the smallest class.
+    """
+
+    value: float
+    patients: np.ndarray
+    pull: np.ndarray
+    group: np.ndarray
+    n_smallest: int | None = None
+
+
+@dataclass(frozen=True)
 class Difference:
     """a minus b with its interval.
 
-    ``p`` two-sided; ``p_superior`` the share of resamples in which a is the better one.
+    ``p`` two-sided; ``p_superior`` how likely so small a lead or a larger deficit of a would be if both were equal:
+    .5 = no idea, near 1 = a is ahead. ``patients`` and ``pull`` (P,) what each patient adds, for ``adjusted``.
     """
 
     difference: float
@@ -52,7 +75,8 @@ class Difference:
     p: float
     p_superior: float
     method: str
-    distribution: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    patients: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    pull: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -62,20 +86,6 @@ class McNemar:
     only_a: int
     only_b: int
     p: float
-
-
-def placements(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Structural components of the AUC, by midranks in O(n log n).
-
-    Returns (positives,) share of the negatives that each positive case beats (ties half), and (negatives,) share of
-    the positives that beat each negative case; both have the AUC as their mean.
-    """
-    positive = np.asarray(y_true) == 1
-    ones, zeros = y_pred[positive], y_pred[~positive]
-    together = rankdata(np.r_[ones, zeros])
-    v10 = (together[: len(ones)] - rankdata(ones)) / len(zeros)
-    v01 = 1 - (together[len(ones) :] - rankdata(zeros)) / len(ones)
-    return v10, v01
 
 
 def delong(y_true: np.ndarray, models: Sequence[np.ndarray], patient: np.ndarray | None = None) -> Delong:
@@ -116,64 +126,70 @@ def delong(y_true: np.ndarray, models: Sequence[np.ndarray], patient: np.ndarray
     return Delong(auc, s10 / m + s01 / n + (s11 + s11.T) / (m * n), size, clustered)
 
 
-def delong_test(
-    y_true: np.ndarray,
-    pred_a: np.ndarray,
-    pred_b: np.ndarray,
-    patient: np.ndarray | None = None,
-    confidence: float = 0.95,
-) -> Difference:
-    """Paired test of two AUCs on the same cases; ``pred_a`` and ``pred_b`` are (n,) or (S, n).
+def influence(given: Answers, metric: str) -> Influence:
+    """What each patient adds to a measure of some answers (``intervals.answers``), the mean over its seeds."""
+    groups = np.zeros(len(given.names), dtype=np.int64)
+    if given.smallest is not None and given.y is not None and given.y.ndim == 1:
+        np.maximum.at(groups, given.codes, given.y.astype(np.int64))
+    pull = _auc_pull(given) if metric == "auc" else _pull(given, metric, groups)
+    value = float(np.mean([given.value(metric, s) for s in range(len(given.p))]))
+    return Influence(value, given.names, pull, groups, given.smallest)
 
-    Two models that order the cases alike differ by 0 with p = 1; a difference without variance has no p (NaN).
+
+def _pull(given: Answers, metric: str, groups: np.ndarray) -> np.ndarray:
+    """By the jackknife: the whole minus the number without each patient, its variance put right for each class."""
+    value = np.mean([given.value(metric, s) for s in range(len(given.p))])
+    size = np.bincount(groups)[groups]
+    return np.nan_to_num(value - given.without_each(metric)) * np.sqrt((size - 1) / np.maximum(size, 1))
+
+
+def _auc_pull(given: Answers) -> np.ndarray:
+    assert given.y is not None
+    pull, y = np.zeros(len(given.names)), given.y
+    for scores, strata in zip(given.p, given.strata):
+        part = place(y, scores, strata)
+        total = part.pairs[y == 1].sum()
+        for one in (True, False):
+            mine = ((y == 1) == one) & (part.pairs > 0)
+            adds = part.pairs[mine] * (part.placed[mine] - part.auc) / total
+            patients = len(np.unique(given.codes[mine]))
+            raised = np.sqrt(patients / (patients - 1)) if patients > 1 else float("nan")
+            pull += raised * np.bincount(given.codes[mine], adds, len(pull)) / len(given.p)
+    return pull
+
+
+def paired(a: Influence, b: Influence, higher_is_better: bool = True, confidence: float = 0.95) -> Difference:
+    """Test two numbers of the same patients. Raises ``ValueError`` when they are of other patients.
+
+    Equal answers differ by 0 with p = 1. Where every patient adds the same to the difference (a perfect score against a
+    constant one) there is no spread to judge by, and p is the chance that all fall to one side: 2 / 2^patients.
     """
-    parts = delong(y_true, [pred_a, pred_b], patient)
-    difference = float(parts.auc[0] - parts.auc[1])
-    variance = float(parts.covariance[0, 0] + parts.covariance[1, 1] - 2 * parts.covariance[0, 1])
-    method = "DeLong (clustered)" if parts.clustered else "DeLong"
-    if np.isnan(difference) or np.isnan(variance):
-        return Difference(difference, float("nan"), float("nan"), float("nan"), float("nan"), method)
-    if variance < 1e-15:  # rounding of an exact zero
-        same = abs(difference) < 1e-12
-        bound = 0.0 if same else float("nan")
-        return Difference(
-            0.0 if same else difference,
-            bound,
-            bound,
-            1.0 if same else float("nan"),
-            0.5 if same else float("nan"),
-            method,
-        )
-    z = difference / np.sqrt(variance)
-    half = norm.ppf((1 + confidence) / 2) * np.sqrt(variance)
-    return Difference(
-        difference, difference - half, difference + half, float(2 * norm.sf(abs(z))), float(norm.cdf(z)), method
-    )
+    if len(a.patients) != len(b.patients) or (a.patients != b.patients).any():
+        raise ValueError("the two numbers are not of the same patients")
+    value, pull, method = a.value - b.value, a.pull - b.pull, "paired t"
+    nothing = Difference(value, *(float("nan"),) * 4, method, a.patients, pull)
+    few = min((i.n_smallest for i in (a, b) if i.n_smallest is not None), default=TOO_FEW)
+    if np.isnan(value) or np.isnan(pull).any() or len(pull) < TOO_FEW or few < TOO_FEW:
+        return nothing
+    parts = [(float((pull[a.group == g] ** 2).sum()), int((a.group == g).sum())) for g in np.unique(a.group)]
+    variance = sum(v for v, _ in parts)
+    tiny = TINY * max(1.0, abs(a.value), abs(b.value))
+    if variance < tiny**2 or (variance < 1e-15 and abs(value) < tiny):
+        if abs(value) < tiny:
+            return Difference(0.0, 0.0, 0.0, 1.0, 0.5, method, a.patients, pull)
+        p = 2.0 ** (1 - len(pull))
+        ahead = (value > 0) == higher_is_better
+        return Difference(value, value, value, p, 1 - p / 2 if ahead else p / 2, "signs", a.patients, pull)
+    freedom = variance**2 / sum(v**2 / max(n - 1, 1) for v, n in parts)
+    error = np.sqrt(variance)
+    half = student.ppf((1 + confidence) / 2, freedom) * error
+    p = float(2 * student.sf(abs(value) / error, freedom))
+    ahead = (value > 0) == higher_is_better
+    superior = 1 - p / 2 if ahead else p / 2
+    return Difference(value, value - half, value + half, p, superior, method, a.patients, pull)
 
 
-def difference(a: Interval, b: Interval, higher_is_better: bool, confidence: float = 0.95) -> Difference:
-    """Paired bootstrap from two intervals that were drawn with one seed on the same patients.
-
-    p is twice the smaller share of resamples on either side of no difference, each with one added for the data
-    themselves (Davison and Hinkley 1997), so it is never 0. Raises ``ValueError`` when the two were not drawn alike.
-    """
-    if len(a.distribution) != len(b.distribution) or (a.n, a.n_units) != (b.n, b.n_units):
-        raise ValueError("the two intervals were not drawn from the same patients")
-    d = a.distribution - b.distribution
-    value = a.value - b.value
-    known = d[~np.isnan(d)]
-    low, high = limits(d, confidence)
-    if np.isnan(value) or np.isnan(low):
-        return Difference(value, float("nan"), float("nan"), float("nan"), float("nan"), "paired bootstrap", d)
-    tiny = 1e-12 * max(1.0, abs(a.value), abs(b.value))  # two orders of summation are not a difference
-    known = np.where(np.abs(known) < tiny, 0.0, known)
-    p = min(1.0, 2 * (1 + min(int(np.sum(known <= 0)), int(np.sum(known >= 0)))) / (1 + len(known)))
-    ahead = known > 0 if higher_is_better else known < 0
-    superior = float(np.mean(ahead) + 0.5 * np.mean(known == 0))
-    return Difference(value, low, high, p, superior, "paired bootstrap", d)
-
-
-def paired_bootstrap(
+def compare_two(
     y_true: np.ndarray | None,
     pred_a: np.ndarray,
     pred_b: np.ndarray,
@@ -183,25 +199,25 @@ def paired_bootstrap(
     confidence: float = 0.95,
     **options: Any,
 ) -> Difference:
-    """Difference of a metric between two models on the same cases, resampling patients jointly.
+    """Difference of a metric between two models on the same cases.
 
-    Shapes and ``options`` (task, resamples, seed, threshold, unit) as in ``medgraft.stats.intervals.bootstrap``.
+    Shapes and ``options`` (task, threshold, strata) as in ``medgraft.stats.intervals.answers``.
     """
-    a, b = (bootstrap(y_true, p, patient, [metric], confidence=confidence, **options)[metric] for p in (pred_a, pred_b))
-    return difference(a, b, better(metric) != "lower", confidence)
+    a, b = (influence(answers(y_true, p, patient, **options), metric) for p in (pred_a, pred_b))
+    return paired(a, b, better(metric) != "lower", confidence)
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray, patient: np.ndarray | None = None) -> McNemar:
     """Exact McNemar test on two models' right-or-wrong (n,) booleans for the same cases.
 
     The test takes cases as independent: with several cases of one patient it raises ``ValueError``; compare accuracy by
-    ``paired_bootstrap`` then.
+    ``compare_two`` then.
     """
     from statsmodels.stats.contingency_tables import mcnemar as exact
 
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if patient is not None and len(np.unique(patient)) < len(a):
-        raise ValueError("McNemar's test needs one case a patient; compare accuracy by paired_bootstrap")
+        raise ValueError("McNemar's test needs one case a patient; compare accuracy by compare_two")
     table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
     return McNemar(int(table[0][1]), int(table[1][0]), float(exact(table, exact=True).pvalue))
 
@@ -216,3 +232,37 @@ def holm(p: Sequence[float]) -> np.ndarray:
     if known.any():
         adjusted[known] = multipletests(values[known], method="holm")[1]
     return adjusted
+
+
+def adjusted(tests: Sequence[Difference], draws: int = FAMILY_DRAWS, seed: int = 0) -> np.ndarray:
+    """p values of a family, adjusted for all of its tests; NaN stays NaN and does not count.
+
+    Step-down over the smallest p: how often would the smallest of the p values not yet passed be as small by chance?
+    The joint distribution of the tests is that of their influences times one standard normal number a patient (the
+    multiplier bootstrap), so tests that share models and patients are not counted as strangers. Never above Holm's.
+    """
+    p = np.array([t.p for t in tests], dtype=np.float64)
+    result = holm(p.tolist())
+    moving = [i for i, t in enumerate(tests) if not np.isnan(t.p) and (t.pull**2).sum() > 0]
+    if len(moving) < 2:
+        return result
+    names = np.unique(np.concatenate([tests[i].patients for i in moving]))
+    pulls = np.zeros((len(names), len(moving)))
+    for column, i in enumerate(moving):
+        pulls[np.searchsorted(names, tests[i].patients), column] = tests[i].pull
+    pulls /= np.sqrt((pulls**2).sum(axis=0))
+    order = np.argsort(p[moving], kind="stable")
+    reached = norm.isf(p[moving][order] / 2)  # on the scale of the multipliers
+    beyond = np.zeros(len(moving))
+    block = max(1, 2**24 // (8 * max(pulls.shape)))
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    for start in range(0, draws, block):
+        size = min(block, draws - start)
+        drawn = np.abs(generator.standard_normal((size, len(names))) @ pulls)[:, order]
+        largest = np.maximum.accumulate(drawn[:, ::-1], axis=1)[:, ::-1]
+        beyond += (largest >= reached).sum(axis=0)
+    found = np.maximum.accumulate((1 + beyond) / (1 + draws))
+    for place_, value in zip(order, found):
+        i = moving[place_]
+        result[i] = min(result[i], max(float(value), float(p[i])))
+    return result

@@ -32,12 +32,13 @@ def model_metrics(
     whole: dict[str, Interval] = {}
     for suffix, task, names, y, p in asked.kind.parts(asked, answers):
         decisions = [n for n in names if METRICS[n].needs_threshold] if answers.votes is not None else []
+        ranked = {"task": task, "strata": answers.outer, **options}
         found = bootstrap(
-            y, p, answers.patients, [n for n in names if n not in decisions], task=task, threshold=threshold, **options
+            y, p, answers.patients, [n for n in names if n not in decisions], threshold=threshold, **ranked
         )
         said, least = answers.decided(threshold)
         if decisions:
-            found |= bootstrap(y, said, answers.patients, decisions, task=task, threshold=least, **options)
+            found |= bootstrap(y, said, answers.patients, decisions, threshold=least, **ranked)
         for name in names:
             scores, at = (said, least) if name in decisions else (p, threshold)
             entries[_named(level, name, suffix)] = _entry(found[name], _fold_mean(name, y, scores, answers.outer, at))
@@ -73,6 +74,7 @@ def _entry(interval: Interval, fold_mean: float) -> Entry:
         "seed_sd": interval.seed_sd,
         "fold_mean": fold_mean,
         "undefined": interval.undefined,
+        "method": interval.method,
     }
 
 

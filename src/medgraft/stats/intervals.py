@@ -1,22 +1,24 @@
-"""Confidence intervals by resampling whole patients.
+"""Numbers with their confidence intervals, by whole patients.
 
-Patients are drawn with replacement, all cases of a patient travel together (cluster bootstrap; Efron and
-Tibshirani 1993, Davison and Hinkley 1997). Resample r of a patient list is a function of (seed, r) alone,
-so two models judged on the same patients meet the same resamples and their difference is paired.
+The bounds are those of each measure's own method (``stats.bounds``). Beside them stand the values on resamples of
+patients, for ranks and curves: patients are drawn with replacement, all cases of a patient travel together (cluster
+bootstrap; Efron and Tibshirani 1993, Davison and Hinkley 1997). Resample r of a patient list is a function of (seed, r)
+alone, so two models judged on the same patients meet the same resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.stats import norm
 
+from medgraft.stats import bounds
 from medgraft.stats.kinds import BINARY, KINDS
-from medgraft.stats.metrics import METRICS, Weights, labelled_rows
+from medgraft.stats.metrics import METRICS, Weights, check_labels, labelled_rows
 
 DRAW = 64  # resamples from one counter of the generator; part of what a seed means
 BLOCK_BYTES = 10 * 2**20  # patient counts held at a time; about what the processor's cache keeps
@@ -32,7 +34,7 @@ class Interval:
     ``value`` the estimate (the mean over seeds), ``low`` and ``high`` the bounds (NaN where the data cannot
     tell), ``n`` rows with a label, ``n_units`` units drawn (patients), ``unit`` what was drawn, ``undefined``
     share of resamples in which the metric is not defined, ``seed_values`` one value a seed, ``distribution``
-    (B,) the resampled values, NaN where undefined.
+    (B,) the resampled values, NaN where undefined, ``n_smallest`` patients of the smallest class.
     """
 
     value: float
@@ -46,6 +48,7 @@ class Interval:
     undefined: float = 0.0
     seed_values: tuple[float, ...] = ()
     distribution: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    n_smallest: int | None = None
 
     @property
     def seed_sd(self) -> float:
@@ -97,41 +100,75 @@ def leave_one_out(patients: int, block_bytes: int = BLOCK_BYTES) -> Iterator[tup
 RAISED_BY_RESAMPLING = frozenset({"ece"})
 
 
-def bootstrap(
+@dataclass(frozen=True)
+class Answers:
+    """What a measure is taken of, checked and with labelled rows alone.
+
+    ``y`` (n,) or (n, T), None for counts; ``p`` (S, n, ...); ``codes`` (n,) patients 0..P-1 of ``names``; ``threshold``
+    (n,); ``strata`` (S, n).
+    """
+
+    task: str
+    y: np.ndarray | None
+    p: np.ndarray
+    codes: np.ndarray
+    names: np.ndarray
+    threshold: np.ndarray
+    strata: np.ndarray
+
+    def value(self, metric: str, seed: int) -> float:
+        """A measure of one seed's answers."""
+        function = METRICS[metric].function
+        return float(function(self.y, self.p[seed], threshold=self.threshold, strata=self.strata[seed]))
+
+    def over(self, metric: str, blocks: Iterator[tuple[slice, np.ndarray]], size: int) -> np.ndarray:
+        """The mean over the seeds under each column of patient counts (size,)."""
+        return self.all_over([metric], blocks, size)[metric]
+
+    def all_over(
+        self, metrics: Sequence[str], blocks: Iterator[tuple[slice, np.ndarray]], size: int
+    ) -> dict[str, np.ndarray]:
+        """``over`` of several measures, on the same draws."""
+        out = {name: np.full(size, np.nan) for name in metrics}
+        for where, counts in blocks:
+            weights = Weights(self.codes, counts)
+            for name in metrics:
+                function = METRICS[name].function
+                found = [function(self.y, p, weights, self.threshold, s) for p, s in zip(self.p, self.strata)]
+                out[name][where] = np.mean(found, axis=0)
+        return out
+
+    def without_each(self, metric: str) -> np.ndarray:
+        """A measure without each patient (P,)."""
+        return self.over(metric, leave_one_out(len(self.names)), len(self.names))
+
+    @property
+    def smallest(self) -> int | None:
+        """Patients of the smallest class that is there; None where the question has no classes."""
+        if self.y is None or not KINDS[self.task].has_classes:
+            return None
+        columns = [self.y] if self.y.ndim == 1 else list(self.y.T)
+        found = []
+        for column in columns:
+            classes = np.unique(column[~np.isnan(column)])
+            if len(classes) > 1 or len(columns) == 1:
+                found += [len(np.unique(self.codes[column == c])) for c in classes]
+        return min(found, default=0)
+
+
+def answers(
     y_true: np.ndarray | None,
     y_pred: np.ndarray,
     patient: np.ndarray,
-    metrics: Sequence[str] = ("auc",),
     *,
     task: str = BINARY.name,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
     threshold: Any = 0.5,
-    unit: str = "patient",
-    method: str = "percentile",
-) -> dict[str, Interval]:
-    """Patient-level bootstrap of several metrics on the same resamples.
-
-    ``y_true`` and ``y_pred`` have the shapes of ``medgraft.stats.metrics`` for the ``task``; ``y_pred`` may have
-    one more leading axis of S seeds, (S, n, ...): then the estimate is the mean over seeds and all seeds meet the
-    same patients. ``patient`` (n,) any codes. ``threshold`` a number or (n,). Rows without a label are dropped
-    before patients are drawn. ``method``: ``percentile`` or ``bca`` (bias-corrected and accelerated, Efron 1987,
-    with the jackknife over patients).
-
-    Raises ``ValueError`` on shapes that do not fit or an unknown metric, task or method.
-    """
+    strata: np.ndarray | None = None,
+) -> Answers:
+    """Check what a measure is taken of; rows without a label are dropped. Arguments as in ``bootstrap``."""
     if task not in KINDS:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(KINDS)}")
     dimensions = KINDS[task].dimensions
-    if method not in ("percentile", "bca"):
-        raise ValueError(f"unknown method {method!r}; known: percentile, bca")
-    for name in metrics:
-        if name not in METRICS or task not in METRICS[name].tasks:
-            raise ValueError(
-                f"{name!r} is no metric of a {task} task; known: "
-                f"{', '.join(m for m in METRICS if task in METRICS[m].tasks)}"
-            )
     y_pred = np.asarray(y_pred, dtype=np.float64)
     if y_pred.ndim == dimensions:
         y_pred = y_pred[None]
@@ -144,72 +181,143 @@ def bootstrap(
             f"{None if y_true is None else y_true.shape} ({task})"
         )
     threshold = np.broadcast_to(np.asarray(threshold, dtype=np.float64), (n,))
+    strata = np.zeros(n, dtype=np.int64) if strata is None else np.asarray(strata)
+    strata = np.broadcast_to(strata, (len(y_pred), n))
     if y_true is not None:
-        labelled = labelled_rows(y_true)
-        y_true, y_pred, patient, threshold = (
-            y_true[labelled],
-            y_pred[:, labelled],
-            patient[labelled],
-            threshold[labelled],
-        )
+        if KINDS[task].has_classes:
+            check_labels(y_true, y_pred)
+        known = labelled_rows(y_true)
+        y_true, y_pred, patient = y_true[known], y_pred[:, known], patient[known]
+        threshold, strata = threshold[known], strata[:, known]
     names, codes = np.unique(patient, return_inverse=True)
+    return Answers(task, y_true, y_pred, codes, names, threshold, strata)
 
-    def evaluate(blocks: Iterator[tuple[slice, np.ndarray]], size: int) -> dict[str, np.ndarray]:
-        out = {name: np.full(size, np.nan) for name in metrics}
-        for where, counts in blocks:
-            weights = Weights(codes, counts)
-            for name in metrics:
-                out[name][where] = np.mean(
-                    [METRICS[name].function(y_true, p, weights, threshold) for p in y_pred], axis=0
-                )
-        return out
 
-    enough = len(names) >= MINIMUM_PATIENTS
+def bootstrap(
+    y_true: np.ndarray | None,
+    y_pred: np.ndarray,
+    patient: np.ndarray,
+    metrics: Sequence[str] = ("auc",),
+    *,
+    task: str = BINARY.name,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    threshold: Any = 0.5,
+    strata: np.ndarray | None = None,
+    unit: str = "patient",
+    method: str = "best",
+) -> dict[str, Interval]:
+    """Several metrics with their intervals, and their values on the same patient resamples.
+
+    ``y_true`` and ``y_pred`` have the shapes of ``medgraft.stats.metrics`` for the ``task``; ``y_pred`` may have
+    one more leading axis of S seeds, (S, n, ...): then the estimate is the mean over seeds and all seeds meet the
+    same patients. ``patient`` (n,) any codes. ``threshold`` a number or (n,). ``strata`` (n,) or (S, n): which network
+    scored a case, where there are several; cases are ranked within a stratum only. Rows without a label are dropped
+    before patients are drawn. ``method``: ``best``, that of each measure (``stats.bounds``); ``percentile``; or ``bca``
+    (bias-corrected and accelerated, Efron 1987, with the jackknife over patients).
+
+    Without bounds (NaN, method ``too few``) stand numbers of fewer than 3 patients, or with fewer than 3 of a class.
+    Raises ``ValueError`` on shapes that do not fit, labels that are no classes, or an unknown metric, task or method.
+    """
+    if task not in KINDS:
+        raise ValueError(f"unknown task {task!r}; known: {', '.join(KINDS)}")
+    if method not in ("best", "percentile", "bca"):
+        raise ValueError(f"unknown method {method!r}; known: best, percentile, bca")
+    for name in metrics:
+        if name not in METRICS or task not in METRICS[name].tasks:
+            raise ValueError(
+                f"{name!r} is no metric of a {task} task; known: "
+                f"{', '.join(m for m in METRICS if task in METRICS[m].tasks)}"
+            )
+    given = answers(y_true, y_pred, patient, task=task, threshold=threshold, strata=strata)
+    size, smallest = len(given.names), given.smallest
+    enough = size >= MINIMUM_PATIENTS
     drawn = (
-        evaluate(patient_counts(len(names), resamples, seed), resamples)
+        given.all_over(metrics, patient_counts(size, resamples, seed), resamples)
         if enough
         else {m: np.full(resamples, np.nan) for m in metrics}
     )
-    left_out = evaluate(leave_one_out(len(names)), len(names)) if enough and method == "bca" else {}
     result = {}
     for name in metrics:
-        seeds = tuple(float(METRICS[name].function(y_true, p, threshold=threshold)) for p in y_pred)
+        seeds = tuple(given.value(name, s) for s in range(len(given.p)))
         value = float(np.mean(seeds)) if seeds else float("nan")
         if name in RAISED_BY_RESAMPLING and not np.isnan(drawn[name]).all():
             drawn[name] = np.maximum(drawn[name] - (np.nanmedian(drawn[name]) - value), 0.0)
-        low, high = limits(drawn[name], confidence, value if method == "bca" else None, left_out.get(name))
+        how = METRICS[name].bounds if method == "best" else method
         if np.isnan(value):
-            low = high = float("nan")
+            low, high, how = *bounds.NOWHERE, "none"
+        elif not enough or (smallest is not None and smallest < bounds.TOO_FEW):
+            low, high, how = *bounds.NOWHERE, "too few"
+        elif how in ("percentile", "bca"):
+            left = given.without_each(name) if how == "bca" else None
+            low, high = limits(drawn[name], confidence, value if how == "bca" else None, left)
+        else:
+            low, high = METHODS[how](given, name, value, confidence)
         undefined = float(np.isnan(drawn[name]).mean()) if resamples else 1.0
-        interval = Interval(
-            value, low, high, len(codes), len(names), unit, confidence, method, undefined, seeds, drawn[name]
+        result[name] = Interval(
+            value, low, high, len(given.codes), size, unit, confidence, how, undefined, seeds, drawn[name], smallest
         )
-        if interval.degenerate and value in METRICS[name].range:
-            interval = _at_the_edge(interval, name, y_true, y_pred, threshold, codes)
-        result[name] = interval
     return result
 
 
-def _at_the_edge(
-    interval: Interval, name: str, y_true: Any, y_pred: np.ndarray, threshold: np.ndarray, codes: np.ndarray
-) -> Interval:
-    """Bounds where all cases went one way: no resample can differ, yet nothing seen in a few patients is no certainty.
+# ---- the method of each measure -------------------------------------------------------------------
 
-    Shares get the exact binomial bound (Clopper and Pearson 1934) over the patients who count in them; other metrics
-    none.
-    """
-    counted = {
-        "accuracy": lambda p: np.ones(len(p), dtype=bool),
-        "sensitivity": lambda p: y_true == 1,
-        "specificity": lambda p: y_true == 0,
-        "precision": lambda p: p >= threshold,
-    }
-    if name not in counted:
-        return replace(interval, low=float("nan"), high=float("nan"), method="none")
-    units = min(len(np.unique(codes[counted[name](p)])) for p in y_pred)
-    reach = 1 - ((1 - interval.confidence) / 2) ** (1 / units)
-    low, high = (1 - reach, 1.0) if interval.value == 1 else (0.0, reach)
-    return replace(interval, low=low, high=high, method="exact")
+
+def _called_right(given: Answers) -> np.ndarray:
+    """Share of the seeds that call a case right (n,), and each seed's positive calls are those at the threshold."""
+    assert given.y is not None
+    if given.p.ndim == 3:
+        return np.asarray((given.p.argmax(axis=2) == given.y).mean(axis=0))
+    return np.asarray(((given.p >= given.threshold) == (given.y == 1)).mean(axis=0))
+
+
+def _auc(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
+    assert given.y is not None
+    return bounds.auc_bounds(given.y, given.p, given.codes, given.strata, confidence)
+
+
+def _share(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
+    assert given.y is not None
+    right, counted = _called_right(given), np.ones(len(given.codes), dtype=bool)
+    if name == "precision":
+        said = (given.p >= given.threshold).mean(axis=0)
+        counted, right = said > 0, given.y == 1
+        n = float(said.sum())
+    else:
+        counted = {"sensitivity": given.y == 1, "specificity": given.y == 0}.get(name, counted)
+        n = float(counted.sum())
+    (found,) = bounds.shares([(right[counted].astype(np.float64), given.codes[counted])], confidence)
+    return bounds.wilson(value, max(n, 1.0) * found.n / counted.sum(), found.crit)
+
+
+def _recalls(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
+    assert given.y is not None
+    right = _called_right(given)
+    classes = [given.y == c for c in np.unique(given.y)]
+    return bounds.mean_of_shares(bounds.shares([(right[of], given.codes[of]) for of in classes], confidence))
+
+
+def _by_error(function: Callable[..., bounds.Bounds]) -> Callable[..., bounds.Bounds]:
+    def find(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
+        error, size = bounds.spread(given.without_each(name), value), len(given.names)
+        if function in (bounds.bounded, bounds.ratio):
+            return function(value, error, size, given.smallest or size, confidence)
+        return function(value, error, size, confidence)
+
+    return find
+
+
+#: Name of a method -> bounds of a measure's value.
+METHODS: dict[str, Callable[[Answers, str, float, float], bounds.Bounds]] = {
+    "auc": _auc,
+    "share": _share,
+    "recalls": _recalls,
+    "bounded": _by_error(bounds.bounded),
+    "ratio": _by_error(bounds.ratio),
+    "error": _by_error(bounds.of_error),
+    "below_one": _by_error(bounds.below_one),
+}
 
 
 def limits(

@@ -43,6 +43,19 @@ class Judged:
             else ((self.votes > 0.5).astype(np.float64), np.full(len(threshold), 0.5))
         )
 
+    def taken(self, needs_threshold: bool, threshold: np.ndarray) -> dict[str, Any]:
+        """What a measure is taken of, as arguments of ``intervals.answers``: calls where it needs a threshold, else
+        scores; ranked within the fold whose network scored a case.
+        """
+        scores, at = self.decided(threshold) if needs_threshold else (self.y_pred, threshold)
+        return {
+            "y_true": self.y_true,
+            "y_pred": scores,
+            "patient": self.patients,
+            "threshold": at,
+            "strata": self.outer,
+        }
+
     def take(self, rows: np.ndarray) -> Judged:
         """Some of the cases (mask or indices)."""
         return replace(

@@ -91,8 +91,7 @@ class Kind:
     - ``labels``: (target, class index of each case, class names) of every target with classes.
     - ``by_patient``: answers of a patient's cases can be averaged.
     - ``curves`` of roc, calibration, scatter; ``beside`` of majority, threshold, slope, negatives, looks_at;
-      ``caveats`` of constant, ties, undefined; ``paired`` the test of two models (``stats.pairs.TESTS``), else the
-      paired bootstrap.
+      ``caveats`` of constant, ties, undefined.
     """
 
     name: str
@@ -114,7 +113,11 @@ class Kind:
     curves: frozenset[str] = frozenset()
     beside: frozenset[str] = frozenset()
     caveats: frozenset[str] = frozenset()
-    paired: str = ""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether cases fall into classes, each of which needs some patients."""
+        return self.labels is not _no_labels
 
 
 KINDS: dict[str, Kind] = {}  # in the order in which the kinds of a task are asked
@@ -407,7 +410,6 @@ BINARY = register(
         curves=frozenset({"roc", "calibration"}),
         beside=frozenset({"majority", "threshold", "slope", "negatives", "looks_at"}),
         caveats=frozenset({"constant", "ties"}),
-        paired="delong",
     )
 )
 MULTICLASS = register(

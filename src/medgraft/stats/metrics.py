@@ -15,8 +15,10 @@ quantities     (n, T) quantities           (n, T) quantities, each in its target
 segmentation   None                        (n, K, 3) counts tp, fp, fn of each structure
 =============  ==========================  ==========================================
 
-Rows whose label is NaN are dropped. A metric that is not defined (one class only, no rows, a NaN
-score) is NaN; it is never an exception and never a number that looks right.
+Scores of different networks are not on one scale: where ``strata`` tell which fold's network scored a case, measures
+that rank (AUC, average precision) count pairs within a stratum only. Rows whose label is NaN are dropped. A metric that
+is not defined (one class only, no rows, a NaN score) is NaN; it is never an exception and never a number that looks
+right.
 """
 
 from __future__ import annotations
@@ -39,20 +41,27 @@ class Weights:
 
     ``patient`` (n,) row of ``counts`` that each case belongs to; ``counts`` (P, B) float64, a patient's
     multiplicity in every one of B resamples. All cases of a patient share its count, so a patient is
-    never split.
+    never split. ``strata`` (n,) codes of cases that may be ranked against each other; None: all.
     """
 
     patient: np.ndarray
     counts: np.ndarray
+    strata: np.ndarray | None = None
 
     @staticmethod
-    def unit(n: int) -> Weights:
+    def unit(n: int, strata: np.ndarray | None = None) -> Weights:
         """Every case once: the point estimate."""
-        return Weights(np.zeros(n, dtype=np.int64), np.ones((1, 1)))
+        return Weights(np.zeros(n, dtype=np.int64), np.ones((1, 1)), strata)
 
     def take(self, rows: np.ndarray) -> Weights:
         """The weights of some of the cases (mask or indices); patients stay as they are."""
-        return Weights(self.patient[rows], self.counts)
+        return Weights(self.patient[rows], self.counts, None if self.strata is None else self.strata[rows])
+
+    def parts(self) -> list[np.ndarray]:
+        """Rows of each stratum; one part of all cases where there are no strata."""
+        if self.strata is None:
+            return [np.arange(len(self.patient))]
+        return [np.flatnonzero(self.strata == code) for code in np.unique(self.strata)]
 
     def sums(self, *columns: np.ndarray) -> np.ndarray:
         """Weighted sums over cases of each (n,) column: (len(columns), B). Cases are added up within patients first."""
@@ -94,6 +103,16 @@ class Metric(Scale):
     description: str
     tasks: tuple[str, ...]
     needs_threshold: bool = False
+    interval: str = ""
+    ranks: bool = False  # compares scores of cases, and so takes those of one network only
+
+    @property
+    def bounds(self) -> str:
+        """How its interval is found (``stats.bounds``): ``auc``, ``share``, ``recalls``, ``ratio``, ``percentile``;
+        else by range ``bounded``, ``error`` or ``below_one``.
+        """
+        low, high = self.range
+        return self.interval or ("below_one" if low < 0 else "bounded" if high == 1 else "error")
 
 
 METRICS: dict[str, Metric] = {}  # the one registry
@@ -131,7 +150,7 @@ def best(values: Sequence[float], name: str) -> int | None:
 
 
 def told(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What ``summary.json`` says of each measure: ``{name: {direction, decimals, unit, description?, title?}}``.
+    """What ``summary.json`` says of measures: ``{name: {direction, decimals, unit, description?, ranks?, title?}}``.
 
     A page reads it from there, and so ranks and prints a measure that only a task's own file knows.
     """
@@ -142,6 +161,7 @@ def told(names: Iterable[str]) -> dict[str, dict[str, Any]]:
             found[name] = {"direction": known.direction, "decimals": known.decimals, "unit": known.unit}
             if isinstance(known, Metric):
                 found[name]["description"] = known.description
+                found[name]["ranks"] = known.ranks
             if known.title:
                 found[name]["title"] = list(known.title)
     return found
@@ -163,6 +183,8 @@ def metric(
     unit: str = "",
     title: tuple[str, str] | None = None,
     needs_threshold: bool = False,
+    interval: str = "",
+    ranks: bool = False,
 ) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
     """Register a weighted function and give it clean input: labelled rows only, NaN where nothing is defined.
 
@@ -173,7 +195,11 @@ def metric(
     def register(function: Callable[..., Value]) -> Callable[..., Value]:
         @wraps(function)
         def clean(
-            y_true: np.ndarray | None, y_pred: np.ndarray, weights: Weights | None = None, threshold: Any = 0.5
+            y_true: np.ndarray | None,
+            y_pred: np.ndarray,
+            weights: Weights | None = None,
+            threshold: Any = 0.5,
+            strata: np.ndarray | None = None,
         ) -> Value:
             y_pred = np.asarray(y_pred, dtype=np.float64)
             n = len(y_pred)
@@ -182,6 +208,8 @@ def metric(
                 raise ValueError(f"{len(y_true)} labels for {n} predictions")
             labelled = labelled_rows(y_true)
             used = Weights.unit(n) if weights is None else weights
+            if strata is not None:
+                used = Weights(used.patient, used.counts, np.asarray(strata))
             options: dict[str, Any] = {}
             if needs_threshold:
                 options["threshold"] = np.broadcast_to(np.asarray(threshold, dtype=np.float64), (n,))[labelled]
@@ -208,6 +236,8 @@ def metric(
             description=description,
             tasks=tuple(tasks.split()),
             needs_threshold=needs_threshold,
+            interval=interval,
+            ranks=ranks,
         )
         return clean
 
@@ -223,6 +253,17 @@ def _score_groups(score: np.ndarray) -> np.ndarray:
 
 
 def _auc(y: np.ndarray, p: np.ndarray, w: Weights) -> np.ndarray:
+    """Pairs of a positive and a negative of one stratum that are in order, over all such pairs."""
+    won, pairs = np.zeros(w.counts.shape[1]), np.zeros(w.counts.shape[1])
+    for rows in w.parts():
+        if len(np.unique(y[rows])) == 2:
+            of_part = _pairs(y[rows], p[rows], w.take(rows))
+            won, pairs = won + of_part[0], pairs + of_part[1]
+    return won / pairs
+
+
+def _pairs(y: np.ndarray, p: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """(Pairs in order, pairs) in each resample (B,); ties are half in order."""
     positive = y == 1
     group = _score_groups(p)
     size, ones_in = np.bincount(group), np.bincount(group, weights=positive)
@@ -238,10 +279,23 @@ def _auc(y: np.ndarray, p: np.ndarray, w: Weights) -> np.ndarray:
     below = np.cumsum(zeros, axis=0)
     n_ones, n_zeros = ones.sum(axis=0), below[-1].copy()
     below[tied] -= 0.5 * zeros[tied]
-    return np.einsum("gb,gb->b", ones, below) / (n_ones * n_zeros)
+    return np.einsum("gb,gb->b", ones, below), n_ones * n_zeros
 
 
 def _auprc(y: np.ndarray, p: np.ndarray, w: Weights) -> np.ndarray:
+    """Precision at the score of each positive case, among the cases of its stratum, averaged over the positive cases;
+    strata without a negative case tell nothing.
+    """
+    total, ones = np.zeros(w.counts.shape[1]), np.zeros(w.counts.shape[1])
+    for rows in w.parts():
+        if len(np.unique(y[rows])) == 2:
+            of_part = _precisions(y[rows], p[rows], w.take(rows))
+            total, ones = total + of_part[0], ones + of_part[1]
+    return total / ones
+
+
+def _precisions(y: np.ndarray, p: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """(Sum over positive cases of the precision at their score, positive cases) in each resample (B,)."""
     positive = y == 1
     group = _score_groups(-p)  # descending
     groups = int(group.max()) + 1
@@ -249,17 +303,28 @@ def _auprc(y: np.ndarray, p: np.ndarray, w: Weights) -> np.ndarray:
     true = np.cumsum(ones, axis=0)
     called = np.cumsum(w.grouped(group, groups), axis=0)
     precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
-    return np.einsum("gb,gb->b", ones, precision) / true[-1]
+    alone = called[-1] == true[-1]  # a resample without a negative case
+    return np.where(alone, 0, np.einsum("gb,gb->b", ones, precision)), np.where(alone, 0, true[-1])
 
 
-@metric("binary", (0, 1), "chance that a random positive case scores above a random negative one (ties count half)")
+@metric(
+    "binary",
+    (0, 1),
+    "chance that a random positive case scores above a random negative one (ties count half)",
+    interval="auc",
+    ranks=True,
+)
 def auc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Area under the ROC curve, the Mann-Whitney statistic (Hanley and McNeil 1982)."""
     return _auc(y_true, y_pred, weights)
 
 
 @metric(
-    "binary", (0, 1), "average precision: precision at each positive case's score, averaged over the positive cases"
+    "binary",
+    (0, 1),
+    "average precision: precision at each positive case's score, averaged over the positive cases",
+    interval="ratio",
+    ranks=True,
 )
 def auprc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Average precision: sum over distinct scores of (step in recall) x precision; no interpolation."""
@@ -283,7 +348,13 @@ def _macro(
     return np.mean(values, axis=0) if values else np.full(weights.counts.shape[1], np.nan)
 
 
-@metric("multiclass multilabel", (0, 1), "mean over the classes (or targets) of the AUC of each against the rest")
+@metric(
+    "multiclass multilabel",
+    (0, 1),
+    "mean over the classes (or targets) of the AUC of each against the rest",
+    interval="ratio",
+    ranks=True,
+)
 def macro_auc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Macro one-versus-rest AUC (multi-class), or the mean AUC of the targets (multi-label)."""
     return _macro(_auc, y_true, y_pred, weights)
@@ -293,6 +364,8 @@ def macro_auc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value
     "multiclass multilabel",
     (0, 1),
     "mean over the classes (or targets) of the average precision of each against the rest",
+    interval="ratio",
+    ranks=True,
 )
 def macro_auprc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Macro average precision."""
@@ -300,6 +373,18 @@ def macro_auprc(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Val
 
 
 # ---- decisions --------------------------------------------------------------------------------
+
+
+def check_labels(y_true: np.ndarray, y_pred: np.ndarray) -> None:
+    """Raises ``ValueError`` when class labels are no indices of the classes that were scored (0 and 1 for one score).
+
+    ``y_true`` (n,) or (n, T), NaN for unknown; ``y_pred`` (..., n) or (..., n, C).
+    """
+    classes = y_pred.shape[-1] if y_true.ndim == 1 and y_pred.ndim > 2 else 2
+    known = y_true[~np.isnan(y_true)]
+    odd = known[(known != np.floor(known)) | (known < 0) | (known >= classes)]
+    if len(odd):
+        raise ValueError(f"label {odd[0]:g} is no class index in 0..{classes - 1}")
 
 
 def _table(y: np.ndarray, p: np.ndarray, w: Weights, threshold: np.ndarray) -> np.ndarray:
@@ -322,7 +407,7 @@ def _decided(y: np.ndarray, p: np.ndarray, w: Weights, threshold: np.ndarray) ->
     return np.stack([np.stack([tn, fp]), np.stack([fn, tp])])
 
 
-@metric("binary multiclass", (0, 1), "share of cases called right", needs_threshold=True)
+@metric("binary multiclass", (0, 1), "share of cases called right", needs_threshold=True, interval="share")
 def accuracy(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
     """Share of cases called right."""
     table = _decided(y_true, y_pred, weights, threshold)
@@ -330,7 +415,11 @@ def accuracy(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold
 
 
 @metric(
-    "binary multiclass", (0, 1), "share called right in each class, averaged over the classes", needs_threshold=True
+    "binary multiclass",
+    (0, 1),
+    "share called right in each class, averaged over the classes",
+    needs_threshold=True,
+    interval="recalls",
 )
 def balanced_accuracy(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
     """Mean recall over the classes that the data hold; not defined with one class only."""
@@ -342,35 +431,43 @@ def balanced_accuracy(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, 
     return recall[present].mean(axis=0)
 
 
-@metric("binary", (0, 1), "share of the positive cases that are called positive", needs_threshold=True)
+@metric(
+    "binary", (0, 1), "share of the positive cases that are called positive", needs_threshold=True, interval="share"
+)
 def sensitivity(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
     """Recall of the positive class: tp / (tp + fn)."""
     tp, _, fn, _ = _table(y_true, y_pred, weights, threshold)
     return tp / (tp + fn)
 
 
-@metric("binary", (0, 1), "share of the negative cases that are called negative", needs_threshold=True)
+@metric(
+    "binary", (0, 1), "share of the negative cases that are called negative", needs_threshold=True, interval="share"
+)
 def specificity(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
     """Recall of the negative class: tn / (tn + fp)."""
     _, fp, _, tn = _table(y_true, y_pred, weights, threshold)
     return tn / (tn + fp)
 
 
-@metric("binary", (0, 1), "share of the cases called positive that are positive", needs_threshold=True)
+@metric(
+    "binary", (0, 1), "share of the cases called positive that are positive", needs_threshold=True, interval="share"
+)
 def precision(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
     """Positive predictive value: tp / (tp + fp); not defined when nothing is called positive."""
     tp, fp, _, _ = _table(y_true, y_pred, weights, threshold)
     return tp / (tp + fp)
 
 
-@metric("binary", (0, 1), "harmonic mean of precision and sensitivity", needs_threshold=True)
+@metric("binary", (0, 1), "harmonic mean of precision and sensitivity", needs_threshold=True, interval="ratio")
 def f1(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
     """2 tp / (2 tp + fp + fn); not defined without a positive case."""
     tp, fp, fn, _ = _table(y_true, y_pred, weights, threshold)
     return np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
 
 
-@metric("multiclass multilabel", (0, 1), "mean over the classes (or targets) of F1", needs_threshold=True)
+@metric(
+    "multiclass multilabel", (0, 1), "mean over the classes (or targets) of F1", needs_threshold=True, interval="ratio"
+)
 def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, threshold: np.ndarray) -> Value:
     """Macro F1: of the called classes (multi-class) or at the threshold (multi-label), over those with a positive
     case.
@@ -442,6 +539,7 @@ def confidence_and_truth(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.nda
     "mean gap between predicted probability and observed share, over 10 bins that hold about as many cases each",
     direction="lower",
     decimals=3,
+    interval="percentile",
 )
 def ece(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Expected calibration error over 10 equal-mass bins (Nixon et al. 2019); multi-class: of the top label (Guo et al.
@@ -540,9 +638,14 @@ def overlap(counts: np.ndarray, name: str = "dice") -> np.ndarray:
     return np.divide(double * tp, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
+def present(counts: np.ndarray) -> np.ndarray:
+    """Which structures a case holds in truth, of counts (..., 3). Overlap judges these; the others ``absent_clear``."""
+    return np.asarray((counts[..., 0] + counts[..., 2]) > 0)
+
+
 def _per_case(counts: np.ndarray, weights: Weights, name: str) -> np.ndarray:
     values = overlap(counts, name)  # (n, K)
-    known = ~np.isnan(values)
+    known = present(counts)
     n_known = known.sum(axis=1)
     case = np.where(known, values, 0).sum(axis=1) / np.maximum(n_known, 1)
     total, n = weights.sums(case, n_known > 0)
@@ -560,19 +663,32 @@ def _pooled(counts: np.ndarray, weights: Weights, name: str) -> np.ndarray:
 @metric(
     "segmentation",
     (0, 1),
-    "overlap of drawn and predicted area, 2 x common / (drawn + predicted), averaged over the cases",
+    "overlap of drawn and predicted area, 2 x common / (drawn + predicted), averaged over the cases that hold it",
 )
 def dice(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
-    """Mean over cases of the Dice coefficient (itself the mean over the structures that the case or its prediction
-    holds).
-    """
+    """Mean over cases of the Dice coefficient (itself the mean over the structures that the case holds in truth)."""
     return _per_case(y_pred, weights, "dice")
 
 
-@metric("segmentation", (0, 1), "common area / joint area of drawn and predicted, averaged over the cases")
+@metric("segmentation", (0, 1), "common area / joint area of drawn and predicted, averaged over the cases that hold it")
 def iou(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
     """Mean over cases of intersection over union (Jaccard)."""
     return _per_case(y_pred, weights, "iou")
+
+
+@metric(
+    "segmentation",
+    (0, 1),
+    "share of the cases without a structure in which none is drawn, averaged over the structures a case lacks",
+    title=("Nothing drawn where nothing is", "无结构处未画出"),
+)
+def absent_clear(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights) -> Value:
+    """Mean over the cases that lack a structure of whether the model draws none either; not defined without such."""
+    lacks = ~present(y_pred)
+    clear = (lacks & (y_pred[..., 1] == 0)).sum(axis=1) / np.maximum(lacks.sum(axis=1), 1)
+    some = np.asarray(lacks.any(axis=1))
+    total, n = weights.sums(clear * some, some)
+    return total / n
 
 
 @metric("segmentation", (0, 1), "Dice of all cases' pixels thrown together: large structures weigh more")
@@ -592,11 +708,17 @@ def for_task(task: str) -> list[str]:
     return [m.name for m in METRICS.values() if task in m.tasks]
 
 
-def point(name: str, y_true: np.ndarray | None, y_pred: np.ndarray, threshold: Any = 0.5) -> float:
+def point(
+    name: str,
+    y_true: np.ndarray | None,
+    y_pred: np.ndarray,
+    threshold: Any = 0.5,
+    strata: np.ndarray | None = None,
+) -> float:
     """The point value of a metric by name.
 
     Raises ``KeyError`` with the known names when there is no such metric.
     """
     if name not in METRICS:
         raise KeyError(f"no metric {name!r}; known: {', '.join(METRICS)}")
-    return float(METRICS[name].function(y_true, y_pred, threshold=threshold))
+    return float(METRICS[name].function(y_true, y_pred, threshold=threshold, strata=strata))

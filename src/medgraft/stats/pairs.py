@@ -1,90 +1,141 @@
-"""Every two models on the cases that both judged, and the rank of each with its interval."""
+"""Every two models on the cases that both judged, the rank of each with its interval, and what the best owes luck."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from medgraft.notices import Notice, notice
-from medgraft.stats.compare import Difference, delong_test, difference, holm
-from medgraft.stats.intervals import Interval, bootstrap, rank_intervals
+from medgraft.stats.bounds import TOO_FEW
+from medgraft.stats.compare import Difference, Influence, adjusted, influence, paired
+from medgraft.stats.intervals import Interval, answers, bootstrap, rank_intervals
 from medgraft.stats.judged import Entry, Judged
 from medgraft.stats.kinds import Question
-from medgraft.stats.metrics import better
+from medgraft.stats.metrics import METRICS, better
 
 
-def _delong(one: Judged, two: Judged, confidence: float) -> Difference:
-    assert one.y_true is not None
-    return delong_test(one.y_true, one.y_pred, two.y_pred, one.patients, confidence)
+@dataclass(frozen=True)
+class Calls:
+    """What models said, and from which score on they call a case: the one ground of every comparison.
 
+    ``judged`` and ``thresholds`` by name; what a measure says of a model on some cases is found once, however many
+    comparisons ask.
+    """
 
-#: Tests of two models on the same cases that stand in for the paired bootstrap, by the name that a kind gives.
-TESTS: dict[str, Callable[[Judged, Judged, float], Difference]] = {"delong": _delong}
+    asked: Question
+    judged: Mapping[str, Judged]
+    thresholds: Mapping[str, np.ndarray]
+    options: Mapping[str, Any]
+    known: dict[tuple[str, str, frozenset[str] | None], Influence] = field(default_factory=dict)
+    cases: dict[str, frozenset[str]] = field(default_factory=dict)
 
+    def cases_of(self, name: str) -> frozenset[str]:
+        if name not in self.cases:
+            self.cases[name] = frozenset(self.judged[name].cases.tolist())
+        return self.cases[name]
 
-def _on(answers: Judged, cases: frozenset[str]) -> Judged:
-    return answers if len(cases) == len(answers.cases) else answers.take(np.isin(answers.cases, list(cases)))
+    def on(self, name: str, common: frozenset[str] | None = None) -> tuple[Judged, np.ndarray]:
+        """Answers and thresholds of a model, of some cases alone where they are not all."""
+        found, at = self.judged[name], self.thresholds[name]
+        if common is None or len(common) == len(found.cases):
+            return found, at
+        rows = np.isin(found.cases, list(common))
+        return found.take(rows), at[rows]
+
+    def adds(self, name: str, metric: str, common: frozenset[str]) -> Influence:
+        """A measure of a model on some cases, and what each patient adds to it."""
+        key = (name, metric, None if len(common) == len(self.judged[name].cases) else common)
+        if key not in self.known:
+            given, at = self.on(name, common)
+            taken = given.taken(METRICS[metric].needs_threshold, at)
+            self.known[key] = influence(answers(**taken, task=self.asked.task), metric)
+        return self.known[key]
+
+    def test(self, a: str, b: str, metric: str) -> tuple[Difference, int] | None:
+        """a minus b on the cases that both judged, and how many those are; None where there is none."""
+        common = self.cases_of(a) & self.cases_of(b)
+        if not common:
+            return None
+        one, two = self.adds(a, metric, common), self.adds(b, metric, common)
+        return paired(one, two, better(metric) != "lower", self.options.get("confidence", 0.95)), len(common)
 
 
 def compare(
-    asked: Question,
-    judged: dict[str, Judged],
-    intervals: dict[str, Interval],
-    level: str,
-    options: dict[str, Any],
-    warnings: list[Notice],
-) -> tuple[list[Entry], dict[str, dict[str, int]]]:
-    """All pairs on the primary metric with Holm over the family, and the rank of each model with its interval."""
+    calls: Calls, intervals: dict[str, Interval], level: str, warnings: list[Notice]
+) -> tuple[list[Entry], dict[str, dict[str, int]], Entry | None]:
+    """All pairs on the primary metric, corrected for the family; the rank of each model with its interval; and the
+    winner (``luck``). Models with too few patients of a class stand alone.
+    """
+    asked, options = calls.asked, calls.options
     higher = better(asked.primary) != "lower"
-    ids = [name for name in judged if not np.isnan(intervals[name].value)]
+    told = {name for name, i in intervals.items() if i.n_smallest is None or i.n_smallest >= TOO_FEW}
+    ids = [name for name in calls.judged if name in told and not np.isnan(intervals[name].value)]
     ids.sort(key=lambda name: intervals[name].value, reverse=higher)  # the better one of a pair comes first
-    cases = {name: frozenset(judged[name].cases.tolist()) for name in ids}
-
-    @cache  # drawn once for a model and its cases, however many pairs and ranks ask
-    def on(name: str, common: frozenset[str]) -> Interval:
-        if len(common) == len(cases[name]):
-            return intervals[name]
-        part = _on(judged[name], common)
-        return bootstrap(part.y_true, part.y_pred, part.patients, [asked.primary], task=asked.task, **options)[
-            asked.primary
-        ]
-
     pairs: list[Entry] = []
+    tests: list[Difference] = []
     for a, b in combinations(ids, 2):
-        common = cases[a] & cases[b]
-        if not common:
-            continue
-        boot = difference(on(a, common), on(b, common), higher, options["confidence"])
-        test = boot
-        if asked.kind.paired:
-            test = TESTS[asked.kind.paired](_on(judged[a], common), _on(judged[b], common), options["confidence"])
-        pairs.append(
-            {
-                "a": a,
-                "b": b,
-                "metric": f"{level}.{asked.primary}",
-                "difference": boot.difference,
-                "low": boot.low,
-                "high": boot.high,
-                "p": test.p,
-                "method": test.method,
-                "p_superior": boot.p_superior,
-                "n": len(common),
-            }
-        )
-    for pair, adjusted in zip(pairs, holm([pair["p"] for pair in pairs])):
-        pair["p_holm"] = float(adjusted)
-    everywhere = frozenset.intersection(*cases.values()) if cases else frozenset[str]()
+        found = calls.test(a, b, asked.primary)
+        if found is not None:
+            tests.append(found[0])
+            pairs.append({"a": a, "b": b, "metric": f"{level}.{asked.primary}", **as_entry(found[0]), "n": found[1]})
+    for pair, p in zip(pairs, adjusted(tests, seed=options.get("seed", 0))):
+        pair["p_adjusted"] = float(p)
+    everywhere = frozenset.intersection(*(calls.cases_of(i) for i in ids)) if ids else frozenset[str]()
     if len(ids) > 1 and not everywhere:
         warnings.append(notice("no_common_case"))
     if not everywhere:
-        return pairs, {}
-    same = [on(name, everywhere) for name in ids]
-    found = rank_intervals(
+        return pairs, {}, None
+
+    def drawn(name: str) -> Interval:
+        if len(everywhere) == len(calls.judged[name].cases):
+            return intervals[name]
+        given, at = calls.on(name, everywhere)
+        taken = given.taken(METRICS[asked.primary].needs_threshold, at)
+        return bootstrap(**taken, metrics=[asked.primary], task=asked.task, **options)[asked.primary]
+
+    same = [drawn(name) for name in ids]
+    ranks = rank_intervals(
         [i.value for i in same], np.stack([i.distribution for i in same]), higher, options["confidence"]
     )
-    return pairs, dict(zip(ids, found))
+    first = luck(same, [calls.adds(name, asked.primary, everywhere) for name in ids], higher)
+    winner = None if first is None else {"id": ids[first["place"]], "metric": f"{level}.{asked.primary}", **first}
+    return pairs, dict(zip(ids, ranks)), winner
+
+
+def as_entry(test: Difference) -> Entry:
+    """A difference as the summary writes it."""
+    return {name: getattr(test, name) for name in ("difference", "low", "high", "p", "method", "p_superior")}
+
+
+def luck(same: list[Interval], adds: list[Influence], higher_is_better: bool) -> Entry | None:
+    """What the best of several models owes to having been picked: ``{place, value, optimism, expected, low, high}``.
+
+    Numbers of equal models differ by chance, and the best of them is too good. Each is drawn towards their mean by the
+    share of their spread that chance explains (empirical Bayes, James and Stein 1961; the spread by chance from the
+    influences); ``optimism`` is how far the best one moves, ``expected`` where it lands, ``low`` and ``high`` its
+    interval moved with it. None with fewer than two models or where nothing can be told.
+    """
+    values = np.array([i.value for i in same])
+    if len(values) < 2 or np.isnan(values).any():
+        return None
+    pulls = np.stack([a.pull for a in adds])
+    if np.isnan(pulls).any():
+        return None
+    apart = pulls - pulls.mean(axis=0)
+    chance = float((apart**2).sum() / (len(values) - 1))
+    seen = float(values.var(ddof=1))
+    keep = max(0.0, 1 - chance / seen) if seen > 0 else 0.0
+    best = int(values.argmax() if higher_is_better else values.argmin())
+    optimism = float((1 - keep) * (values[best] - values.mean()))
+    return {
+        "place": best,
+        "value": float(values[best]),
+        "optimism": optimism if higher_is_better else -optimism,
+        "expected": float(values[best] - optimism),
+        "low": float(same[best].low - optimism),
+        "high": float(same[best].high - optimism),
+    }

@@ -78,7 +78,8 @@ def summarise(
     caveats.of_data(asked, judged, intervals, run, options["unit"], warnings)
     for name in judged:
         caveats.of_model(name, asked, judged[name], intervals[name], warnings)
-    compared, ranks = pairs.compare(asked, judged, intervals, level, options, warnings)
+    calls = pairs.Calls(asked, judged, thresholds, options)
+    compared, ranks, winner = pairs.compare(calls, intervals, level, warnings)
     models = _models(asked, cells, run, metrics, ranks, primary, warnings)
     inner = inner_scores(asked, predictions, measures, cells, run)
     for model in models:
@@ -90,7 +91,7 @@ def summarise(
     caveats.of_coverage(by_case, cells, warnings)
     beside.add(asked, predictions, measures, cells, run, models, by_case, options)
     wanted = (run.get("recipe") or {}).get("claims") or []
-    verdicts = claims.verdicts(wanted, asked, judged, thresholds, models, options)
+    verdicts = claims.verdicts(wanted, calls, models)
     everyone = sorted({c for a in judged.values() for c in a.cases})
     patients = {p for a in judged.values() for p in a.patients}
     refits = cells.filter(pl.col("inner") == -1)
@@ -105,7 +106,7 @@ def summarise(
         "resamples": resamples,
         "confidence": confidence,
         "stats_seed": seed,
-        "pooled": "pooled over the outer test folds",
+        "pooled": "pooled over the outer test folds; measures that rank compare cases of one fold only",
         "primary_metric": primary,
         "measures": told(name.split(".")[1] for model in models for name in model["metrics"]),
         "majority": levels.majority(asked, by_case),
@@ -116,6 +117,7 @@ def summarise(
         "run": facts,
         "models": models,
         "pairs": compared,
+        "winner": winner,
         "roc": curves.roc_curves(asked, judged, options),
         "calibration": curves.calibration(asked, judged, options),
         "scatter": cases.scatter(asked, judged),

@@ -60,7 +60,7 @@ def _finite(value: Any) -> float | None:
 def write_tables(summary: dict[str, Any], run_dir: str | Path) -> None:
     """Write ``summary.json``, ``leaderboard.csv`` and ``pairs.csv``; each appears whole or not at all."""
     run_dir = Path(run_dir)
-    columns = ["a", "b", "metric", "difference", "low", "high", "p", "p_holm", "method", "p_superior", "n"]
+    columns = ["a", "b", "metric", "difference", "low", "high", "p", "p_adjusted", "method", "p_superior", "n"]
     schema = {
         c: pl.String if c in ("a", "b", "metric", "method") else pl.Int64 if c == "n" else pl.Float64 for c in columns
     }

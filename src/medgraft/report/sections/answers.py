@@ -59,7 +59,11 @@ STRINGS = take(
             "Against {other}: difference {difference}; no p value is defined, so no difference is shown.",
             "与{other}相比：差值 {difference}；p 值无定义，未能证明存在差异。",
         ),
-        "after_holm": (" after Holm", "（Holm 校正后）"),
+        "answer_luck": (
+            "The best of {n} is picked partly by luck: on new patients of the same kind expect {metric} {estimate}.",
+            "{n} 个中的最佳者部分出于运气：在同类新患者上预期 {metric} 为 {estimate}。",
+        ),
+        "after_holm": (" (corrected)", "（校正后）"),
         "answer_fail_binary": (
             "With the {rule}, it finds {sensitivity} of the {positive} cases (sensitivity) and clears {specificity} of the others (specificity).",
             "采用{rule}时，它能检出 {positive} 病例中的 {sensitivity}（灵敏度），并正确排除其余病例中的 {specificity}（特异度）。",
@@ -213,8 +217,8 @@ def against(view: View, best: dict[str, Any]) -> str:
     if text.language == "zh" and name[0].isascii():
         name = f" {name}"  # Latin letters stand off from Chinese
     difference = view.interval(row["difference"], row.get("low"), row.get("high"), view.primary, form="interval_plain")
-    holm = finite(row.get("p_holm"))
-    p = row.get("p_holm") if holm else row.get("p")
+    holm = finite(row.get("p_adjusted"))
+    p = row.get("p_adjusted") if holm else row.get("p")
     if not finite(p):
         return text("answer_against_no_p", other=name, difference=difference)
     return text(
@@ -232,13 +236,25 @@ def how_sure(view: View, best: dict[str, Any]) -> str:
     rank = best.get("rank") or {}
     if not (finite(rank.get("low")) and finite(rank.get("high"))):
         return ""
-    return view.text(
+    place = view.text(
         "answer_rank_firm" if rank["low"] == rank["high"] == 1 else "answer_rank",
         n=len(view.judged),
         low=rank["low"],
         high=rank["high"],
         confidence=view.confidence_text,
     )
+    return f"{place}{' ' if view.text.language == 'en' else ''}{luck(view, best)}".strip()
+
+
+def luck(view: View, best: dict[str, Any]) -> str:
+    """What to expect of the best model once the luck of having been picked is taken off; none if little."""
+    won = view.summary.get("winner") or {}
+    known = won.get("id") == best["id"] and all(finite(won.get(k)) for k in ("value", "expected", "low", "high"))
+    if not known or abs(won["optimism"]) < 0.05 * (won["high"] - won["low"]):
+        return ""
+    bounds = (won["expected"], won["low"], won["high"])
+    estimate = view.interval(*bounds, view.primary, form="interval_plain")
+    return view.text("answer_luck", n=len(view.judged), metric=view.text.metric(view.primary), estimate=estimate)
 
 
 def beyond_the_obvious(view: View, best: dict[str, Any]) -> str:

@@ -27,17 +27,17 @@ STRINGS = take(
         "baseline_judged": ("all cases, cross-validated", "全部病例，交叉验证"),
         "leaderboard_title": ("Leaderboard", "排行榜"),
         "leaderboard_note_one": (
-            "Ordered by {metric}, {level}, on the one held-out test part, averaged over the seeds. Brackets are {confidence} intervals from "
-            "{resamples} bootstrap resamples of {unit}. Seed spread is the standard deviation between trainings that differ in the seed alone; "
+            "Ordered by {metric}, {level}, on the one held-out test part, averaged over the seeds. Brackets are {confidence} intervals over {unit}. Seed "
+            "spread is the standard deviation between trainings that differ in the seed alone; "
             "it is not part of the interval.",
-            "按 {metric}（{level}）排序，取自唯一的留出测试部分并对随机种子取平均。括号内为 {confidence} 置信区间，由对{unit}的 {resamples} 次自助重抽样得到。"
+            "按 {metric}（{level}）排序，取自唯一的留出测试部分并对随机种子取平均。括号内为 {confidence} 置信区间（以{unit}计）。"
             "种子离散度是仅随机种子不同的训练之间的标准差，不包含在置信区间内。",
         ),
         "leaderboard_note": (
-            "Ordered by {metric}, {level}, pooled over the outer test folds and averaged over the seeds. Brackets are {confidence} intervals from "
-            "{resamples} bootstrap resamples of {unit}. Seed spread is the standard deviation between trainings that differ in the seed alone; "
+            "Ordered by {metric}, {level}, over all outer test folds and averaged over the seeds{ranked}. Brackets are {confidence} intervals over {unit}. Seed "
+            "spread is the standard deviation between trainings that differ in the seed alone; "
             "it is not part of the interval.",
-            "按 {metric}（{level}）排序，合并所有外层测试折并对随机种子取平均。括号内为 {confidence} 置信区间，由对{unit}的 {resamples} 次自助重抽样得到。"
+            "按 {metric}（{level}）排序，涵盖所有外层测试折并对随机种子取平均{ranked}。括号内为 {confidence} 置信区间（以{unit}计）。"
             "种子离散度是仅随机种子不同的训练之间的标准差，不包含在置信区间内。",
         ),
         "col_rank": ("Rank", "名次"),
@@ -48,8 +48,8 @@ STRINGS = take(
         "seed_single": ("not known: one seed", "未知：仅一个种子"),
         "metrics_title": ("All measures", "全部指标"),
         "metrics_note": (
-            "Each number stands with its {confidence} interval, {unit} resampled.",
-            "每个数值均附 {confidence} 置信区间（对{unit}重抽样）。",
+            "Each number stands with its {confidence} interval over {unit}.",
+            "每个数值均附 {confidence} 置信区间（以{unit}计）。",
         ),
         "cost_title": ("Size, weights and time", "规模、权重与耗时"),
         "col_parameters": ("Parameters", "参数量"),
@@ -208,7 +208,7 @@ def _note(view: View) -> str:
         metric=text.metric(view.primary),
         level=text.metric_level(view.primary) or text(f"per_{view.level}"),
         confidence=view.confidence_text,
-        resamples=view.resamples,
+        ranked=view.ranked,
         unit=text(f"unit_{view.unit}"),
     )
     if view.baseline is None:

@@ -15,9 +15,9 @@ STRINGS = take(
         "nav_claims": ("Claims", "论断"),
         "claims_title": ("Sentences of the sources, put to the test", "对来源论断的检验"),
         "claims_note": (
-            "Each sentence names networks that should do better than others. Every such pair is compared on the same cases by resampling patients, "
-            "and p values are corrected within the sentence (Holm). Not shown is not the same as wrong.",
-            "每条论断都指明哪些网络应优于其他网络。每一对均在相同病例上按患者重抽样比较，p 值在该论断内校正（Holm）。“未证实”不等于“错误”。",
+            "Each sentence names networks that should do better than others. Every such pair is tested on the same cases, as on the leaderboard, "
+            "and p values are corrected within the sentence. Not shown is not the same as wrong.",
+            "每条论断都指明哪些网络应优于其他网络。每一对均在相同病例上检验（方法同排行榜），p 值在该论断内校正。“未证实”不等于“错误”。",
         ),
         "claim_quoted": ("“{text}”", "“{text}”"),
         "claim_published": ("published value: {value}", "发表数值：{value}"),
@@ -77,5 +77,5 @@ def _comparison(view: View, compared: dict[str, Any]) -> dict[str, str]:
         "difference": view.interval(
             compared.get("difference"), compared.get("low"), compared.get("high"), f"case.{compared['metric']}"
         ),
-        "p": text.p(compared.get("p_holm")),
+        "p": text.p(compared.get("p_adjusted")),
     }

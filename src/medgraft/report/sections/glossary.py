@@ -17,10 +17,10 @@ STRINGS = take(
         "glossary_title": ("Glossary", "术语表"),
         "term_interval": ("Interval", "置信区间"),
         "about_interval": (
-            "The range of values that agree with these data at the stated confidence, found by drawing the judged patients again and again.",
-            "在给定置信水平下与数据相容的取值范围，通过反复重抽受评患者得到。",
+            "The range of values that agree with these data at the stated confidence, found from how much the judged patients differ.",
+            "在给定置信水平下与数据相容的取值范围，由受评患者之间的差异得出。",
         ),
-        "term_holm": ("Holm", "Holm 校正"),
+        "term_corrected": ("Corrected p", "校正后的 p 值"),
         "term_macro": ("Macro", "宏平均"),
         "about_macro": (
             "The mean over the classes or targets, each of which counts the same.",
@@ -32,9 +32,9 @@ STRINGS = take(
             "parts alone, so that the tested cases have no say in it.",
             "得分达到该值即判为阳性。约登指数取灵敏度与特异度之和最大的阈值，此处仅在内层部分上选定，与受测病例无关。",
         ),
-        "about_holm": (
-            "Comparing many models finds some difference by luck alone. Holm's method raises each p value so that one false finding in the whole family stays unlikely.",
-            "比较许多模型时，仅凭运气也会出现差异。Holm 方法提高每个 p 值，使整组比较中出现任何一个假发现的可能性保持很低。",
+        "about_corrected": (
+            "Comparing many models finds some difference by luck alone. Each p value is raised, knowing how the comparisons hang together, so that one false finding in the whole family stays unlikely (step-down, never above Holm's method).",
+            "比较许多模型时，仅凭运气也会出现差异。考虑各比较之间的关联后提高每个 p 值，使整组比较中出现任何一个假发现的可能性保持很低（逐步法，不高于 Holm 校正）。",
         ),
         "term_seed": ("Seed spread", "种子离散度"),
         "about_seed": (
@@ -66,7 +66,7 @@ def glossary(view: View) -> list[tuple[str, str]]:
         "interval": True,
         "seed": True,
         "fold": not view.one_part,
-        "holm": len(view.summary.get("pairs") or []) > 1,
+        "corrected": len(view.summary.get("pairs") or []) > 1,
         "macro": any(split_metric(name)[1].startswith("macro_") for name in names),
         "threshold": any(map(view.rule, view.judged)),
     }

@@ -44,13 +44,13 @@ STRINGS = take(
             "在每个外层训练部分内，仅用内层部分选择设置；选定的设置在整个训练部分上重新训练，并只查看一次测试部分。每次训练以 {seeds} 重复。",
         ),
         "methods_metric": (
-            "The primary measure was {metric} {level}, pooled over the outer test folds and averaged over the seeds, with {confidence} intervals from "
-            "{resamples} bootstrap resamples of {unit}.",
-            "主要指标为 {metric}（{level}），合并所有外层测试折并对种子取平均；{confidence} 置信区间由对{unit}的 {resamples} 次自助重抽样得到。",
+            "The primary measure was {metric} {level}, over all outer test folds and averaged over the seeds{ranked}, with {confidence} intervals "
+            "over {unit}.",
+            "主要指标为 {metric}（{level}），涵盖所有外层测试折并对种子取平均{ranked}；附 {confidence} 置信区间（以{unit}计）。",
         ),
         "methods_metric_one": (
-            "The primary measure was {metric} {level}, averaged over the seeds, with {confidence} intervals from {resamples} bootstrap resamples of {unit}.",
-            "主要指标为 {metric}（{level}），对种子取平均；{confidence} 置信区间由对{unit}的 {resamples} 次自助重抽样得到。",
+            "The primary measure was {metric} {level}, averaged over the seeds, with {confidence} intervals over {unit}.",
+            "主要指标为 {metric}（{level}），对种子取平均；附 {confidence} 置信区间（以{unit}计）。",
         ),
         "methods_threshold": (
             "Thresholds were chosen on the inner parts by Youden's index, one for each outer fold.",
@@ -63,8 +63,8 @@ STRINGS = take(
         ),
         "methods_pair": ("Models were compared by {methods}.", "模型间比较采用 {methods}。"),
         "methods_pairs": (
-            "Models were compared by {methods}; p values were corrected by Holm's method over {n} comparisons.",
-            "模型间比较采用 {methods}；p 值按 Holm 方法对 {n} 次比较作校正。",
+            "Models were compared by {methods}; p values were corrected over the {n} comparisons taken together (step-down).",
+            "模型间比较采用 {methods}；p 值按 {n} 次比较的联合分布逐步校正。",
         ),
         "methods_software": ("Software: {versions}.", "软件：{versions}。"),
         "methods_model": ("One model was judged: {models}.", "评估了一个模型：{models}。"),
@@ -173,7 +173,7 @@ def _measured(view: View) -> list[str]:
             metric=text.metric(view.primary),
             level=text.metric_level(view.primary) or text(f"per_{view.level}"),
             confidence=view.confidence_text,
-            resamples=view.resamples,
+            ranked=view.ranked,
             unit=text(f"unit_{view.unit}"),
         )
     ]

@@ -16,9 +16,9 @@ STRINGS = take(
         "nav_pairs": ("Comparisons", "两两比较"),
         "pairs_title": ("Is one model better than another?", "一个模型是否优于另一个？"),
         "pairs_note": (
-            "Differences are first minus second on the same {unit}, with {confidence} intervals. p values are corrected for the {n} comparisons by Holm's "
-            "method. “Not shown” means that these data cannot tell; it does not mean that the two perform alike.",
-            "差值为同一批{unit}上前者减后者，附 {confidence} 置信区间。p 值按 Holm 方法对 {n} 次比较作校正。“未能证明”表示现有数据无法判断，并不表示二者表现相同。",
+            "Differences are first minus second on the same {unit}, with {confidence} intervals. p values are corrected for the {n} comparisons, "
+            "taken together. “Not shown” means that these data cannot tell; it does not mean that the two perform alike.",
+            "差值为同一批{unit}上前者减后者，附 {confidence} 置信区间。p 值按 {n} 次比较的联合分布作校正。“未能证明”表示现有数据无法判断，并不表示二者表现相同。",
         ),
         "pairs_note_one": (
             "The difference is first minus second on the same {unit}, with its {confidence} interval. “Not shown” means that these data cannot tell; "
@@ -35,18 +35,8 @@ STRINGS = take(
         "col_method": ("Method", "方法"),
         "col_verdict": ("A difference is", "差异"),
         "pair_other": ("against {b}", "对 {b}"),
-        "method_delong": ("DeLong's test", "DeLong 检验"),
-        "method_delong_clustered": (
-            "DeLong's test with variance clustered by patient",
-            "DeLong 检验（按患者聚类方差）",
-        ),
-        "method_clustered_delong": (
-            "DeLong's test with variance clustered by patient",
-            "DeLong 检验（按患者聚类方差）",
-        ),
-        "method_paired_bootstrap": ("paired bootstrap", "配对自助法"),
-        "method_bootstrap": ("paired bootstrap", "配对自助法"),
-        "method_permutation": ("paired permutation by patient", "按患者配对置换检验"),
+        "method_paired_t": ("paired t test on what each patient adds", "按患者贡献的配对 t 检验"),
+        "method_signs": ("signs of what each patient adds", "按患者贡献的符号检验"),
     }
 )
 
@@ -73,7 +63,7 @@ def _row(view: View, row: dict[str, Any]) -> dict[str, Any]:
         "b": view.names[row["b"]],
         "difference": view.interval(row.get("difference"), row.get("low"), row.get("high"), view.primary),
         "p": text.p(row.get("p")),
-        "p_holm": text.p(row.get("p_holm")),
+        "p_adjusted": text.p(row.get("p_adjusted")),
         "superior": text.percent(superior) if finite(superior) else text("undefined"),
         "method": method_name(row.get("method"), text),
         "verdict": text(f"verdict_{verdict}"),
