@@ -111,11 +111,13 @@ MEASURE_TESTS = ("stats/test_metrics.py::test_every_measure_has_its_direction",)
 #: Keywords of a call that say whose a thing is and decide nothing, or hold parts that stand in the list themselves.
 SAID_ONLY = ("arm", "strategy", "data_hash", "context")
 
+_CELL = ("engine/test_names.py::test_every_part_of_a_cell_is_in_its_name", "engine/test_names.py")
+
 #: (id, function, what of it holds the parts, tests). ``dict`` = each entry of the dicts in it, ``call:NAME`` = each
 #: keyword of the calls of NAME in it, ``list:NAME`` = each element of the list assigned to NAME.
 KEYS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    ("cell", "Plan.cell", "call:Cell", ("engine/test_names.py",)),
-    ("cell", "Plan.cell", "dict", ("engine/test_names.py",)),
+    ("cell", "Plan.cell", "call:Cell", _CELL),
+    ("cell", "Plan.cell", "dict", _CELL),
     ("features", "cache_key", "dict", ("engine/test_keys.py",)),
     ("case", "case_digests", "list:columns", ("engine/test_names.py", "engine/test_keys.py")),
 )
