@@ -223,7 +223,11 @@ def test_a_start_whose_card_lies_in_a_weights_folder_is_trained_and_served(recip
     assert fingerprint(trained.network) == fingerprint(body.network)
     study = tmp_path / "study.npy"
     np.save(study, store.open_array(tmp_path / "data", session.dataset.manifest["array_id"][0])[0, 0])
-    assert len(serve.predict(root, [study], model=MODEL).rows) == 1
+    served = serve.predict(root, [study], model=MODEL).rows
+    (tmp_path / "starts").rename(tmp_path / "moved")  # the body of a frozen arm is that of the file
+    with pytest.raises(UserError, match="chest_v1"):
+        serve.predict(root, [study], model=MODEL)
+    assert serve.predict(root, [study], model=MODEL, weights=[tmp_path / "moved"]).rows == served
 
 
 def test_workers_are_as_many_as_asked_for(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
