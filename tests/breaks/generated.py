@@ -65,6 +65,9 @@ OPTION_TESTS: dict[str, tuple[str, ...]] = {
     "TrainConfig.clip_gradient": ("engine/test_train.py::test_the_largest_gradient_norm_holds",),
     "TrainConfig.dropout": ("engine/test_options.py::test_every_option_of_an_arm_reaches_its_network",),
     "TrainConfig.augment": ("engine/test_options.py::test_augmentation_follows_kind_preset_and_mirror",),
+    "TrainConfig.tta": (
+        "engine/test_transfer_recipes.py::test_views_are_averaged_with_the_clean_one_which_stands_beside",
+    ),
     "TrainConfig.mirror": ("engine/test_options.py::test_augmentation_follows_kind_preset_and_mirror",),
     "ArmConfig": ("engine/test_options.py::test_every_option_of_an_arm_reaches_its_network",),
     **{f"Recipe.{name}": ("engine/test_options.py::test_the_options_of_a_run_reach_its_folder",) for name in _OF_A_RUN},
