@@ -65,6 +65,9 @@ OPTION_TESTS: dict[str, tuple[str, ...]] = {
     "TrainConfig.clip_gradient": ("engine/test_train.py::test_the_largest_gradient_norm_holds",),
     "TrainConfig.dropout": ("engine/test_options.py::test_every_option_of_an_arm_reaches_its_network",),
     "TrainConfig.augment": ("engine/test_options.py::test_augmentation_follows_kind_preset_and_mirror",),
+    "TrainConfig.tta": (
+        "engine/test_transfer_recipes.py::test_views_are_averaged_with_the_clean_one_which_stands_beside",
+    ),
     "TrainConfig.mirror": ("engine/test_options.py::test_augmentation_follows_kind_preset_and_mirror",),
     "ArmConfig": ("engine/test_options.py::test_every_option_of_an_arm_reaches_its_network",),
     **{f"Recipe.{name}": ("engine/test_options.py::test_the_options_of_a_run_reach_its_folder",) for name in _OF_A_RUN},
@@ -83,12 +86,26 @@ OPTION_TESTS: dict[str, tuple[str, ...]] = {
     "Recipe.claims": ("engine/test_options.py::test_the_options_of_a_run_reach_its_folder",),
     "BenchOptions": ("engine/test_bench.py::test_every_option_of_a_step_is_heard",),
     "OfficialOptions": ("engine/test_bench.py::test_every_option_of_a_comparison_is_heard",),
+    "DemoOptions": ("test_verbs.py::test_a_demo_simulates_scans_and_compares_as_asked",),
+    "SimulateOptions": ("test_verbs.py::test_simulated_radiographs_are_those_that_were_asked_for",),
+    "ReportOptions": ("test_verbs.py::test_a_report_is_written_again_in_the_language_asked_for",),
+    "ConvertOptions": ("models/test_convert.py::test_the_command_converts_and_refuses",),
+    "PredictOptions.as_": ("engine/test_judged.py::test_as_judged_knows_only_cases_of_the_run",),
+    "PredictOptions.weights": (
+        "engine/test_options.py::test_a_start_whose_card_lies_in_a_weights_folder_is_trained_and_served",
+    ),
+    "AuditOptions.seed": ("intake/test_audit.py::test_the_seed_draws_the_permutations_and_the_cases_that_are_shown",),
+    "ScanOptions.id": ("intake/test_scan.py::test_files_are_named_by_the_given_column_and_not_by_the_best",),
+    "ScanOptions.positive": ("intake/test_scan.py::test_the_positive_class_is_the_given_one_or_the_last_in_order",),
+    "ScanOptions.dates": ("intake/test_scan.py::test_days_of_acquisition_are_shifted_or_left_out",),
+    "ScanOptions.max_mib": ("intake/test_scan.py::test_a_study_may_decode_to_as_much_as_is_allowed",),
+    "ScanOptions.workers": ("intake/test_scan.py::test_a_scan_has_as_many_processes_as_asked_for",),
     "Recipe.workers": ("engine/test_options.py::test_workers_are_as_many_as_asked_for",),
 }
 
 #: ``Class.field``, or ``Class``, that is used by its dump, so that reading the attribute decides nothing: the value is
 #: lost when the object is made.
-BY_DUMP = {"ClaimConfig", "Recipe.claims", "BenchOptions", "OfficialOptions"}
+BY_DUMP = {"ClaimConfig", "Recipe.claims", "BenchOptions", "OfficialOptions", "SimulateOptions"}
 
 #: Where the tests of an options class stand, for the rule of names.
 FOLDERS = {
@@ -102,6 +119,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "AuditOptions.progress": "whether a bar is drawn on a terminal",
     "ScanOptions.progress": "whether a bar is drawn on a terminal",
     "Recipe.download": "fetches over a network, which tests do not have",
+    "PredictOptions.download": "fetches over a network, which tests do not have",
 }
 
 #: Measures: the decorator that registers them, its keyword for the direction, what that is if left out, and the other.
@@ -111,11 +129,13 @@ MEASURE_TESTS = ("stats/test_metrics.py::test_every_measure_has_its_direction",)
 #: Keywords of a call that say whose a thing is and decide nothing, or hold parts that stand in the list themselves.
 SAID_ONLY = ("arm", "strategy", "data_hash", "context")
 
+_CELL = ("engine/test_names.py::test_every_part_of_a_cell_is_in_its_name", "engine/test_names.py")
+
 #: (id, function, what of it holds the parts, tests). ``dict`` = each entry of the dicts in it, ``call:NAME`` = each
 #: keyword of the calls of NAME in it, ``list:NAME`` = each element of the list assigned to NAME.
 KEYS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    ("cell", "Plan.cell", "call:Cell", ("engine/test_names.py",)),
-    ("cell", "Plan.cell", "dict", ("engine/test_names.py",)),
+    ("cell", "Plan.cell", "call:Cell", _CELL),
+    ("cell", "Plan.cell", "dict", _CELL),
     ("features", "cache_key", "dict", ("engine/test_keys.py",)),
     ("case", "case_digests", "list:columns", ("engine/test_names.py", "engine/test_keys.py")),
 )

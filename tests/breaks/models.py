@@ -317,7 +317,7 @@ BREAKS = [
     # ------------------------------------------------------------------ image networks, BERT
     Break(
         "classifier-of-two-layers-off",
-        f"{_ALONE} {_XRAY} {_BERT}",
+        f"{_ALONE} {_XRAY} CEUS-M06 CEUS-M06a CEUS-M06b CEUS-M06d",  # BN-Inception comes without its classifier
         "last_layer",
         "[n for n, m in module.named_modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))][-1]",
         "[n for n, m in module.named_modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))][-2]",
@@ -591,7 +591,14 @@ BREAKS = [
         "x.transpose(0, 2).transpose(1, 2).flatten(0, 1)",
         "axis turned",
     ),
-    Break("shift-mobile-in-all-blocks", "CEUS-M15", "ShiftInverted.forward", "len(self.conv) == 4", "True", "edge"),
+    Break(  # of the blocks with a sum all have an expansion as well
+        "shift-mobile-in-all-blocks",
+        "CEUS-M15",
+        "ShiftInverted.forward",
+        "return self.conv(x)",
+        "return self.conv(temporal_shift(x, frames, x.shape[1] // 8))",
+        "edge",
+    ),
     Break(
         "shift-mobile-never", "CEUS-M15", "ShiftInverted.forward", "len(self.conv) == 4", "False", "drawn, not applied"
     ),

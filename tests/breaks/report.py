@@ -70,9 +70,17 @@ BREAKS = [
         "both[:, 0], both[:, 1]",
         "both[:, 1], both[:, 0]",
         "plot axes swapped",
-        ("report/test_report.py",),
+        ("report/test_figures.py::test_a_scatter_has_the_reference_across_and_the_prediction_upwards",),
     ),
-    Break("bland-altman-turned", "", "bland_altman", "y - x", "x - y", "plot axes swapped", ("report/test_report.py",)),
+    Break(
+        "bland-altman-turned",
+        "",
+        "bland_altman",
+        "y - x",
+        "x - y",
+        "plot axes swapped",
+        ("report/test_figures.py::test_differences_are_prediction_minus_reference_over_the_mean_of_both",),
+    ),
     Break(
         "forest-order-turned",
         "",
@@ -80,7 +88,7 @@ BREAKS = [
         "np.arange(len(rows))[::-1]",
         "np.arange(len(rows))",
         "plot axes swapped",
-        ("report/test_report.py",),
+        ("report/test_figures.py::test_a_forest_has_the_best_on_top_with_its_interval",),
     ),
     Break(
         "heat-map-colours-turned",
@@ -89,7 +97,9 @@ BREAKS = [
         "HEAT[::-1] if reverse else HEAT",
         "HEAT if reverse else HEAT[::-1]",
         "direction",
-        ("report/test_report.py",),
+        (
+            "report/test_figures.py::test_a_heat_map_shows_right_in_blue_and_missed_in_orange_whichever_way_the_values_run",
+        ),
     ),
     Break(
         "verdict-from-the-uncorrected-p",

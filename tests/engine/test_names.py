@@ -17,8 +17,9 @@ from conftest import MODEL, quiet
 from factory import make_dataset
 from medgraft import config, flow, runs, serve, tables
 from medgraft.config import ArmConfig, Recipe, SelectConfig, SplitConfig, TrainConfig, WindowConfig
+from medgraft.data import transforms
 from medgraft.datasets import Dataset, load_dataset
-from medgraft.engine.plan import Plan, resolve
+from medgraft.engine.plan import Arm, Plan, Setting, resolve, selection_key
 from medgraft.errors import UserError
 
 
@@ -170,6 +171,63 @@ KEYS = [
     *(f"arm.{name}" for name in ArmConfig.model_fields),
     *(f"recipe.{name}" for name in Recipe.model_fields if name not in (*SECTIONS, "models")),
 ]
+
+
+def test_every_part_of_a_cell_is_in_its_name(clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One part at a time is another one; all the rest stays, also where an option would move several together."""
+    plan = resolve(recipe_of(clips, BASE), clips)
+    arm, setting, fold = plan.arms[0], plan.arms[0].settings[0], plan.folds[0]
+    again = replace(fold, outer=1, inner={0: fold.inner[0], 1: fold.inner[0]})  # who learns what they learnt before
+    plan = replace(plan, folds=(replace(again, outer=0), again), threads=0)
+
+    def name(of: Plan = plan, way: Arm = arm, made: Setting = setting, **place: Any) -> str:
+        return of.cell(way, made, **{"outer": 0, "inner": 0, "seed": 0, **place}).hash
+
+    def altered(patient: str) -> Plan:
+        """The cases of one patient hold something else."""
+        return replace(plan, cases=tuple((c, p, "other" if p == patient else d) for c, p, d in plan.cases))
+
+    task = replace(plan.task, targets=tuple(replace(t, name="b") for t in plan.task.targets))
+    rate = setting.train.model_copy(update={"learning_rate": 0.5})
+    found = {
+        "nothing": name(),
+        "model": name(way=replace(arm, model="efficientnet_lite0")),
+        "start": name(way=replace(arm, start="imagenet")),
+        "strategy": name(way=replace(arm, strategy="frozen")),
+        "head": name(way=replace(arm, head=replace(arm.head, hidden=8))),
+        "options": name(way=replace(arm, options={"width": 2})),
+        "card": name(way=replace(arm, card={"name": "a", "sha256": "b"})),
+        "setting": name(made=replace(setting, train=rate)),
+        "task": name(replace(plan, task=task)),
+        "kind": name(replace(plan, kind="volume")),
+        "channels": name(replace(plan, channels=3)),
+        "who trains": name(altered(fold.inner[0].train[0])),
+        "who is judged": name(altered(fold.inner[0].select[0])),
+        "frames": name(replace(plan, selected={selection_key(0, 0, setting.select): "c"})),
+        "steps": name(steps=500),
+        "device": name(replace(plan, device="cuda")),
+        "precision": name(replace(plan, precision="bf16")),
+        "threads": name(replace(plan, threads=1)),
+        "compat": name(replace(plan, compat=("split_80_20",))),
+        "fold": name(outer=1),
+        "inner part": name(inner=1),
+        "seed": name(seed=1),
+        "refit": name(inner=-1),
+        "looked through": name(replace(plan, explain=3), inner=-1),
+    }
+    light = transforms.PRESETS["light"]
+    monkeypatch.setitem(transforms.PRESETS, "light", replace(light, rotate=light.rotate + 1))
+    found["what the augmentation means"] = name()
+    assert sorted(found.values()) == sorted(set(found.values())), found
+    assert name(way=replace(arm, id="another", printed="another")) == name()  # names decide nothing
+
+
+def test_the_pixels_of_a_case_without_a_mask_are_in_its_digest(clips) -> None:
+    bare = replace(clips, manifest=clips.manifest.with_columns(pl.lit(None, dtype=pl.String).alias("mask_id")))
+    first, *rest = clips.manifest["array_id"]
+    other = replace(bare, manifest=bare.manifest.with_columns(pl.Series("array_id", ["f" * len(first), *rest])))
+    before, after = (runs.case_digests(dataset, ["finding"]) for dataset in (bare, other))
+    assert [case for case in before if before[case] != after[case]] == [clips.manifest["case_id"][0]]
 
 
 @pytest.mark.parametrize("key", KEYS)

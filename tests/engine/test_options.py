@@ -34,10 +34,16 @@ def prepared(recipe: Callable[..., config.Recipe], *words: str, **facts: Any) ->
 def test_every_option_of_windows_reaches_what_is_cut(recipe) -> None:
     words = "window={kind: dense, length: 3, size: [24, 20], stride: 2, overlap: 0.25, views: 2, join: vote}"
     short = f"{{model: '{MODEL}', start: random, window: {{length: 2}}, label: short}}"
-    session = prepared(recipe, words, f"models=[{{model: '{MODEL}', start: random}}, {short}]", kind="video")
+    networks = f"models=[{{model: '{MODEL}', start: random}}, {short}]"
+    session = prepared(recipe, words, networks, kind="video", masks=True, traced="ends")
     first, second = (arm.settings[0].window for arm in session.plan.arms)
     assert (first.kind, first.length, first.sides, first.stride, first.overlap) == ("dense", 3, (24, 20), 2, 0.25)
     assert (first.max_windows, first.join) == (2, "vote") and second.length == 2
+    about = ["name=marks", "task=segment", "target=null", "models=[{model: unet2d, start: random}]"]
+    marks = prepared(recipe, *about, "window={kind: marked, together: true, length: 3}")
+    window = marks.plan.arms[0].settings[0].window
+    cut = marks.samples([0], marks.plan.arms[0].settings[0]).eval_windows()
+    assert (window.kind, window.together) == ("marked", True) and [len(w.frames) for w in cut] == [6]  # of two marks
 
 
 def test_the_hounsfield_window_reaches_the_batches(recipe) -> None:
@@ -217,7 +223,11 @@ def test_a_start_whose_card_lies_in_a_weights_folder_is_trained_and_served(recip
     assert fingerprint(trained.network) == fingerprint(body.network)
     study = tmp_path / "study.npy"
     np.save(study, store.open_array(tmp_path / "data", session.dataset.manifest["array_id"][0])[0, 0])
-    assert len(serve.predict(root, [study], model=MODEL).rows) == 1
+    served = serve.predict(root, [study], model=MODEL).rows
+    (tmp_path / "starts").rename(tmp_path / "moved")  # the body of a frozen arm is that of the file
+    with pytest.raises(UserError, match="chest_v1"):
+        serve.predict(root, [study], model=MODEL)
+    assert serve.predict(root, [study], model=MODEL, weights=[tmp_path / "moved"]).rows == served
 
 
 def test_workers_are_as_many_as_asked_for(recipe, monkeypatch: pytest.MonkeyPatch) -> None:

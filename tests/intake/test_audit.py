@@ -92,6 +92,17 @@ def test_p_values_are_as_fine_as_the_permutations(tmp_path: Path) -> None:
         assert day["targets"][0]["p"] == pytest.approx(1 / (permutations + 1))
 
 
+def test_the_seed_draws_the_permutations_and_the_cases_that_are_shown(tmp_path: Path) -> None:
+    kit, days = Planted(tmp_path), np.random.default_rng(0).integers(30, size=60)
+    for n, day in enumerate(days.tolist()):
+        kit.add(f"c{n:02d}", f"p{n:02d}", body(n, 32), "ab"[n % 2], day=15000 + day + 3 * (n % 2))
+    kit.write()
+    first, again, other = (run(tmp_path, near=False, seed=seed) for seed in (3, 3, 4))
+    assert first["sample"] == again["sample"] != other["sample"]
+    p = [next(r for r in c["facts"] if r["name"] == "day")["targets"][0]["p"] for c in (first, again, other)]
+    assert 0.01 < p[0] == p[1] != p[2]
+
+
 def test_hashes_are_cached_and_a_torn_cache_goes_on(
     images: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,9 +23,11 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+import identity_kit
 from medgraft import store, tables
 from medgraft.datasets import Dataset, load_dataset
 from medgraft.errors import UserError
+from medgraft.intake import jobs
 from medgraft.intake.journal import JOURNAL
 from medgraft.intake.options import ScanOptions
 from medgraft.intake.scan import ScanReport, scan
@@ -219,6 +221,64 @@ def test_columns_of_a_table_have_the_roles_that_the_options_give_them(study: Pat
     counts = {column: dataset.manifest[column].n_unique() for column in ("patient_id", "study_id", "site", "device")}
     assert counts == {"patient_id": 3, "study_id": 2, "site": 2, "device": 3}
     assert plain.manifest["site"].null_count() == 6 and plain.manifest["study_id"].n_unique() != 2
+
+
+def test_files_are_named_by_the_given_column_and_not_by_the_best(study: Path, tmp_path: Path) -> None:
+    rows = [{"path": f"图 像/片 {n}.png", "turned": f"片 {5 - n}", "label": "ab"[n > 3]} for n in range(6)]
+    table(study / "labels.csv", rows)
+    given = {"labels": "labels.csv", "patient": "none"}
+    _, first, _ = run(study, tmp_path / "first", **given)
+    report, other, _ = run(study, tmp_path / "other", **given, id="turned")
+    assert first.manifest["label.label"].to_list() == list("aaaabb") and report.mapping[0]["column"] == "turned"
+    assert other.manifest["label.label"].to_list() == list("bbaaaa")
+
+
+def test_the_positive_class_is_the_given_one_or_the_last_in_order(study: Path, tmp_path: Path) -> None:
+    given = {"labels": "labels.csv", "patient": "patient"}
+    _, plain, _ = run(study, tmp_path / "plain", **given)
+    last, first = sorted(["病", "健康"], reverse=True)
+    _, told, _ = run(study, tmp_path / "told", **given, positive=first)
+    assert plain.info["targets"]["label"]["positive"] == last and told.info["targets"]["label"]["positive"] == first
+
+
+def test_days_of_acquisition_are_shifted_or_left_out(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    identity_kit.dicom(tmp_path / "in" / "a.dcm", identity_kit.picture(0, 0), 0)
+    days = {}
+    for dates in ("shift", "drop"):
+        _, dataset, _ = run(tmp_path / "in", tmp_path / dates, identity="code", patient="header", dates=dates)
+        days[dataset.info["dates"]] = dataset.manifest["day"].null_count()
+    assert days == {"shifted": 0, "dropped": 1}
+
+
+def test_a_study_may_decode_to_as_much_as_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.save(
+        tmp_path / "in" / "large.npy", np.zeros((9, 256, 256), np.int16) + np.arange(9, dtype=np.int16)[:, None, None]
+    )
+    np.save(tmp_path / "in" / "small.npy", np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
+    _, whole, none = run(tmp_path / "in", tmp_path / "whole", patient="none", unit="raw")
+    _, part, refused = run(tmp_path / "in", tmp_path / "part", patient="none", unit="raw", max_mib=1)
+    assert (len(whole.manifest), none, len(part.manifest), list(refused)) == (2, {}, 1, ["large.npy"])
+    assert "more than 1 MiB" in refused["large.npy"]
+
+
+def test_a_scan_has_as_many_processes_as_asked_for(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six small pictures are read in the scan's own process unless more are wished for."""
+    asked: list[int] = []
+    original = jobs.results
+
+    def heard(todo: Any, workers: int) -> Any:
+        asked.append(workers)
+        return original(todo, workers)
+
+    monkeypatch.setattr(jobs, "results", heard)
+    for name, more in (("one", {}), ("two", {"workers": 2})):
+        report, _, _ = run(study, tmp_path / name, labels="labels.csv", patient="patient", **more)
+        assert report.cases == 6
+    assert asked == [1, 2]
 
 
 def test_the_unit_of_values_is_the_given_one(tmp_path: Path) -> None:

@@ -88,6 +88,18 @@ def test_ten_blocks_of_mobilenet_shift(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["features.3"] == (24, 3)
 
 
+@pytest.mark.parametrize("name", ["tsm_resnet50", "tsm_resnet50_nl", "tsm_mobilenet_v2"])
+def test_two_clips_of_a_batch_give_what_each_gives_alone(name: str) -> None:
+    body = registry.build_body(name).eval()
+    clips = torch.rand(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    clips[1] = clips[1].flip(2) * 0.2
+    with torch.no_grad():
+        together, alone = body(clips), torch.cat([body(clip[None]) for clip in clips])
+    scale = alone.abs().max()
+    assert (alone[0] - alone[1]).abs().max() > 0.01 * scale > 0
+    assert (together - alone).abs().max() < 1e-4 * scale
+
+
 @pytest.mark.parametrize("name", ["tsm_resnet50_8", "tsm_mobilenet_v2"])
 def test_the_outputs_see_the_direction_of_the_shift(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = golden(name)
