@@ -178,6 +178,38 @@ def test_the_majority_and_not_the_mean_decides() -> None:
     assert BINARY.wrong is not None and not BINARY.wrong(asked, answers, np.full(4, 0.37)).any()
 
 
+def test_claims_and_leaderboard_take_the_same_calls() -> None:
+    """The votes of one arm are right in every case although its mean scores lie below the threshold; the other arm is
+    right in 33 of 40. Leaderboard, claim, kinds of negatives and clean view must say the same.
+    """
+    from medgraft.stats import beside, claims
+    from medgraft.stats.estimates import model_metrics
+    from medgraft.stats.judged import Judged
+    from medgraft.stats.kinds import BINARY, Question
+    from medgraft.stats.pairs import Calls
+
+    y, codes = np.arange(40) % 2 * 1.0, np.array([f"c{i:02d}" for i in range(40)])
+    right = np.where(np.arange(40) < 7, 1 - y, y)
+    facts = (codes, codes, y)
+    voting = Judged("voting", *facts, (0.3 + 0.1 * y)[None], np.zeros((1, 40)), ["0"], (0.1 + 0.8 * y)[None])
+    scoring = Judged("scoring", *facts, (0.2 + 0.6 * right)[None], np.zeros((1, 40)), ["0"])
+    asked = Question(BINARY, ["t"], ["no", "yes"], [("t", "yes")])
+    options = {"resamples": 100, "confidence": 0.95, "seed": 0, "unit": "patient"}
+    at = np.full(40, 0.5)
+    board = {a.id: model_metrics(asked, a, "case", at, options)[0]["case.accuracy"]["value"] for a in (voting, scoring)}
+    assert board == {"voting": 1.0, "scoring": pytest.approx(33 / 40)}
+    calls = Calls(asked, {"voting": voting, "scoring": scoring}, {"voting": at, "scoring": at}, options)
+    claim = {"text": "t", "better": {"model": "voting"}, "metrics": ["accuracy", "balanced_accuracy"]}
+    entries = [{"id": n, "model": n} for n in ("voting", "scoring")]
+    (found,) = claims.verdicts([claim], calls, entries)
+    assert [c["difference"] for c in found["comparisons"]] == pytest.approx([7 / 40, 7 / 40], abs=0.01)
+    assert found["verdict"] == "supported"
+    kinds = beside.against_kinds(voting, {c: "healthy" for c, v in zip(codes, y) if not v}, at, options)
+    assert kinds["healthy"]["specificity"]["value"] == 1.0
+    clean = beside.clean_view(asked, voting, voting, at, options)
+    assert clean["metrics"]["accuracy"]["value"] == clean["metrics"]["specificity"]["value"] == 1.0
+
+
 def test_a_served_case_is_called_by_the_vote(recipe, tmp_path) -> None:
     from medgraft import store
 

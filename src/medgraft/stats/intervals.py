@@ -272,12 +272,12 @@ def _called_right(given: Answers) -> np.ndarray:
     return np.asarray(((given.p >= given.threshold) == (given.y == 1)).mean(axis=0))
 
 
-def _auc(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
+def _of_auc(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
     assert given.y is not None
     return bounds.auc_bounds(given.y, given.p, given.codes, given.strata, confidence)
 
 
-def _share(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
+def _of_share(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
     assert given.y is not None
     right, counted = _called_right(given), np.ones(len(given.codes), dtype=bool)
     if name == "precision":
@@ -291,7 +291,7 @@ def _share(given: Answers, name: str, value: float, confidence: float) -> bounds
     return bounds.wilson(value, max(n, 1.0) * found.n / counted.sum(), found.crit)
 
 
-def _recalls(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
+def _of_recalls(given: Answers, name: str, value: float, confidence: float) -> bounds.Bounds:
     assert given.y is not None
     right = _called_right(given)
     classes = [given.y == c for c in np.unique(given.y)]
@@ -310,9 +310,9 @@ def _by_error(function: Callable[..., bounds.Bounds]) -> Callable[..., bounds.Bo
 
 #: Name of a method -> bounds of a measure's value.
 METHODS: dict[str, Callable[[Answers, str, float, float], bounds.Bounds]] = {
-    "auc": _auc,
-    "share": _share,
-    "recalls": _recalls,
+    "auc": _of_auc,
+    "share": _of_share,
+    "recalls": _of_recalls,
     "bounded": _by_error(bounds.bounded),
     "ratio": _by_error(bounds.ratio),
     "error": _by_error(bounds.of_error),
