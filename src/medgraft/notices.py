@@ -57,6 +57,14 @@ NOTICES: dict[str, tuple[str, str]] = {
         "these test parts were looked at {n} times before, by earlier plans or by other runs on this data set ({runs}): what was changed after seeing those results makes these too good",
         "这些测试部分此前已被查看过 {n} 次（包括旧方案或同一数据集上的 {runs} 次其他运行）：看过结果后再作的改动会使现有数值偏高",
     ),
+    "select_lacks_class": (
+        "{value}: no patient of this class stands in the selecting part of outer fold {folds}, so settings and thresholds were chosen there without it",
+        "{value}：外层折 {folds} 的选择部分中没有该类患者，因此设置与阈值是在缺少该类的情况下选定的",
+    ),
+    "giant_patient": (
+        "the test part of outer fold {fold} holds {size} cases ({mean} on average), {n} of them of one patient: its numbers speak for that patient",
+        "外层折 {fold} 的测试部分有 {size} 个病例（平均 {mean} 个），其中 {n} 个属于同一患者：该部分的数值主要反映该患者",
+    ),
     # --- what was judged ---
     "patients_unknown": (
         "patient=none: patients are unknown, so cases are resampled and intervals are too narrow if patients have several cases",

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from breaks import Break
 
+_SPLITS = ("ground/test_splits.py",)
+
 BREAKS = [
     Break(
         "export-counts-from-0",
@@ -108,8 +110,8 @@ BREAKS = [
         "split-not-stratified",
         "PNEU-D04 PNEU-S01",
         "splits:_parts",
-        "dealt[turn % parts].add(members[int(place)])",
-        "dealt[(turn * turn) % parts].add(members[int(place)])",
+        "dealt[turn % len(shares)].add(members[int(place)])",
+        "dealt[(turn * turn) % len(shares)].add(members[int(place)])",
         "mean",
     ),
     Break(
@@ -136,8 +138,8 @@ BREAKS = [
         "split-share-of-half",
         "PNEU-S01",
         "splits:_rows_of_fold",
-        "max(2, round(1 / select_share))",
-        "2",
+        "_shares(select_share)",
+        "[0.5, 0.5]",
         "factor",
         ("engine/test_transfer_recipes.py::test_split_80_20_chooses_on_the_part_it_reports_and_says_so",),
     ),
@@ -152,6 +154,49 @@ BREAKS = [
         "sorted(set(classes))",
         "role",
     ),
+    Break(
+        "split-first-target-alone",
+        "",
+        "make_splits",
+        "strata(frame, targets)",
+        "strata(frame, targets[:1])",
+        "option ignored",
+        _SPLITS,
+    ),
+    Break(
+        "split-cases-of-the-first-target",
+        "",
+        "make_splits",
+        "name in targets",
+        "name in targets[:1]",
+        "option ignored",
+        _SPLITS,
+    ),
+    Break("split-quantity-at-random", "", "splits:strata", "f'{place // size:06d}'", "'000000'", "modality", _SPLITS),
+    Break(
+        "split-share-of-a-fifth", "", "splits:_shares", "[share, 1 - share]", "[0.2, 0.8]", "option ignored", _SPLITS
+    ),
+    Break(
+        "split-commonest-first",
+        "",
+        "splits:_parts",
+        "min(left, key=lambda name: (left[name], name))",
+        "max(left, key=lambda name: (left[name], name))",
+        "direction",
+        _SPLITS,
+    ),
+    Break("split-room-ignored", "", "splits:_parts", "room[part] -= 1", "room[part] += 1", "logic", _SPLITS),
+    Break(
+        "split-select-without-a-class",
+        "",
+        "splits:_rows_of_fold",
+        "max(equal, key=lambda part: len(_counts({p: known[p] for p in part})))",
+        "equal[0]",
+        "edge",
+        _SPLITS,
+    ),
+    Break("split-lacking-unsaid", "", "splits:remarks", "name not in there", "name in there", "report", _SPLITS),
+    Break("split-giant-unsaid", "", "splits:remarks", "size > GIANT * mean", "size > 9 * mean", "report", _SPLITS),
     # ------------------------------------------------------------------ simulated radiographs
     Break(
         "simulated-never-inverted",

@@ -17,7 +17,7 @@ from medgraft import tables
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
 from medgraft.files import read_json
-from medgraft.splits import check, make_splits, write_splits
+from medgraft.splits import check, make_splits, remarks, write_splits
 
 
 def dataset(patients: list[str], labels: list[str | None], **splits: list[str]) -> Dataset:
@@ -104,6 +104,101 @@ def test_unlabelled_cases_take_no_part_and_small_classes_are_named() -> None:
     assert {r["patient_id"] for r in rows} == set(patients[:10])
     with pytest.raises(UserError, match="class rare has 2 patients"):
         make_splits(dataset(patients, ["a"] * 10 + ["rare"] * 2), folds=3, target="y")
+
+
+def labelled(patients: list[str], **labels: list[Any]) -> Dataset:
+    """A data set with label columns of any type."""
+    made = dataset(patients, [None] * len(patients))
+    manifest = made.manifest.drop("label.y").with_columns(pl.Series(f"label.{k}", v) for k, v in labels.items())
+    return Dataset(made.root, made.info, manifest, made.frames)
+
+
+def parts_in(rows: list[dict[str, Any]]) -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for row in rows:
+        if row["role"] == "test":
+            found.setdefault(row["outer"], set()).add(row["patient_id"])
+    return found
+
+
+def test_every_target_is_dealt_out_and_a_case_with_any_label_takes_part() -> None:
+    """Two targets known for different patients; the second has 10 positives of 100."""
+    patients = [f"p{i:03d}" for i in range(100)]
+    first = [str(i % 2) if i < 80 else None for i in range(100)]
+    second = [None if i < 10 else str(int(i % 9 == 0)) for i in range(100)]
+    made = labelled(patients, t1=first, t2=second)
+    for seed in range(20):
+        rows = make_splits(made, folds=5, inner=1, target=["t1", "t2"], seed=seed)
+        assert rows == make_splits(made, folds=5, inner=1, target=["t1", "t2"], seed=seed)
+        tests = parts_in(rows)
+        assert set().union(*tests.values()) == set(patients)
+        for part in tests.values():
+            assert 16 <= len(part) <= 24
+            assert sum(second[int(p[1:])] == "1" for p in part) == 2  # 10 positives, two in each fold
+            assert 7 <= sum(first[int(p[1:])] == "1" for p in part) <= 9
+
+
+def test_a_quantity_is_dealt_out_by_its_size() -> None:
+    values = np.random.default_rng(0).lognormal(0, 1, 60).tolist()
+    made = labelled([f"p{i:03d}" for i in range(60)], ef=values)
+    spread = []
+    for seed in range(10):
+        tests = parts_in(make_splits(made, folds=5, inner=0, target=["ef"], seed=seed))
+        means = [np.mean([np.log(values[int(p[1:])]) for p in part]) for part in tests.values()]
+        assert {len(part) for part in tests.values()} == {12}
+        spread.append(np.ptp(means))
+    assert max(spread) < 0.25  # dealt at random it is about .65
+
+
+def test_a_patient_of_several_classes_counts_for_all_of_them() -> None:
+    """37 patients hold cases of both classes and 3 of one alone: 40 patients hold it, and each fold gets 8."""
+    patients = [p for i in range(40) for p in [f"p{i:02d}"] * 2]
+    labels = [x for i in range(40) for x in ("a", "b" if i < 37 else "a")]
+    tests = parts_in(make_splits(dataset(patients, labels), folds=5, target="y"))
+    alone = {f"p{i}" for i in (37, 38, 39)}
+    assert sorted(len(part) for part in tests.values()) == [8] * 5
+    assert max(len(part & alone) for part in tests.values()) == 1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9])
+def test_the_share_that_was_asked_for_is_tested(share: float) -> None:
+    patients = [f"p{i:03d}" for i in range(100)]
+    made = dataset(patients, ["rare" if i % 5 == 0 else "common" for i in range(100)])
+    rows = make_splits(made, kind="holdout", test_share=share, select_share=0.3, target="y")
+    (test,) = parts_in(rows).values()
+    assert abs(len(test) - 100 * share) <= 1
+    assert abs(sum(int(p[1:]) % 5 == 0 for p in test) - 20 * share) <= 1
+    select = {r["patient_id"] for r in rows if r["role"] == "select"}
+    assert abs(len(select) - 0.3 * (100 - len(test))) <= 1.5
+
+
+def test_the_selecting_part_holds_every_class_where_it_can() -> None:
+    """45 negative and 5 positive patients in 5 folds: four positives train, and one of them selects."""
+    patients = [f"p{i:02d}" for i in range(50)]
+    made = dataset(patients, ["ill" if i < 5 else "well" for i in range(50)])
+    for seed in range(10):
+        rows = make_splits(made, folds=5, inner=1, target="y", seed=seed)
+        for outer in range(5):
+            select = {r["patient_id"] for r in rows if r["outer"] == outer and r["role"] == "select"}
+            assert select & {f"p{i:02d}" for i in range(5)}
+        assert remarks(made.manifest, rows, ["y"]) == []
+    rows = make_splits(made, folds=5, inner=1, target="y")
+    for row in rows:  # without a positive in one selecting part, it is said
+        if row["outer"] == 2 and row["role"] == "select" and row["patient_id"] < "p05":
+            row["role"] = "train"
+    (said,) = remarks(made.manifest, rows, ["y"])
+    assert said.kind == "select_lacks_class" and "ill" in str(said) and "fold 3" in str(said)
+
+
+def test_a_giant_patient_is_named_and_the_fix_can_be_copied() -> None:
+    patients = ["giant"] * 500 + [f"p{i:02d}" for i in range(40)]
+    made = dataset(patients, [*(["a"] * 500), *("ab"[i % 2] for i in range(40))])
+    rows = make_splits(made, folds=5, target="y")
+    (said,) = remarks(made.manifest, rows, ["y"])
+    assert said.kind == "giant_patient" and "500 of them of one patient" in str(said)
+    few = dataset([f"p{i}" for i in range(11)], ["a"] * 5 + ["b"] * 5 + ["viral"])
+    with pytest.raises(UserError, match=r"class viral has 1 patient, .*lower split.folds.*classes=\[a, b\]"):
+        make_splits(few, folds=3, target="y")
 
 
 def test_a_given_column_is_kept() -> None:

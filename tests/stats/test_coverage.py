@@ -72,6 +72,20 @@ def test_the_bounds_of_an_auc_are_where_the_score_test_turns() -> None:
     assert wide.low < found.low < found.value < found.high < wide.high
 
 
+def test_the_mean_of_two_shares_lies_half_way_between_two_methods() -> None:
+    """20 of 25 and 45 of 50 by hand: Newcombe's square-and-add of Wilson's bounds, and Agresti and Caffo's."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    parts = [bounds.Share(20 / 25, 25, 1.959964), bounds.Share(45 / 50, 50, 1.959964)]
+    wilson = [proportion_confint(k, n, method="wilson") for k, n in ((20, 25), (45, 50))]
+    down = np.sqrt((0.8 - wilson[0][0]) ** 2 + (0.9 - wilson[1][0]) ** 2) / 2
+    up = np.sqrt((wilson[0][1] - 0.8) ** 2 + (wilson[1][1] - 0.9) ** 2) / 2
+    a, b = 21 / 27, 46 / 52
+    half = 1.959964 * np.sqrt(a * (1 - a) / 27 + b * (1 - b) / 52) / 2
+    wanted = ((0.85 - down + (a + b) / 2 - half) / 2, (0.85 + up + (a + b) / 2 + half) / 2)
+    assert bounds.mean_of_shares(parts) == pytest.approx(wanted, abs=1e-6)
+
+
 def test_errors_hold_the_truth() -> None:
     held = {"rmse": 0, "mae": 0}
     for r in range(300):

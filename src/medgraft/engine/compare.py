@@ -183,6 +183,7 @@ def facts_of(recipe: Recipe, plan: Plan, dataset: Dataset, manifest: pl.DataFram
                 *dataset.warnings,
                 *task.remarks(dataset),
                 *splits.same_pixels_in_two_roles(manifest, outer),
+                *splits.remarks(manifest, planning.split_rows_of(plan), task.stratify),
             ]
         ),
         "negatives": planning.kinds_of_negatives(recipe, dataset, task) if recipe.negatives else None,

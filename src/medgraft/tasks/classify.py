@@ -62,8 +62,8 @@ class Classify:
         return self.answers == 1
 
     @property
-    def stratify(self) -> str | None:
-        return self.targets[0].name
+    def stratify(self) -> tuple[str, ...]:
+        return tuple(target.name for target in self.targets)
 
     @classmethod
     def describe(cls, dataset: Dataset, names: Sequence[str], classes: Sequence[str]) -> TaskSpec:

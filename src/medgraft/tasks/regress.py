@@ -32,7 +32,10 @@ class Regress:
     name: ClassVar[str] = "regress"
     joins: ClassVar[Joins] = "case"
     yes_no = False
-    stratify = None
+
+    @property
+    def stratify(self) -> tuple[str, ...]:
+        return tuple(target.name for target in self.targets)
 
     def __init__(self, targets: Sequence[TargetSpec], center: float | None = None, scale: float | None = None) -> None:
         """``center`` and ``scale`` given here stay, whatever the labels; only a single quantity has them."""

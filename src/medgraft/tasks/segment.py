@@ -31,7 +31,7 @@ class Segment:
     joins: ClassVar[Joins] = "field"
     question = "segmentation"
     yes_no = False
-    stratify = None
+    stratify: tuple[str, ...] = ()
 
     def __init__(self, structures: Sequence[str]) -> None:
         if not structures:

@@ -19,7 +19,7 @@ instance
 ``question``   the kind of question in ``stats.kinds`` that its tables answer.
 ``yes_no``     one yes/no question: it has thresholds, votes, kinds of negatives and boxes that explain it.
 ``usable``     which rows of a manifest it can learn from and be judged on.
-``stratify``   the label column by whose classes patients are dealt into parts, or None.
+``stratify``   the label columns by whose classes or values patients are dealt into parts.
 ``remarks``    notices that every page of a run of this task carries.
 ``refuse``     raises ``UserError`` for a setting that has no meaning here; what asks for yes/no targets is refused
                for every task (``refuse`` below).
@@ -114,7 +114,7 @@ class Task(Protocol):
     def yes_no(self) -> bool: ...
 
     @property
-    def stratify(self) -> str | None: ...
+    def stratify(self) -> tuple[str, ...]: ...
 
     @classmethod
     def describe(cls, dataset: Dataset, names: Sequence[str], classes: Sequence[str]) -> TaskSpec: ...
