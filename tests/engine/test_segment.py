@@ -150,6 +150,10 @@ def test_softmax_masks_are_judged_and_served_by_the_same_rule(halves, tmp_path) 
     said: list[str] = []
     root = flow.run(config.load_recipe(None, words(halves.root, tmp_path / "runs")), say=said.append)
     assert any("front, back exclude each other" in line and "softmax" in line for line in said)
+    facts = next(iter(read_json(root / "run.json")["cell_facts"].values()))
+    assert facts["horizon"] == 40 and facts["body_trains"] and 0 < facts["losses"][1] < facts["losses"][0]
+    warned = [w["kind"] for w in read_json(root / "summary.json")["run"]["warnings"]]
+    assert warned.count("few_steps") == 1 and "loss_stays" not in warned
     measures = tables.read(root / "measures.parquet", "measures").filter(pl.col("frame") == -1)
     study = halves.root.parent / "raw" / "v0.nii.gz"
     served = serve.predict(root, [study], as_="judged", out=tmp_path / "out.csv")
