@@ -817,7 +817,7 @@ BREAKS = [
     Break(
         "few-steps-untold",
         "",
-        "of_training",
+        "caveats:of_training",
         "min(steps) < FEW_STEPS",
         "False",
         "left out",
@@ -826,7 +826,7 @@ BREAKS = [
     Break(
         "few-steps-of-a-head",
         "",
-        "of_training",
+        "caveats:of_training",
         "f.get('body_trains') and f.get('horizon') is not None",
         "f.get('horizon') is not None",
         "edge",
@@ -835,7 +835,7 @@ BREAKS = [
     Break(
         "loss-that-stayed-untold",
         "",
-        "of_training",
+        "caveats:of_training",
         "pair[1] > LEARNT * pair[0]",
         "pair[1] > 9 * pair[0]",
         "left out",
