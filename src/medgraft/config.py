@@ -48,6 +48,12 @@ class WindowConfig(Section):
     stride: int = Field(1, ge=1, description="frames between neighbours (dense)")
     overlap: float = Field(0.5, ge=0, lt=1, description="share by which neighbouring cubes overlap when predicting")
     views: int = Field(1, ge=1, description="windows a case when predicting (uniform, dense)")
+    foreground: float = Field(
+        0.34,
+        ge=0,
+        le=1,
+        description="masks: share of the training windows drawn about a voxel of a structure (cubes, slices, marked)",
+    )
     together: bool = Field(False, description="one window holds the frames about every mark of a case (marked)")
     join: Literal["mean", "vote"] = Field(
         "mean",
@@ -120,10 +126,10 @@ class TrainConfig(Section):
     augment: str = Field(
         "auto", description="augmentation preset: auto (by kind), none, light, xray, xray_geometry, ultrasound, volume"
     )
-    mirror: bool = Field(
-        True,
-        description="let the augmentation mirror left and right; false where the side matters (a mirrored heart is "
-        "not real)",
+    mirror: bool | Literal["auto"] = Field(
+        "auto",
+        description="let the augmentation mirror; false where the side matters (a mirrored heart is not real). auto: "
+        "not for masks, nor where names of classes or structures carry a side (left, right, anterior, ...)",
     )
     tta: int = Field(
         0,

@@ -189,8 +189,10 @@ def joined(home: Dataset, other: Path | None, folder: Path) -> Dataset:
     warnings = notices.to_json([*home.warnings, *away.warnings])
     patient = "none" if "none" in (home.info.get("patient"), away.info.get("patient")) else home.info.get("patient")
     identity = {d.info.get("identity") for d in (home, away)}
+    exclusive = {d.info.get("exclusive") for d in (home, away)}
     info = {
-        **home.info,
+        **{k: v for k, v in home.info.items() if k != "exclusive"},
+        **({"exclusive": False not in exclusive} if None not in exclusive else {}),  # else the masks are asked
         "identity": identity.pop() if len(identity) == 1 else "code",
         "targets": targets,
         "warnings": warnings,

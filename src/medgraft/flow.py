@@ -73,7 +73,10 @@ def gather(recipe: Recipe, session: Session, the_run: runs.Run, say: Callable[[s
         arm.id for arm in session.plan.arms if any(setting.window.join == "vote" for setting in arm.settings)
     }
     the_run.info["thresholds"] = {name: values for name, values in chosen.items() if name not in voting}
-    facts = ("seconds", "parameters", "load", "score", "best_step", "horizon", "reason", "logistic_c", "wait_share")
+    facts = (
+        *("seconds", "parameters", "load", "score", "best_step", "horizon", "reason", "logistic_c", "wait_share"),
+        *("losses", "body_trains"),
+    )
     the_run.info["cell_facts"] = {r["hash"]: {k: r.get(k) for k in facts} for r in records}
     the_run.info["curves"] = {r["hash"]: fit.read_log(the_run.root / "cells" / r["hash"] / "log.csv") for r in records}
     the_run.info["baseline"] = baseline(session)
@@ -113,6 +116,9 @@ def judged_facts(the_run: runs.Run) -> dict[str, Any]:
     warnings = list(the_run.info["warnings"])
     if before["looks"]:
         warnings += notices.to_json([compare.seen_before(before)])
+    from medgraft.stats.caveats import of_training
+
+    warnings += notices.to_json(of_training(the_run.info["cells"], the_run.info["cell_facts"]))
     return {**the_run.info, "looks": looks, "warnings": warnings}
 
 

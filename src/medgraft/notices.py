@@ -153,6 +153,21 @@ NOTICES: dict[str, tuple[str, str]] = {
         "{model}: only {n} different scores for {all} cases; tied pairs count half in the AUC",
         "{model}：{all} 个病例仅有 {n} 个不同得分；计算 AUC 时得分相同的病例对按一半计",
     ),
+    "few_steps": (
+        "{model}: its training took {n} steps; below {few} a network has rarely begun to learn, so a low score says "
+        "little of this way",
+        "{model}：仅训练了 {n} 步；少于 {few} 步时网络往往尚未开始学习，得分低并不说明该方式不佳",
+    ),
+    "few_steps_one": (
+        "{model}: its training took one step; below {few} a network has rarely begun to learn, so a low score says "
+        "little of this way",
+        "{model}：仅训练了 1 步；少于 {few} 步时网络往往尚未开始学习，得分低并不说明该方式不佳",
+    ),
+    "loss_stays": (
+        "{model}: the training loss hardly fell ({first:.3g} at first, {last:.3g} at the end), so it stopped before it "
+        "had learned",
+        "{model}：训练损失几乎没有下降（开始 {first:.3g}，结束 {last:.3g}），训练在学会之前即已停止",
+    ),
     "undefined": ("{model}: {metric} is not defined on its cases", "{model}：{metric} 在其病例上无定义"),
     "never_varies": (
         "{model}: {metric} is {value:.3g} in every resample, so resampling cannot tell how sure that is",

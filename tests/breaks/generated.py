@@ -46,6 +46,9 @@ _ASKED = ("task", "target", "classes", "device", "precision", "threads", "memory
 #: find none, too many or the wrong ones.
 OPTION_TESTS: dict[str, tuple[str, ...]] = {
     "WindowConfig": ("engine/test_options.py::test_every_option_of_windows_reaches_what_is_cut",),
+    "WindowConfig.foreground": (
+        "engine/test_fields.py::test_a_recipe_without_models_takes_them_and_keeps_what_it_says",
+    ),
     "WindowConfig.hu_window": ("engine/test_options.py::test_the_hounsfield_window_reaches_the_batches",),
     "SplitConfig": ("engine/test_options.py::test_every_option_of_splits_reaches_the_split",),
     "SplitConfig.test": ("engine/test_serve.py",),

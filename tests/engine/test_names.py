@@ -47,6 +47,7 @@ BASE: dict[str, Any] = {
 #: Values that differ from the base where another of the field's kind does not come by itself.
 OTHER: dict[str, Any] = {
     "train.augment": "xray",
+    "train.mirror": False,  # left open, it holds here
     "train.warmup": 0.5,
     "train.warmup_epochs": 1.0,
     "train.iterations": 3,
@@ -110,6 +111,7 @@ SILENT = {
     "recipe.keep_windows": "what else is written",
     "recipe.report": "whether a page is written",
     "recipe.lang": "the page's language",
+    "window.foreground": "labels: windows fall where they fall (masks: the test below)",
     "split.test": "which external data set is joined (kind=external); what it holds is hashed case by case",
 }
 SILENT_COLUMNS = {
@@ -297,6 +299,8 @@ def test_the_frames_that_are_marked_and_their_times_are_in_the_name(clips) -> No
     marked = {**BASE, "task": "segment", "target": None, "models": [{"model": "unet2d", "start": "random"}]}
     marked["window"] = {"kind": "marked", "length": 1, "size": 32}
     before = names(resolve(recipe_of(clips, marked), clips))
+    elsewhere = {**marked, "window": {**marked["window"], "foreground": 0.5}}
+    assert not set(before) & set(names(resolve(recipe_of(clips, elsewhere), clips)))
     swapped = clips.frames.with_columns(
         pl.when(pl.col("mask_index") >= 0).then(1 - pl.col("mask_index")).otherwise(-1).alias("mask_index")
     )

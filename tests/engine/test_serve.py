@@ -164,7 +164,7 @@ def test_a_served_segmentation_lies_where_its_study_lies(tmp_path) -> None:
         "stats.resamples=200",
         "workers=0",
     ]
-    words += ["train={epochs: 20, batch_size: 4, learning_rate: 1e-2, augment: none}"]
+    words += ["train={epochs: 40, batch_size: 4, learning_rate: 1e-2, augment: none}"]
     root = flow.run(config.load_recipe(None, words), say=quiet)
     array = np.asarray(store.open_array(made.root, made.manifest["array_id"][0])[0])
     image = SimpleITK.GetImageFromArray(array)

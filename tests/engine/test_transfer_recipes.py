@@ -113,7 +113,7 @@ def test_the_geometry_preset_and_the_mirror_switch() -> None:
     assert all(not np.array_equal(view, picture) for view in seen)  # what was drawn is applied
     plain = transforms.without_mirror(preset)
     assert not any(transforms.draw(plain, np.random.default_rng(k)).flips[2] for k in range(200))
-    assert transforms.without_mirror(transforms.preset("volume")).flip_axes == "dh"
+    assert transforms.without_mirror(transforms.preset("volume")).flip_axes == ""
 
 
 # ---------------------------------------------------------------------------------------- Inception's side head

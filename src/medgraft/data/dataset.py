@@ -18,9 +18,11 @@ from medgraft.data.batch import Batch, Sample, collate
 from medgraft.data.cases import traced_rows
 from medgraft.data.random import balanced_index, generator, stream_index
 from medgraft.data.transforms import Augment
-from medgraft.data.windows import Window, WindowSpec, draw_window, eval_windows
+from medgraft.data.windows import Window, WindowSpec, draw_window, eval_windows, foreground_turn
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
+
+FOREGROUND = 2000  # places of a structure in a case that windows are drawn about
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class CaseDataset:
     small (no tables, no open files) and opens arrays when first needed.
 
     ``cases`` are rows of the manifest. ``augment`` holds for training batches and for the views of ``seen``. ``dense``
-    adds the masks. ``store_root`` is where the arrays lie (default: the data set; else a ``stage`` folder).
+    adds the masks, and lets a share of the training windows (``window.foreground``) be drawn about a structure.
+    ``store_root`` is where the arrays lie (default: the data set; else a ``stage`` folder).
     ``hu_window`` is black and white for cases in Hounsfield units. ``kept`` maps array ids to the frames
     that take part (``select.select``).
 
@@ -122,6 +125,7 @@ class CaseDataset:
         self._cases = _cases(part, self.cases, dataset.frames, hu_window, kept or {})
         self._place = {case.row: place for place, case in enumerate(self._cases)}
         self._groups = self._class_groups()
+        self._drawn: dict[int, list[np.ndarray]] = {}  # case -> places of each structure that it has
         if window.kind == "marked" and not any(case.mask_rows for case in self._cases):
             raise UserError(
                 "marked windows need marked frames (traced ones) and no case has any",
@@ -154,8 +158,16 @@ class CaseDataset:
             place = balanced_index(seed, n, self._need_groups()) if balanced else stream_index(seed, n, len(self))
             case = self._cases[place]
             try:
+                about = None
+                if self.dense and foreground_turn(n, self.window.foreground):
+                    about = self._foreground(case, generator(seed, "foreground", step, j))
                 window = draw_window(
-                    self.window, case.extent, generator(seed, "window", step, j), self._traced(case), case=case.row
+                    self.window,
+                    case.extent,
+                    generator(seed, "window", step, j),
+                    self._traced(case),
+                    case=case.row,
+                    about=about,
                 )
             except UserError as error:
                 raise UserError(error.cause, case=case.case_id, fix=error.fix) from error
@@ -198,6 +210,36 @@ class CaseDataset:
 
     def _traced(self, case: _Case) -> list[int] | None:
         return case.traced if self.window.kind == "marked" else None
+
+    def _foreground(self, case: _Case, rng: np.random.Generator) -> tuple[int, int, int] | None:
+        """A voxel (d, h, w) of the view: any structure that the case has, then any of its voxels. None without one."""
+        if case.row not in self._drawn:
+            self._drawn[case.row] = [found for k in range(self.structures) if len(found := self._voxels(case, k))]
+        there = self._drawn[case.row]
+        if not there:
+            return None
+        chosen = there[int(rng.integers(len(there)))]
+        d, h, w = chosen[int(rng.integers(len(chosen)))].tolist()
+        return d, h, w
+
+    def _voxels(self, case: _Case, structure: int) -> np.ndarray:
+        """Places (n, 3) of a structure in the view, at most ``FOREGROUND`` of them, evenly spread over all."""
+        mask, (_, top, left), (_, _, height, width) = self._mask(case), case.corner, case.extent
+        frames = np.array(case.traced, np.int64)
+        parts = [
+            np.flatnonzero(
+                mask[case.mask_rows[case.array_frame(f)], structure, top : top + height, left : left + width] == 1
+            )
+            for f in frames.tolist()
+        ]
+        total = sum(map(len, parts))
+        kept = (np.arange(min(total, FOREGROUND)) * total) // max(1, min(total, FOREGROUND))
+        places = np.concatenate([*parts, np.empty(0, np.int64)])[kept]
+        depth = np.repeat(frames, [len(p) for p in parts])[kept]
+        return np.column_stack([depth, places // width, places % width]).astype(np.int32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_drawn": {}}  # found again where it is needed: the object pickles small
 
     def _sample(self, place: int, window: Window, drawn: transforms.Draw) -> Sample:
         case = self._cases[place]

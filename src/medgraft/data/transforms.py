@@ -107,8 +107,8 @@ def preset(name: str, **changes: Any) -> Augment:
 
 
 def without_mirror(augment: Augment) -> Augment:
-    """The same augmentation without left-right mirror images, for pictures and volumes alike."""
-    return replace(augment, flip_lr=0.0, flip_axes=augment.flip_axes.replace("w", ""))
+    """The same augmentation without mirror images: along whichever axis, they turn a left hand into a right one."""
+    return replace(augment, flip_lr=0.0, flip_axes="")
 
 
 @dataclass(frozen=True)

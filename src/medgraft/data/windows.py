@@ -11,6 +11,7 @@ the value range and is ignored in masks. Nothing is padded after normalisation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -46,6 +47,8 @@ class WindowSpec:
     that neighbours have in common. ``max_windows`` caps the evaluation windows of a case, evenly
     spread; it does not touch ``cubes`` and ``marked``, where each window counts. ``join`` says how the
     windows of a case become one answer: ``mean`` (``join_scores``), or ``vote`` besides (``join_votes``).
+    ``foreground``: share of the training windows that are drawn about a voxel of a structure (cubes, slices, marked;
+    0 = none, everywhere else it has no meaning).
     """
 
     kind: Kind = "uniform"
@@ -56,6 +59,7 @@ class WindowSpec:
     max_windows: int | None = None
     join: Join = "mean"
     together: bool = False
+    foreground: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -68,6 +72,8 @@ class WindowSpec:
             raise UserError(f"window overlap must lie in 0 .. 1 (1 excluded), not {self.overlap}")
         if self.max_windows is not None and self.max_windows < 1:
             raise UserError(f"max_windows must be at least 1, not {self.max_windows}")
+        if not 0 <= self.foreground <= 1:
+            raise UserError(f"window foreground is a share, not {self.foreground}")
         if self.join not in ("mean", "vote"):
             raise UserError(f"windows cannot be joined by {self.join!r}", fix="use mean or vote")
 
@@ -106,19 +112,23 @@ def draw_window(
     marks: Sequence[int] | None = None,
     *,
     case: int = -1,
+    about: tuple[int, int, int] | None = None,
 ) -> Window:
     """A random window of an array of ``shape`` (C, D, H, W) for training.
 
-    ``marks`` lists the frames that a table names (traced ones, key frames; None: all are). Raises ``UserError`` when
-    ``marked`` windows are asked of a case without one. An array with one frame gives that frame for every kind.
+    ``about`` (d, h, w) is a voxel that cubes and slices have in their middle, or as near to it as the array's edges
+    allow; of marked windows it names the frame. ``marks`` lists the frames that a table names (traced ones, key frames;
+    None: all are). Raises ``UserError`` when ``marked`` windows are asked of a case without one. An array with one
+    frame gives that frame for every kind.
     """
     _, depth, height, width = shape
     box = (0, 0, height, width)
     if spec.kind == "cubes":
-        tops = [
-            _random_start(rng, n, side)
-            for n, side in zip((depth, height, width), (min(spec.length, _one(depth, spec)), *spec.sides))
-        ]
+        sides = (min(spec.length, _one(depth, spec)), *spec.sides)
+        if about is None:
+            tops = [_random_start(rng, n, side) for n, side in zip((depth, height, width), sides)]
+        else:
+            tops = [_start_about(v, n, side) for v, n, side in zip(about, (depth, height, width), sides)]
         return _cube(spec, depth, (tops[0], tops[1], tops[2]), case, -1)
     if spec.kind == "marked":
         choices = range(depth) if marks is None else marks
@@ -126,6 +136,8 @@ def draw_window(
             raise UserError("the case has no marked frame", fix="leave it out or use another window kind")
         if spec.together:
             return replace(eval_windows(spec, shape, marks, case=case)[0], index=-1)
+        if about is not None:
+            return _clip(spec, _about(about[0], spec, depth), box, case, -1)
         return _clip(spec, _about(choices[int(rng.integers(len(choices)))], spec, depth), box, case, -1)
     if depth == 1:
         return _clip(spec, (0,), box, case, -1)
@@ -140,7 +152,7 @@ def draw_window(
     elif spec.kind == "all":
         frames = _run(int(rng.integers(_all_starts(spec, depth))), spec, depth)
     elif spec.kind == "slices":
-        frames = _about(int(rng.integers(depth)), spec, depth)
+        frames = _about(int(rng.integers(depth)) if about is None else about[0], spec, depth)
     else:
         return eval_windows(spec, shape, marks, case=case)[0]
     return _clip(spec, frames, box, case, -1)
@@ -257,6 +269,19 @@ def _even(count: int, wanted: int | None) -> list[int]:
 
 def _random_start(rng: np.random.Generator, n: int, side: int) -> int:
     return int(rng.integers(n - side + 1)) if n > side else -((side - n) // 2)
+
+
+def _start_about(place: int, n: int, side: int) -> int:
+    """The start of a side with ``place`` in its middle that stays within 0 .. n; centred where the side is longer."""
+    return min(max(place - side // 2, 0), n - side) if n > side else -((side - n) // 2)
+
+
+def foreground_turn(number: int, share: float) -> bool:
+    """Whether element ``number`` of the stream of samples is drawn about the foreground.
+
+    Of the first n elements these are the least whole number that is not below ``share`` of n, for every n.
+    """
+    return math.ceil((number + 1) * share - 1e-9) > math.ceil(number * share - 1e-9)
 
 
 def _grid(n: int, side: int, overlap: float) -> list[int]:

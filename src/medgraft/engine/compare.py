@@ -88,6 +88,8 @@ def prepare(
     )
     tables.write(marked, root / "frames.parquet", "frames")
     planning.write(plan, root)
+    for line in plan.notes:
+        say(line)
     return Session.open(plan, dataset, root), run
 
 

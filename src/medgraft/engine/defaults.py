@@ -8,8 +8,13 @@ from typing import Any
 from medgraft import config
 from medgraft.config import ArmConfig, Recipe
 from medgraft.datasets import Dataset
+from medgraft.engine import fields
 from medgraft.engine.device import device_type
+from medgraft.engine.fields import Field
+from medgraft.engine.plan import usable_rows
 from medgraft.tasks.choose import describe, make
+
+CUBE_RATE, FLAT_RATE = 2e-2, 1e-3  # peak learning rates of the networks that learn masks
 
 
 def with_defaults(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) -> Recipe:
@@ -24,10 +29,12 @@ def with_defaults(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) 
     lite = "efficientnet_lite0"
     size = {"window": {"size": 128}} if quick and not recipe.window.size else {}
     arms: list[dict[str, Any]]
-    if make(describe(dataset, recipe.task, recipe.target, recipe.classes)).joins == "field":
-        name = "unet3d" if kind == "volume" else "smp:unet-resnet18"
-        train = {"learning_rate": 1e-3, "epochs": 20 if quick else 40}
-        arms = [{"model": name, "start": "random", **({} if kind == "volume" else size), "train": train}]
+    task = make(describe(dataset, recipe.task, recipe.target, recipe.classes))
+    if task.joins == "field":
+        learned = fields.plan(dataset, usable_rows(dataset, task), quick=quick)
+        arms = [_field_arm(learned, recipe)]
+        for line in learned.lines:
+            say(line)
     else:
         epochs = {"epochs": 8} if quick else {}
         arms = [
@@ -49,3 +56,20 @@ def with_defaults(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) 
         changes["seeds"] = [0]
         say("no GPU here: smaller windows, fewer epochs and one seed. seeds=[0,1,2] adds the others later")
     return config.build(Recipe, {**recipe.model_dump(exclude_unset=True), **changes})
+
+
+def _field_arm(learned: Field, recipe: Recipe) -> dict[str, Any]:
+    """The arm that learns masks by these defaults; what the recipe says of window and training stays as it is said."""
+    depth, *sides = learned.patch
+    window: dict[str, Any] = {"size": sides[0]} if learned.flat else {"kind": "cubes", "length": depth, "size": sides}
+    rate = FLAT_RATE if learned.flat else CUBE_RATE
+    train = {"iterations": learned.steps, "batch_size": learned.batch, "learning_rate": rate}
+    said = (recipe.window.model_fields_set, recipe.train.model_fields_set)
+    if said[1] & {"iterations", "epochs"}:
+        train.pop("iterations")
+    return {
+        "model": "smp:unet-resnet18" if learned.flat else "unet3d",
+        "start": "random",
+        "window": {key: value for key, value in window.items() if key not in said[0]},
+        "train": {key: value for key, value in train.items() if key not in said[1]},
+    }

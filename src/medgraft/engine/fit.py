@@ -17,6 +17,7 @@ from medgraft.data.dataset import CaseDataset
 from medgraft.engine import features, loop, optim, predict, rows
 from medgraft.engine.build import build, fit_normalise, load_facts, save_model
 from medgraft.engine.evaluators import EVALUATORS
+from medgraft.engine.plan import STILL
 from medgraft.engine.session import Session, Training
 from medgraft.files import read_json, sha256
 from medgraft.models.model import Model
@@ -235,6 +236,8 @@ def seal(
         train_cases=len(parts.learns),
         judged_cases=len(parts.judged_rows),
         parameters=sum(p.numel() for p in model.parameters()),
+        losses=history.losses,
+        body_trains=training.arm.strategy not in STILL,
         load=None if report is None else load_facts(model, report),
         **facts,
     )

@@ -25,6 +25,8 @@ from medgraft.files import write_text
 from medgraft.models import strategy
 from medgraft.tasks.task import Task
 
+SAMPLED = 10  # steps whose loss says where training began, and where it ended
+
 
 @dataclass
 class History:
@@ -36,6 +38,15 @@ class History:
     seconds: float = 0.0
     wait_share: float = 0.0
     resumed_from: int = 0
+    opening: list[float] = field(default_factory=list)  # the loss of the first steps
+    closing: list[float] = field(default_factory=list)  # and of the last that were made
+
+    @property
+    def losses(self) -> tuple[float, float] | None:
+        """Mean training loss of the first ``SAMPLED`` steps, and of as many at the end; None below two such spans."""
+        if len(self.opening) < SAMPLED or len(self.closing) < SAMPLED:
+            return None
+        return sum(self.opening) / SAMPLED, sum(self.closing) / SAMPLED
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,10 @@ def train(
             fabric.clip_gradients(module, optimizer, max_norm=setting.clip_gradient)
         optimizer.step()
         running, counted, finished = running + loss.detach(), counted + 1, step + 1
+        if step < SAMPLED:
+            history.opening.append(float(loss.detach()))
+        elif step >= stop - SAMPLED:
+            history.closing.append(float(loss.detach()))
 
         # -- look at the select part -------------------------------------------------------------
         if finished in looks or finished == stop:

@@ -8,7 +8,7 @@ covers everything that decides its numbers and nothing else: neither the arm's o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from medgraft.data import select, transforms
 from medgraft.data.transforms import Augment
 from medgraft.data.windows import WindowSpec
 from medgraft.datasets import EXTERNAL, Dataset
+from medgraft.engine import mirror
 from medgraft.engine.device import device_type, thread_count
 from medgraft.errors import UserError
 from medgraft.models import registry, weights
@@ -62,8 +63,11 @@ class Setting:
         return found if self.train.mirror else transforms.without_mirror(found)
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values; a share of the foreground that does not act is left out, so that older cells keep their
+        names.
+        """
         return {
-            "window": asdict(self.window),
+            "window": {k: v for k, v in asdict(self.window).items() if k != "foreground" or v},
             "select": self.select.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
             "normalise": asdict(self.normalise),
@@ -166,7 +170,7 @@ class Means:
 class Plan:
     """See the module's docstring.
 
-    ``cases`` are (case, patient, digest) of all usable cases, in the manifest's order.
+    ``cases`` are (case, patient, digest) of all usable cases, in the manifest's order. ``notes`` decide no number.
     """
 
     task: TaskSpec
@@ -184,6 +188,7 @@ class Plan:
     explain: int = 0
     compat: tuple[str, ...] = ()
     means: Means = field(default=Means(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what was decided for the user, a line each
 
     def make_task(self, setting: Setting | None = None) -> Task:
         return make(self.task, None if setting is None else setting.train)
@@ -290,6 +295,7 @@ class Plan:
                 "cases": tuple((str(c), str(p), str(d)) for c, p, d in value["cases"]),
                 "compat": tuple(value["compat"]),
                 "means": Means(**{**means, "weights": tuple(means["weights"])}),
+                "notes": tuple(value.get("notes", ())),
             }
         )
 
@@ -340,7 +346,8 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Plan:
     task = make(spec)
     rows = usable_rows(dataset, task)
     manifest = dataset.manifest[rows]
-    arms = tuple(_arm(recipe, arm, task, kinds[0], dataset) for arm in recipe.models)
+    still = mirror.why_not(task, spec)
+    arms = tuple(_arm(recipe, arm, task, kinds[0], dataset, mirrors=not still) for arm in recipe.models)
     alike: dict[str, str] = {}
     for arm in arms:
         same = runs.digest({**asdict(arm), "id": "", "printed": "", "settings": [s.to_json() for s in arm.settings]})
@@ -356,6 +363,14 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Plan:
                 raise UserError(
                     "a search or early stopping needs inner parts", case=arm.id, fix="set split.inner=1 or more"
                 )
+    notes = [spec.told] if spec.told else []
+    if still and any(
+        _leaves_mirror_open(recipe, arm) and _would_mirror(arm_) for arm, arm_ in zip(recipe.models, arms)
+    ):
+        notes.append(f"no mirror images: {still} (train.mirror=true shows them)")
+    if not _chooses(recipe, arms, task):
+        folds = tuple(replace(fold, inner={}) for fold in folds)
+        notes.append("one way with one setting: nothing to choose, so no search is trained and no patient selects")
     digests = runs.case_digests(dataset, [t.name for t in spec.targets])
     plan = Plan(
         task=spec,
@@ -381,6 +396,7 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Plan:
             checkpoint_seconds=recipe.checkpoint_seconds,
             keep_windows=recipe.keep_windows,
         ),
+        notes=tuple(notes),
     )
     if recipe.negatives:
         kinds_of_negatives(recipe, dataset, task)
@@ -392,7 +408,25 @@ def usable_rows(dataset: Dataset, task: Task) -> list[int]:
     return [row for row, fit in enumerate(task.usable(dataset.manifest)) if fit]
 
 
-def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset) -> Arm:
+def _leaves_mirror_open(recipe: Recipe, arm: ArmConfig) -> bool:
+    return any(config.train.mirror == "auto" for config in recipe.arm_settings(arm))
+
+
+def _would_mirror(arm: Arm) -> bool:
+    """Whether the augmentation of an arm holds mirror images, shown or not."""
+    presets = (transforms.preset(setting.train.augment) for setting in arm.settings)
+    return any(found.flip_lr > 0 or found.flip_axes for found in presets)
+
+
+def _chooses(recipe: Recipe, arms: Sequence[Arm], task: Task) -> bool:
+    """Whether a search has anything to find: a setting, a step, an arm to be served, or a threshold of labels."""
+    if task.joins != "field" or len(arms) > 1 or recipe.compat:
+        return True
+    settings = arms[0].settings if arms else ()
+    return len(settings) > 1 or any(s.train.patience or s.train.keep_every for s in settings)
+
+
+def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset, *, mirrors: bool) -> Arm:
     facts = registry.info(arm.model)
     if arm.join == "bert" and (facts.dims != 2 or facts.dense):
         raise UserError(
@@ -405,7 +439,7 @@ def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset
             refuse(task, config.train, config.window.join)
         except UserError as error:
             raise UserError(error.cause, case=arm.id, fix=error.fix) from error
-        settings.append(_setting(config, arm.strategy, facts, task, kind, depths))
+        settings.append(_setting(config, arm.strategy, facts, task, kind, depths, mirrors=mirrors))
     card = weights.find_card(arm.model, arm.start, recipe.weights)
     return Arm(
         id=arm.id,
@@ -421,15 +455,25 @@ def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset
 
 
 def _setting(
-    config: SettingConfig, strategy: str, facts: BackboneInfo, task: Task, kind: str, depths: Sequence[int]
+    config: SettingConfig,
+    strategy: str,
+    facts: BackboneInfo,
+    task: Task,
+    kind: str,
+    depths: Sequence[int],
+    *,
+    mirrors: bool,
 ) -> Setting:
+    """``mirrors`` is what ``auto`` means for mirror images."""
     augment = config.train.augment
     if augment == "auto":  # a still body sees its cases once, as they are
         augment = "none" if strategy in STILL and task.joins == "case" else PRESETS[kind]
     return Setting(
         resolve_window(config.window, facts, kind, task.joins == "field", depths),
         config.select,
-        config.train.model_copy(update={"augment": augment}),
+        config.train.model_copy(
+            update={"augment": augment, "mirror": mirrors if config.train.mirror == "auto" else config.train.mirror}
+        ),
         Normalise(config.normalise, config.window.hu_window),
     )
 
@@ -469,7 +513,12 @@ def resolve_window(
     if max(depths, default=1) == 1:
         length = 1
     views = None if chosen in ("all", "cubes", "marked", "slices", "whole", "centre") else config.views
-    return WindowSpec(chosen, length, size, config.stride, config.overlap, views, config.join, config.together)
+    single = kind == "image" or config.together  # the whole of what there is, wherever a structure lies
+    acts = field and (chosen == "cubes" or (chosen in ("slices", "marked") and not single))
+    foreground = config.foreground if acts else 0.0
+    return WindowSpec(
+        chosen, length, size, config.stride, config.overlap, views, config.join, config.together, foreground
+    )
 
 
 def split_rows(recipe: Recipe, dataset: Dataset, rows: Sequence[int], task: Task) -> list[splits.Row]:

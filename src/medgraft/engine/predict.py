@@ -178,7 +178,7 @@ def _by_field(work: _Work, on_case: OnCase | None) -> Predicted:
             if window.case != current:
                 finish()
                 current = window.case
-                join = DenseJoin((work.task.outputs, *work.samples.grid(current)))
+                join = DenseJoin((len(score), *work.samples.grid(current)))
             assert join is not None
             join.add(window, score)
     finish()

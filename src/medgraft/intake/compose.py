@@ -274,6 +274,7 @@ class Composer:
             "stored_with": changes_values(self.options),
             "targets": described,
             "structures": [structures[v] for v in sorted(structures)],
+            **({"exclusive": True} if structures else {}),  # a label map holds one value a voxel
             "label_level": self.options.label_level,
             "patient": "none" if self.wanted.patient == "none" else "column",
             "patient_source": self.wanted.patient,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from medgraft.stats.kinds import Question
 
 FEW_PATIENTS = 50  # below it intervals are rough
 UNDEFINED_SHARE = 0.05  # of the resamples, from which on it is said
+FEW_STEPS = 200  # of a network that trains; below it has rarely begun to learn
+LEARNT = 0.9  # a training loss above this share of its first value has not clearly fallen
 
 
 def of_data(
@@ -93,3 +96,24 @@ def of_model(name: str, asked: Question, answers: Judged, interval: Interval, wa
         warnings.append(notice("never_varies", model=name, metric=asked.primary, value=interval.value))
     if interval.undefined > UNDEFINED_SHARE and interval.n_units >= MINIMUM_PATIENTS:
         warnings.append(notice("often_undefined", model=name, metric=asked.primary, share=interval.undefined))
+
+
+def of_training(cells: Mapping[str, str], facts: Mapping[str, Mapping[str, Any]]) -> list[Notice]:
+    """Arms whose training stopped before it had learned: few steps of a whole network, or a loss that did not fall.
+
+    ``cells`` maps a cell's hash to its arm, ``facts`` to what its training left: ``horizon`` (steps), ``losses`` (mean
+    of the first and of the last steps; None where there were too few), ``body_trains``. An arm is told by its shortest
+    training, and by the training whose loss fell least.
+    """
+    found: list[Notice] = []
+    for arm in dict.fromkeys(cells.values()):
+        own = [facts[cell] for cell, name in cells.items() if name == arm and cell in facts]
+        steps = [f["horizon"] for f in own if f.get("body_trains") and f.get("horizon") is not None]
+        if steps and min(steps) < FEW_STEPS:
+            found.append(notice("few_steps", model=arm, n=min(steps), few=FEW_STEPS))
+        losses = [(float(f["losses"][0]), float(f["losses"][1])) for f in own if f.get("losses")]
+        stayed = [pair for pair in losses if pair[0] > 0 and pair[1] > LEARNT * pair[0]]
+        if stayed:
+            first, last = max(stayed, key=lambda pair: pair[1] / pair[0])
+            found.append(notice("loss_stays", model=arm, first=first, last=last))
+    return found

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from medgraft.config import TrainConfig
+from medgraft.data.cases import exclusive_masks
 from medgraft.data.dataset import TargetSpec
 from medgraft.datasets import Dataset
 from medgraft.errors import UserError
@@ -21,7 +22,12 @@ from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec
 
 
 class Segment:
-    """K structures, each yes or no per voxel (they may overlap): binary cross-entropy plus soft Dice.
+    """K structures in every voxel, learned by Dice plus cross-entropy.
+
+    ``exclusive`` structures (a label map: one value a voxel) learn by softmax over background and structures, K + 1
+    outputs; a voxel is a structure where that is likelier than every other and than background. Structures that may
+    overlap learn by a sigmoid each, K outputs; a voxel is each structure whose probability exceeds one half. ``scores``
+    are K probabilities in both. A single structure is one output: the softmax over two is the same thing.
 
     Masks arrive as ``batch["mask"] (B, K, D, H, W)`` uint8 of 0, 1 and 255; a voxel of 255 counts
     nowhere. Counting comes first and dividing later: tp, fp and fn travel in ``measures``.
@@ -33,12 +39,13 @@ class Segment:
     yes_no = False
     stratify: tuple[str, ...] = ()
 
-    def __init__(self, structures: Sequence[str]) -> None:
+    def __init__(self, structures: Sequence[str], *, exclusive: bool = False) -> None:
         if not structures:
             raise ValueError("a segmentation needs a structure")
         self.structures = list(structures)
+        self.exclusive = exclusive and len(structures) > 1
         self.targets: list[TargetSpec] = []
-        self.outputs = len(structures)
+        self.outputs = len(structures) + self.exclusive
         self.metric = metrics.METRICS["dice"]
 
     @classmethod
@@ -51,11 +58,12 @@ class Segment:
         unknown = [n for n in names if n not in structures]
         if unknown:
             raise UserError(f"no structure {unknown[0]!r}; there are {', '.join(structures)}")
-        return TaskSpec(cls.name, structures=tuple(structures))
+        exclusive = len(structures) > 1 and exclusive_masks(dataset)
+        return TaskSpec(cls.name, structures=tuple(structures), exclusive=exclusive)
 
     @classmethod
     def make(cls, spec: TaskSpec, setting: TrainConfig | None = None) -> Segment:
-        return cls(spec.structures)
+        return cls(spec.structures, exclusive=spec.exclusive)
 
     def usable(self, manifest: pl.DataFrame) -> pl.Series:
         """Rows with a mask."""
@@ -88,7 +96,7 @@ class Segment:
         """
         if len(scores) != len(self.structures):
             raise UserError(f"{len(scores)} fields for {len(self.structures)} structures", case=str(case["case_id"]))
-        said = scores > 0.5
+        said = self.said(scores)
         labels = np.zeros(scores.shape[1:], np.uint8)
         spacing = case.get("spacing")
         known = case.get("kind") == "volume" and spacing is not None and all(s is not None for s in spacing)
@@ -102,15 +110,21 @@ class Segment:
 
     def loss(self, output: torch.Tensor, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Mean cross-entropy over counted voxels plus 1 - soft Dice (smoothing 1, over the batch, mean over
-        structures).
+        structures; background takes no part in it).
+
+        ``output (B, outputs, D, H, W)`` logits. Cross-entropy is that of a softmax, or of a sigmoid for each structure.
         """
-        mask = batch["mask"]
-        known = (mask != IGNORE).float()
+        mask, logits = batch["mask"], output.float()
         truth = (mask == 1).float()
-        logits = output.float()
-        each = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        if self.exclusive:  # a voxel whose label is not known for one structure is not known for the others
+            known = (mask != IGNORE).all(1, keepdim=True).float()
+            label = torch.where(truth.any(1), truth.argmax(1) + 1, 0)
+            each = functional.cross_entropy(logits, label, reduction="none")[:, None]
+        else:
+            known = (mask != IGNORE).float()
+            each = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         entropy = (each * known).sum() / known.sum().clamp(min=1)
-        probability = logits.sigmoid() * known
+        probability = self.scores(logits) * known
         axes = (0, 2, 3, 4)
         overlap = (probability * truth).sum(axes)
         dice = (2 * overlap + 1) / (probability.sum(axes) + (truth * known).sum(axes) + 1)
@@ -118,12 +132,22 @@ class Segment:
 
     def scores(self, output: torch.Tensor) -> torch.Tensor:
         """Probabilities (B, K, D, H, W)."""
-        return output.float().sigmoid()
+        return output.float().softmax(1)[:, 1:] if self.exclusive else output.float().sigmoid()
+
+    def said(self, scores: np.ndarray) -> np.ndarray:
+        """Which voxels are called which structure: bool (K, ...) from probabilities (K, ...); none where they are NaN.
+
+        An exclusive structure is called where it is likelier than the others and than background (1 - their sum).
+        """
+        if not self.exclusive:
+            return scores > 0.5
+        likeliest = np.concatenate([1 - scores.sum(0, keepdims=True), scores]).argmax(0)
+        return likeliest == np.arange(1, len(scores) + 1).reshape(-1, *[1] * (scores.ndim - 1))
 
     def count(self, truth: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
         """tp, fp, fn of shape (K,) from a mask (K, ...) uint8 and probabilities (K, ...), ignored voxels left out."""
         axes = tuple(range(1, truth.ndim))
-        known, yes, said = truth != IGNORE, truth == 1, scores > 0.5
+        known, yes, said = truth != IGNORE, truth == 1, self.said(scores)
         return {
             "tp": (yes & said & known).sum(axes),
             "fp": (~yes & said & known).sum(axes),
@@ -156,5 +180,5 @@ class Segment:
         for case_id, frame, name, value in zip(*(columns[k] for k in ("case_id", "frame", "name", "value"))):
             kind, _, structure = name.partition(".")
             if frame == -1 and kind in places:
-                counts.setdefault(case_id, np.zeros((self.outputs, 3)))[order[structure], places[kind]] = value
+                counts.setdefault(case_id, np.zeros((len(self.structures), 3)))[order[structure], places[kind]] = value
         return {"dice": metrics.point("dice", None, np.stack(list(counts.values()))) if counts else float("nan")}

@@ -59,20 +59,36 @@ Joins = Literal["case", "field", "window"]
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What is asked of a data set, as plain values: the task's name, its label columns or its structures."""
+    """What is asked of a data set, as plain values: the task's name, its label columns or its structures.
+
+    ``exclusive`` structures never share a voxel.
+    """
 
     name: str
     targets: tuple[TargetSpec, ...] = ()
     structures: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()  # of the only target that take part; empty: all
+    exclusive: bool = False
+
+    @property
+    def told(self) -> str:
+        """How masks are learned, in a line; empty where labels are."""
+        if len(self.structures) < 2:
+            return f"masks of {self.structures[0]}: yes or no in every voxel (sigmoid)" if self.structures else ""
+        names = ", ".join(self.structures)
+        if self.exclusive:
+            return f"masks of {names} exclude each other: one answer a voxel, background among them (softmax)"
+        return f"masks of {names} may overlap: yes or no for each in every voxel (sigmoid)"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values; ``exclusive`` is left out where it does not hold, so that older cells keep their names."""
+        return {k: v for k, v in asdict(self).items() if k != "exclusive" or v}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TaskSpec:
         targets = tuple(TargetSpec(**{**t, "classes": tuple(t["classes"])}) for t in value["targets"])
-        return cls(value["name"], targets, tuple(value["structures"]), tuple(value["classes"]))
+        structures, classes = tuple(value["structures"]), tuple(value["classes"])
+        return cls(value["name"], targets, structures, classes, value.get("exclusive", False))
 
 
 @dataclass(frozen=True)
