@@ -6,8 +6,8 @@
 
 One row a network: milliseconds of a training step by the engine and by the bare loop, their ratio with its interval,
 the same for scoring, the most memory; for the three networks marked so also what ``torch.compile`` brings to a forward
-pass. Bar: the bare loop's time is at least 85 % of the engine's. The rows are kept in bench/results/device.json with the
-device's name.
+pass. Bar: the bare loop's time is at least 85 % of the engine's. The rows are kept in bench/results/device.json with
+the device's name.
 """
 
 from __future__ import annotations
