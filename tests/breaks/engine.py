@@ -335,6 +335,14 @@ BREAKS = [
         "mean",
     ),
     Break(
+        "features-move-in-inference-mode",
+        "PNEU-X02",
+        "features:compute",
+        "fabric.to_device(model)",
+        "torch.inference_mode()(fabric.to_device)(model)",
+        "logic",
+    ),
+    Break(
         "features-in-training-mode",
         "PNEU-X02",
         "features:compute",

@@ -310,6 +310,37 @@ def test_frozen_features_from_the_cache_are_those_of_the_network(recipe) -> None
     assert list((root / "features").glob("*.npz"))
 
 
+def test_a_body_that_moved_to_a_device_for_its_features_still_trains(recipe) -> None:
+    """Moving makes new tensors: made in inference mode they could never be trained (seen on a GPU alone)."""
+    from medgraft.engine import features
+    from medgraft.engine.build import build
+
+    words = "models=[{model: efficientnet_lite0, strategy: frozen, train: {augment: none, epochs: 1}}]"
+    made = recipe(words)
+    session, _ = compare.prepare(made, load_dataset(made.data))
+    arm = session.plan.arms[0]
+    model, _ = build(session.plan, arm, arm.settings[0], session.plan.make_task(), seed=0)
+
+    class Moves:
+        """A device that is another place in memory."""
+
+        device = torch.device("cpu")
+
+        def to_device(self, value):
+            if isinstance(value, torch.nn.Module):
+                for module in value.modules():
+                    for name, parameter in module.named_parameters(recurse=False):
+                        setattr(module, name, torch.nn.Parameter(parameter.detach().clone()))
+            return value
+
+    samples = session.samples(session.rows(session.plan.places[0].test), arm.settings[0])
+    found = features.compute(Moves(), model, samples)  # type: ignore[arg-type]
+    assert len(found["features"]) == len(samples)
+    assert not any(p.is_inference() for p in model.parameters())
+    model.train()
+    model(next(iter([samples.train_batch(0, 0, 2)]))).sum().backward()
+
+
 def test_a_logistic_head_is_the_regression_it_claims_to_be(recipe) -> None:
     from sklearn.linear_model import LogisticRegression
 

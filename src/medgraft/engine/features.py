@@ -41,15 +41,21 @@ def block_of(depth: int) -> int:
     return max(1, IMAGES // max(1, depth))
 
 
-@torch.inference_mode()
 def compute(
     fabric: Fabric, model: Model, samples: CaseDataset, *, workers: int = 0, layout: Sequence[Block] | None = None
 ) -> dict[str, np.ndarray]:
     """Features of every evaluation window: ``features (N, F)`` float32, ``case (N,)`` manifest rows, ``start (N,
     3)``.
     """
-    fabric.to_device(model)
+    fabric.to_device(model)  # outside of inference mode: what moves inside could never be trained afterwards
     model.eval()
+    with torch.inference_mode():
+        return _computed(fabric, model, samples, workers, layout)
+
+
+def _computed(
+    fabric: Fabric, model: Model, samples: CaseDataset, workers: int, layout: Sequence[Block] | None
+) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {"features": [], "case": [], "start": []}
     if layout is None:
         windows = samples.eval_windows()
