@@ -138,6 +138,14 @@ def test_every_target_is_dealt_out_and_a_case_with_any_label_takes_part() -> Non
             assert 7 <= sum(first[int(p[1:])] == "1" for p in part) <= 9
 
 
+def test_parts_stay_even_where_every_class_is_rare() -> None:
+    """30 findings of one patient each: nothing but the room that is left says where a patient goes."""
+    patients = [f"p{i:02d}" for i in range(30)]
+    made = labelled(patients, a=["same"] * 30, b=[f"finding {i}" for i in range(30)])
+    parts = parts_in(make_splits(made, folds=3, inner=0, target=["b", "a"]))
+    assert sorted(len(part) for part in parts.values()) == [10, 10, 10]
+
+
 def test_a_quantity_is_dealt_out_by_its_size() -> None:
     values = np.random.default_rng(0).lognormal(0, 1, 60).tolist()
     made = labelled([f"p{i:03d}" for i in range(60)], ef=values)
@@ -175,7 +183,7 @@ def test_the_share_that_was_asked_for_is_tested(share: float) -> None:
 def test_the_selecting_part_holds_every_class_where_it_can() -> None:
     """45 negative and 5 positive patients in 5 folds: four positives train, and one of them selects."""
     patients = [f"p{i:02d}" for i in range(50)]
-    made = dataset(patients, ["ill" if i < 5 else "well" for i in range(50)])
+    made = dataset(patients, ["rare" if i < 5 else "common" for i in range(50)])
     for seed in range(10):
         rows = make_splits(made, folds=5, inner=1, target="y", seed=seed)
         for outer in range(5):
@@ -187,7 +195,7 @@ def test_the_selecting_part_holds_every_class_where_it_can() -> None:
         if row["outer"] == 2 and row["role"] == "select" and row["patient_id"] < "p05":
             row["role"] = "train"
     (said,) = remarks(made.manifest, rows, ["y"])
-    assert said.kind == "select_lacks_class" and "ill" in str(said) and "fold 3" in str(said)
+    assert said.kind == "select_lacks_class" and "rare" in str(said) and "fold 3" in str(said)
 
 
 def test_a_giant_patient_is_named_and_the_fix_can_be_copied() -> None:

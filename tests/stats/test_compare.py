@@ -135,6 +135,8 @@ def test_pairs_are_counted_within_folds() -> None:
     ]
     value = influence(answers(y, a, patient, strata=fold), "auc").value
     assert value == pytest.approx(sum(v * n for v, n in of_folds) / sum(n for _, n in of_folds))
+    drawn = [bootstrap(y, p, patient, resamples=200, strata=fold)["auc"].distribution for p in (a, a + shift)]
+    assert drawn[1] == pytest.approx(drawn[0], nan_ok=True)
     found = influence(answers(y, a, patient, strata=fold), "auc")
     drawn = bootstrap(y, a, patient, resamples=4000, strata=fold)["auc"].distribution
     assert np.sqrt((found.pull**2).sum()) == pytest.approx(np.nanstd(drawn), rel=0.15)

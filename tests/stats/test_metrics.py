@@ -136,6 +136,17 @@ def test_auc_counts_pairs(rows: list[tuple[bool, int]]) -> None:
     assert np.isnan(value) if not pairs else value == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
+def test_precision_needs_a_negative_case() -> None:
+    """Among positives alone every precision is 1, which tells nothing: in the data, in a resample, in a fold."""
+    y, p = np.array([1.0, 1, 0]), np.array([0.9, 0.8, 0.1])
+    assert np.isnan(metrics.point("auprc", np.ones(3), p))
+    drawn = METRICS["auprc"].function(y, p, Weights(np.arange(3), np.array([[1.0, 2], [1, 1], [1, 0]])))
+    assert drawn[0] == 1 and np.isnan(drawn[1])
+    folds = np.array([0, 0, 0, 1, 1])
+    y, p = np.array([1.0, 0, 0, 1, 1]), np.array([0.5, 0.9, 0.1, 0.7, 0.8])
+    assert metrics.point("auprc", y, p, strata=folds) == 0.5  # the second fold has no negative case
+
+
 def test_auc_survives_any_rising_transform_and_flips_with_the_sign() -> None:
     y, p = study("binary", 5)
     assert metrics.auc(y, np.exp(3 * p)) == metrics.auc(y, p)
