@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from medgraft import config, notices, runs, store, tables
-from medgraft.config import Recipe
+from medgraft.config import Recipe, StatsConfig
 from medgraft.datasets import joined, load_dataset
 from medgraft.engine import compare, fit
 from medgraft.engine.defaults import with_defaults
@@ -79,7 +79,7 @@ def gather(recipe: Recipe, session: Session, the_run: runs.Run, say: Callable[[s
     )
     the_run.info["cell_facts"] = {r["hash"]: {k: r.get(k) for k in facts} for r in records}
     the_run.info["curves"] = {r["hash"]: fit.read_log(the_run.root / "cells" / r["hash"] / "log.csv") for r in records}
-    the_run.info["baseline"] = baseline(session)
+    the_run.info["baseline"] = baseline(session, recipe.stats)
     the_run.info["looks_before"] = earlier_looks(session.plan, the_run)
     the_run.save()
     stats = recipe.stats
@@ -143,9 +143,9 @@ def refuse_strangers(predictions: pl.DataFrame, plan: Plan) -> None:
             )
 
 
-def baseline(session: Session) -> dict[str, Any] | None:
+def baseline(session: Session, stats: StatsConfig) -> dict[str, Any] | None:
     """What size, brightness and length alone can tell: AUC of a logistic regression on these facts, by grouped
-    cross-validation.
+    cross-validation, with the interval that the run's other numbers have.
     """
     if not session.task.yes_no:
         return None
@@ -159,7 +159,14 @@ def baseline(session: Session) -> dict[str, Any] | None:
     facts = np.column_stack([shape[:, 1:], manifest["p005"].to_numpy(), manifest["p995"].to_numpy(), brightness])
     patients = manifest["patient_id"].to_list()
     codes = {p: k for k, p in enumerate(sorted(set(patients)))}
-    result = trivial_auc(facts, labels, np.array([codes[p] for p in patients]))
+    result = trivial_auc(
+        facts,
+        labels,
+        np.array([codes[p] for p in patients]),
+        seed=stats.seed,
+        resamples=stats.resamples,
+        confidence=stats.confidence,
+    )
     return {
         "facts": ["frames", "height", "width", "darkest", "brightest", "mean"],
         "auc": result.value,

@@ -105,6 +105,15 @@ BREAKS = [
         "Box.from_xywh(y, x, width, height)",
         "a coordinate axis turned",
     ),
+    Break(
+        "facts-one-by-one",
+        "",
+        "acquisition:acquisition",
+        "entry['p_adjusted'] = float(p)",
+        "entry['p_adjusted'] = float(entry['p'])",
+        "uncorrected p",
+        ("intake/test_audit.py::test_twenty_random_facts_are_no_finding",),
+    ),
     # ------------------------------------------------------------------ splits
     Break(
         "split-not-stratified",

@@ -11,6 +11,7 @@ from medgraft.audit.options import AuditOptions
 from medgraft.datasets import CLASSES, Dataset
 from medgraft.stats.association import associate
 from medgraft.stats.baseline import trivial_auc
+from medgraft.stats.compare import holm
 
 STRONG, WEAK = 0.3, 0.1  # strength of an association from which it is a finding to check, or a note
 LIKELY, OPEN = 0.05, 0.1  # p up to which an association counts; up to which a strong one is worth a note (few patients)
@@ -74,17 +75,22 @@ def acquisition(dataset: Dataset, options: AuditOptions) -> tuple[list[dict[str,
             continue
         for target in dataset.targets:
             labels = dataset.manifest[f"label.{target}"].to_list()
-            found = associate(values, labels, patients, permutations=options.permutations, seed=options.seed)
+            # as many draws as let the smallest p of the whole family count
+            draws = max(options.permutations, int(2 * len(varied) / LIKELY))
+            found = associate(values, labels, patients, permutations=draws, seed=options.seed)
             if found is None:
                 continue
             entry = {"target": target, "measure": found.measure, "strength": found.strength, "p": found.p, "n": found.n}
             row["targets"].append({**entry, "by_class": _by_class(values, labels)})
     for target in dataset.targets:
         told: dict[str, list[dict[str, Any]]] = {"fact_strong": [], "fact_weak": []}
-        for name, entry in ((r["name"], e) for r in rows for e in r.get("targets", []) if e["target"] == target):
-            if entry["strength"] >= STRONG and entry["p"] <= OPEN:
-                told["fact_strong" if entry["p"] <= LIKELY else "fact_weak"].append({"fact": name, **entry})
-            elif entry["strength"] >= WEAK and entry["p"] <= LIKELY:
+        entries = [(r["name"], e) for r in rows for e in r.get("targets", []) if e["target"] == target]
+        for (_, entry), p in zip(entries, holm([e["p"] for _, e in entries])):
+            entry["p_adjusted"] = float(p)  # of many facts some look tied by chance
+        for name, entry in entries:
+            if entry["strength"] >= STRONG and entry["p_adjusted"] <= OPEN:
+                told["fact_strong" if entry["p_adjusted"] <= LIKELY else "fact_weak"].append({"fact": name, **entry})
+            elif entry["strength"] >= WEAK and entry["p_adjusted"] <= LIKELY:
                 told["fact_weak"].append({"fact": name, **entry})
         for kind, some in told.items():
             if some:
