@@ -75,9 +75,7 @@ def acquisition(dataset: Dataset, options: AuditOptions) -> tuple[list[dict[str,
             continue
         for target in dataset.targets:
             labels = dataset.manifest[f"label.{target}"].to_list()
-            # as many draws as let the smallest p of the whole family count
-            draws = max(options.permutations, int(2 * len(varied) / LIKELY))
-            found = associate(values, labels, patients, permutations=draws, seed=options.seed)
+            found = associate(values, labels, patients, permutations=options.permutations, seed=options.seed)
             if found is None:
                 continue
             entry = {"target": target, "measure": found.measure, "strength": found.strength, "p": found.p, "n": found.n}
