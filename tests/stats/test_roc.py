@@ -67,3 +67,20 @@ def test_youden_finds_the_best_cut() -> None:
     with pytest.raises(ValueError, match="both classes"):
         youden_threshold(np.ones(4), np.arange(4.0))
     assert youden_threshold(np.array([0, 0, 1, 1.0]), np.array([0.1, 0.2, 0.8, 0.9])) == pytest.approx(0.5)
+
+
+def test_curves_rank_within_folds() -> None:
+    """Scores of five networks on five scales: the curve of each fold's cases among themselves, as the AUC beside it."""
+    from stats_studies import auc_within
+
+    g = np.random.default_rng(4)
+    y = np.arange(200) % 2 * 1.0
+    fold = np.arange(200) // 2 % 5
+    p = y + g.normal(size=200)
+    shift = np.array([0, 3, -2, 7, 1.5])[fold]
+    plain, moved = (roc(y, s, np.arange(200), resamples=100, strata=fold) for s in (p, p + shift))
+    assert moved.tpr == pytest.approx(plain.tpr) and moved.low == pytest.approx(plain.low)
+    area = float(np.trapezoid(moved.tpr, moved.fpr))
+    assert area == pytest.approx(auc_within(y, p, fold), abs=0.02)
+    pooled = roc(y, p + shift, np.arange(200), resamples=100)
+    assert np.trapezoid(pooled.tpr, pooled.fpr) < area - 0.1

@@ -179,6 +179,17 @@ def test_pairs_test_and_rank_the_models(study: Study) -> None:
     assert s["models"][0]["rank"] == {"best": 1, "low": 1, "high": 1} and s["models"][1]["rank"]["best"] == 2
 
 
+def test_the_curve_has_the_area_that_stands_beside_it() -> None:
+    made = Study(patients=120, per_patient=1, seeds=1)
+    name = made.add("good", 1.0)
+    for row in made.predictions:  # each fold's network answers on a scale of its own
+        row["y_pred"] = row["y_pred"] / (1 + int(row["cell"].split("-")[1]))
+    s = made.summary()
+    curve = s["roc"][name]
+    area = float(np.trapezoid(curve["tpr"], curve["fpr"]))
+    assert area == pytest.approx(entry(s, name, "case.auc")["value"], abs=0.02)
+
+
 def test_the_correction_covers_all_pairs() -> None:
     made = Study(per_patient=1, seeds=1)
     for model, strength in (("a", 0.2), ("bb", 0.4), ("ccc", 0.6)):

@@ -29,7 +29,7 @@ def roc_curves(asked: Question, judged: dict[str, Judged], options: dict[str, An
     curves = {}
     for name, a in judged.items():
         assert a.y_true is not None
-        curve = roc(a.y_true, a.y_pred, a.patients, task=asked.task, **_few(options))
+        curve = roc(a.y_true, a.y_pred, a.patients, task=asked.task, strata=a.outer, **_few(options))
         if not np.isnan(curve.tpr).any():
             curves[name] = {
                 "fpr": curve.fpr.tolist(),

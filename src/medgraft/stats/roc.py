@@ -51,13 +51,33 @@ def _rates(y: np.ndarray, p: np.ndarray, weights: Weights, grid: np.ndarray) -> 
     return value
 
 
-def _curve(y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, grid: np.ndarray) -> np.ndarray:
-    """Mean over targets (classes) and seeds of the curves; y_pred (S, n) or (S, n, T)."""
+def levelled(y: np.ndarray, p: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Scores (n,) of several networks on one scale: the share of the negative cases of its stratum that a case beats,
+    ties half. A curve of these has the AUC within strata beside it, each stratum weighing as its positive cases.
+    """
+    found = np.full(len(p), np.nan)
+    for code in np.unique(strata):
+        rows = strata == code
+        zeros = np.sort(p[rows & (y == 0)])
+        if len(zeros):
+            below, upto = np.searchsorted(zeros, p[rows]), np.searchsorted(zeros, p[rows], side="right")
+            found[rows] = (below + upto) / (2 * len(zeros))
+    return found
+
+
+def _curve(
+    y_true: np.ndarray, y_pred: np.ndarray, weights: Weights, grid: np.ndarray, strata: np.ndarray
+) -> np.ndarray:
+    """Mean over targets (classes) and seeds of the curves; y_pred (S, n) or (S, n, T), strata (S, n)."""
     curves = []
-    for p in y_pred:
+    several = len(np.unique(strata)) > 1
+    for p, of in zip(y_pred, strata):
         labels, scores = (y_true[:, None], p[:, None]) if p.ndim == 1 else (targets_of(y_true, p), p)
         for label, score in zip(labels.T, scores.T):
             known = ~np.isnan(label)
+            if several and known.any():
+                score = levelled(label, score, of)
+                known &= ~np.isnan(score)
             if len(np.unique(label[known])) == 2:
                 curves.append(_rates(label[known], score[known], weights.take(known), grid))
     return np.mean(curves, axis=0) if curves else np.full((len(grid), weights.counts.shape[1]), np.nan)
@@ -73,26 +93,29 @@ def roc(
     confidence: float = 0.95,
     seed: int = 0,
     grid: np.ndarray = GRID,
+    strata: np.ndarray | None = None,
 ) -> Roc:
     """ROC curve, averaged vertically over seeds (and, macro, over classes or targets), with a bootstrap band by
     patient.
 
     ``y_true`` and ``y_pred`` as in ``medgraft.stats.intervals.bootstrap`` for the tasks binary, multiclass and
-    multilabel, with or without a leading axis of seeds. A curve that is not defined is NaN.
+    multilabel, with or without a leading axis of seeds; ``strata`` too: cases are ranked within them. A curve that is
+    not defined is NaN.
     """
     y, p, patient = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64), np.asarray(patient)
     p = p[None] if p.ndim == KINDS[task].dimensions else p
     known = labelled_rows(y)
+    of = np.broadcast_to(np.zeros(len(y)) if strata is None else np.asarray(strata), (len(p), len(y)))[:, known]
     y, p, patient = y[known], p[:, known], patient[known]
     nothing = np.full(len(grid), np.nan)
     if not len(y) or np.isnan(p).any():
         return Roc(grid, nothing, nothing, nothing)
     names, codes = np.unique(patient, return_inverse=True)
-    tpr = _curve(y, p, Weights.unit(len(y)), grid)[:, 0]
+    tpr = _curve(y, p, Weights.unit(len(y)), grid, of)[:, 0]
     if np.isnan(tpr).any() or len(names) < MINIMUM_PATIENTS:
         return Roc(grid, tpr, nothing, nothing)
     drawn = np.concatenate(
-        [_curve(y, p, Weights(codes, counts), grid) for _, counts in patient_counts(len(names), resamples, seed)],
+        [_curve(y, p, Weights(codes, counts), grid, of) for _, counts in patient_counts(len(names), resamples, seed)],
         axis=1,
     )
     drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]

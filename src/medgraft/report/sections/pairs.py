@@ -31,7 +31,9 @@ STRINGS = take(
         ),
         "pairs_rest": ("All other comparisons ({n})", "其余全部比较（{n}）"),
         "col_difference": ("Difference in {metric}", "{metric} 差值"),
-        "col_superior": ("Chance the first is better", "前者更好的概率"),
+        "col_superior": ("One-sided confidence in the first", "对前者更优的单侧置信度"),
+        "superior_most": ("> 99 %", "> 99 %"),
+        "superior_least": ("< 1 %", "< 1 %"),
         "col_method": ("Method", "方法"),
         "col_verdict": ("A difference is", "差异"),
         "pair_other": ("against {b}", "对 {b}"),
@@ -64,11 +66,22 @@ def _row(view: View, row: dict[str, Any]) -> dict[str, Any]:
         "difference": view.interval(row.get("difference"), row.get("low"), row.get("high"), view.primary),
         "p": text.p(row.get("p")),
         "p_adjusted": text.p(row.get("p_adjusted")),
-        "superior": text.percent(superior) if finite(superior) else text("undefined"),
+        "superior": _confidence(superior, text),
         "method": method_name(row.get("method"), text),
         "verdict": text(f"verdict_{verdict}"),
         "shown": verdict != "not_shown",
     }
+
+
+def _confidence(share: Any, text: Text) -> str:
+    """A one-sided confidence in per cent, which is never 0 or 100."""
+    if not finite(share):
+        return text("undefined")
+    return (
+        text("superior_most" if share > 0.99 else "superior_least")
+        if not 0.01 <= share <= 0.99
+        else text.percent(share)
+    )
 
 
 def method_name(method: Any, text: Text) -> str:
