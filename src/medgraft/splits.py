@@ -23,6 +23,7 @@ from medgraft.notices import Notice, notice
 Row = dict[str, Any]
 Strata = dict[str, frozenset[str]]  # patient -> the classes that it holds
 BLOCK = 5  # neighbours by value that are dealt out together, where the target is a quantity
+QUANTITY = "\0"  # before the block of a quantity, for no class of a table begins so
 GIANT = 2.0  # times the mean number of cases of a part: a part so large is named
 ROLES = {
     "train": "train",
@@ -96,7 +97,7 @@ def strata(frame: pl.DataFrame, targets: Sequence[str]) -> Strata:
         if column["label"].dtype != pl.String:
             means = column.group_by("patient_id").agg(pl.col("label").mean()).sort("label", "patient_id")
             size = BLOCK if len(targets) == 1 else max(1, -(-len(means) // 4))
-            pairs = [(p, f"{place // size:06d}") for place, p in enumerate(means["patient_id"].to_list())]
+            pairs = [(p, f"{QUANTITY}{place // size:06d}") for place, p in enumerate(means["patient_id"].to_list())]
         else:
             pairs = column.unique().sort("patient_id", "label").rows()
         for patient, label in pairs:
@@ -117,7 +118,7 @@ def _counts(classes: Strata) -> Counter[str]:
 def _enough(classes: Strata, parts: int, what: str, one_target: bool = True) -> None:
     if len(classes) < parts:
         raise UserError(f"{len(classes)} patients cannot make {what}", fix="use fewer folds")
-    if not one_target or all(name.isdigit() and len(name) == 6 for name in _counts(classes)):
+    if not one_target or all(name.startswith(QUANTITY) for name in _counts(classes)):
         return  # several targets, or a quantity: a class that cannot be everywhere is named where the numbers stand
     for name, n in sorted(_counts(classes).items()):
         if n < parts:

@@ -181,7 +181,15 @@ BREAKS = [
         "option ignored",
         _SPLITS,
     ),
-    Break("split-quantity-at-random", "", "splits:strata", "f'{place // size:06d}'", "'000000'", "modality", _SPLITS),
+    Break(
+        "split-quantity-at-random",
+        "",
+        "splits:strata",
+        "f'{QUANTITY}{place // size:06d}'",
+        "QUANTITY",
+        "modality",
+        _SPLITS,
+    ),
     Break(
         "split-share-of-a-fifth", "", "splits:_shares", "[share, 1 - share]", "[0.2, 0.8]", "option ignored", _SPLITS
     ),

@@ -131,14 +131,13 @@ def influence(given: Answers, metric: str) -> Influence:
     groups = np.zeros(len(given.names), dtype=np.int64)
     if given.smallest is not None and given.y is not None and given.y.ndim == 1:
         np.maximum.at(groups, given.codes, given.y.astype(np.int64))
-    pull = _auc_pull(given) if metric == "auc" else _pull(given, metric, groups)
     value = float(np.mean([given.value(metric, s) for s in range(len(given.p))]))
+    pull = _auc_pull(given) if metric == "auc" else _pull(given, metric, value, groups)
     return Influence(value, given.names, pull, groups, given.smallest)
 
 
-def _pull(given: Answers, metric: str, groups: np.ndarray) -> np.ndarray:
+def _pull(given: Answers, metric: str, value: float, groups: np.ndarray) -> np.ndarray:
     """By the jackknife: the whole minus the number without each patient, its variance put right for each class."""
-    value = np.mean([given.value(metric, s) for s in range(len(given.p))])
     size = np.bincount(groups)[groups]
     return np.nan_to_num(value - given.without_each(metric)) * np.sqrt((size - 1) / np.maximum(size, 1))
 

@@ -252,14 +252,21 @@ def _score_groups(score: np.ndarray) -> np.ndarray:
     return np.unique(score, return_inverse=True)[1]
 
 
-def _auc(y: np.ndarray, p: np.ndarray, w: Weights) -> np.ndarray:
-    """Pairs of a positive and a negative of one stratum that are in order, over all such pairs."""
-    won, pairs = np.zeros(w.counts.shape[1]), np.zeros(w.counts.shape[1])
+def _within_strata(
+    part: Callable[..., tuple[np.ndarray, np.ndarray]], y: np.ndarray, p: np.ndarray, w: Weights
+) -> np.ndarray:
+    """A ratio whose (upper, lower) sums (B,) ``part`` takes of each stratum; one of a single class tells nothing."""
+    upper, lower = np.zeros(w.counts.shape[1]), np.zeros(w.counts.shape[1])
     for rows in w.parts():
         if len(np.unique(y[rows])) == 2:
-            of_part = _pairs(y[rows], p[rows], w.take(rows))
-            won, pairs = won + of_part[0], pairs + of_part[1]
-    return won / pairs
+            of_part = part(y[rows], p[rows], w.take(rows))
+            upper, lower = upper + of_part[0], lower + of_part[1]
+    return upper / lower
+
+
+def _auc(y: np.ndarray, p: np.ndarray, w: Weights) -> np.ndarray:
+    """Pairs of a positive and a negative of one stratum that are in order, over all such pairs."""
+    return _within_strata(_pairs, y, p, w)
 
 
 def _pairs(y: np.ndarray, p: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
@@ -283,15 +290,8 @@ def _pairs(y: np.ndarray, p: np.ndarray, w: Weights) -> tuple[np.ndarray, np.nda
 
 
 def _auprc(y: np.ndarray, p: np.ndarray, w: Weights) -> np.ndarray:
-    """Precision at the score of each positive case, among the cases of its stratum, averaged over the positive cases;
-    strata without a negative case tell nothing.
-    """
-    total, ones = np.zeros(w.counts.shape[1]), np.zeros(w.counts.shape[1])
-    for rows in w.parts():
-        if len(np.unique(y[rows])) == 2:
-            of_part = _precisions(y[rows], p[rows], w.take(rows))
-            total, ones = total + of_part[0], ones + of_part[1]
-    return total / ones
+    """Precision at each positive case's score, among the cases of its stratum, averaged over the positive cases."""
+    return _within_strata(_precisions, y, p, w)
 
 
 def _precisions(y: np.ndarray, p: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
