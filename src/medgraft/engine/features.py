@@ -218,7 +218,14 @@ def fit_closed_form(
     The task says how (logistic regression, ridge); the standardisation is folded into the weights, so the model serves
     like any other. Raises ``UserError`` for a task that has no such head.
     """
-    found = task.closed_form(samples.case_features(), samples.labels(), groups, c=setting.logistic_c, seed=seed)
+    found = task.closed_form(
+        samples.case_features(),
+        samples.labels(),
+        groups,
+        c=setting.logistic_c,
+        seed=seed,
+        balanced=setting.balanced,
+    )
     if found is None:
         raise UserError(f"{task.name} has no head in closed form", fix="choose strategy=frozen or finetune")
     head = model.head

@@ -175,26 +175,43 @@ class Classify:
         pass
 
     def closed_form(
-        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int
+        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int, balanced: bool = False
     ) -> Linear | None:
-        """L2 logistic regression on standardised features, one a target, or one over all classes."""
+        """L2 logistic regression on standardised features, one a target, or one over all classes.
+
+        Classes that exclude each other weigh the same, for balanced accuracy judges them. A yes/no target weighs its
+        positives by ``train.positive_weight``, or with ``balanced`` as its negatives: else probabilities stay those of
+        the training part, and AUC judges without regard to prevalence.
+        """
         x, mean, spread = linear.standardise(x)
         weight, bias, used = np.zeros((self.outputs, x.shape[1])), np.zeros(self.outputs), 0.0
         for j in range(y.shape[1]):
             known = ~np.isnan(y[:, j])
-            if len(np.unique(y[known, j])) < 2:
+            label, who, features = y[known, j], patients[known], x[known]
+            classes, place = np.unique(label, return_inverse=True)
+            if len(classes) < 2:
                 raise UserError("the training part holds one class only", fix="use fewer folds, or split.kind=holdout")
-            fitted, used = linear.fit(x[known], y[known, j], patients[known], regress=False, c=c, seed=seed)
-            coefficients, offset = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)
+            even = linear.class_weights(label)
             if self.exclusive:
-                for row, label in enumerate(fitted.classes_):
-                    weight[int(label)], bias[int(label)] = coefficients[row], offset[row]
-                # a class absent from the training part keeps a very low logit
-                bias[[k for k in range(self.outputs) if k not in set(fitted.classes_.astype(int))]] = -30.0
+                fitted = linear.fit(
+                    features, place.astype(float), who, kind="classes", judge=self._right, c=c, seed=seed, weights=even
+                )
+                rows = classes.astype(int)
+                bias[:] = -30.0  # a class absent from the training part keeps a very low logit
             else:
-                row = 2 * j + 1 if self.pairs else j  # two logits a target: no stays 0, yes carries the regression
-                weight[row], bias[row] = coefficients[0], offset[0]
+                weights = even if balanced else np.where(label == 1, self.positive_weight[j], 1.0)
+                fitted = linear.fit(
+                    features, label, who, kind="yes", judge=self._ranked, c=c, seed=seed, weights=weights
+                )
+                rows = np.array([2 * j + 1 if self.pairs else j])  # of two logits a target no stays 0
+            weight[rows], bias[rows], used = fitted.weight, fitted.bias, fitted.c
         return Linear(*linear.fold_in(weight, bias, mean, spread), used)
+
+    def _right(self, truth: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> float:
+        return metrics.point("balanced_accuracy", truth.astype(int), scores)
+
+    def _ranked(self, truth: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> float:
+        return metrics.point("auc", truth, scores, strata=folds)
 
     def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
         """Probabilities by class, and what the case is called: the likeliest class, or yes from the threshold on.

@@ -132,7 +132,7 @@ class Regress:
         self.center, self.scale = np.asarray(state["center"]), np.asarray(state["scale"])
 
     def closed_form(
-        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int
+        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int, balanced: bool = False
     ) -> Linear | None:
         """Ridge regression of each quantity, in units of ``scale``, on standardised features."""
         x, mean, spread = linear.standardise(x)
@@ -140,9 +140,12 @@ class Regress:
         for j in range(y.shape[1]):
             known = ~np.isnan(y[:, j])
             target = (y[known, j] - self.center[j]) / self.scale[j]
-            fitted, used = linear.fit(x[known], target, patients[known], regress=True, c=c, seed=seed)
-            weight[j], bias[j] = np.atleast_2d(fitted.coef_)[0], np.atleast_1d(fitted.intercept_)[0]
+            fitted = linear.fit(x[known], target, patients[known], kind="quantity", judge=self._close, c=c, seed=seed)
+            weight[j], bias[j], used = fitted.weight[0], fitted.bias[0], fitted.c
         return Linear(*linear.fold_in(weight, bias, mean, spread), used)
+
+    def _close(self, truth: np.ndarray, value: np.ndarray, folds: np.ndarray) -> float:
+        return -metrics.point("mae", truth, value)
 
     def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
         """Each quantity in its label's unit."""

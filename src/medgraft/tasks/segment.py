@@ -86,7 +86,7 @@ class Segment:
         pass
 
     def closed_form(
-        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int
+        self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int, balanced: bool = False
     ) -> Linear | None:
         return None
 
