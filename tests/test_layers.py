@@ -36,9 +36,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": GROUND | {"stats", "report"},  # from a data set to the page of its faults
     "serve": GROUND | {"intake", "data", "models", "tasks", "engine", "export", "stats"},  # new studies -> answers
     "flow": GROUND | ACTS,  # the whole way, from a recipe to a report
+    "firstlook": GROUND | ACTS | {"flow"},  # a scan where needed, the flow with its first arms, and what comes next
     "verbs": GROUND | ACTS | {"audit"},  # their options classes alone
-    "api": GROUND | ACTS | {"verbs", "flow", "serve", "audit"},  # a Python entry for each verb
-    "cli": GROUND | ACTS | {"verbs", "flow", "serve", "audit"},
+    "api": GROUND | ACTS | {"verbs", "flow", "firstlook", "serve", "audit"},  # a Python entry for each verb
+    "cli": GROUND | ACTS | {"verbs", "flow", "firstlook", "serve", "audit"},
     "__main__": GROUND | {"cli"},
     "__init__": {"api"},  # its verbs, when they are named
 }

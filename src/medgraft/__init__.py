@@ -1,6 +1,6 @@
 """medgraft: which pretrained model transfers best to my data, by which way, and how sure can I be?
 
-``from medgraft import scan, audit, run, predict, report`` gives the verbs as functions (``medgraft.api``,
+``from medgraft import scan, audit, quick, run, predict, report`` gives the verbs as functions (``medgraft.api``,
 docs/notebook.md); nothing heavy is imported before one of them is named.
 """
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from medgraft.api import audit, predict, report, run, scan
+    from medgraft.api import audit, predict, quick, report, run, scan
 
-__all__ = ["audit", "predict", "report", "run", "scan"]
+__all__ = ["audit", "predict", "quick", "report", "run", "scan"]
 
 _PACKAGES = ("audit", "report")  # verbs whose name a package of their parts has too
 

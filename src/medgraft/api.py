@@ -228,6 +228,19 @@ def audit(data: Place, /, *, say: Say = print, quiet: bool = False, **options: A
     return AuditResult(report.page, report.findings, report.lines)
 
 
+@_keys_of("quick")
+def quick(source: Place, /, *, say: Say = print, quiet: bool = False, **options: Any) -> RunResult:
+    """A first answer in minutes: frozen features of every start that is here, with intervals and controls.
+
+    ``source`` is a folder of raw studies, which is scanned, or a data set.
+    """
+    chosen = verbs.options("quick", _values(options, quiet))
+    from medgraft import firstlook
+
+    with _without_script():
+        return RunResult(firstlook.quick(Path(source), chosen, say=_say(say, quiet)))
+
+
 @_keys_of("run")
 def run(recipe: Place | None = None, /, *, say: Say = print, quiet: bool = False, **options: Any) -> RunResult:
     """Compare ways of transfer on a data set, and write the report. Killed? Run it again: it goes on.

@@ -29,7 +29,7 @@ app = typer.Typer(
     "be?\n\n"
     "The usual way: medgraft scan SOURCE labels=FILE patient=COLUMN out=DATA, then medgraft audit DATA, then medgraft "
     "run data=DATA, "
-    "then open report.html. "
+    "then open report.html. A first answer in minutes: medgraft quick SOURCE labels=FILE patient=COLUMN. "
     "Options are key=value words everywhere.",
     epilog="First time here? `medgraft demo` runs the whole flow on simulated chest X-rays.",
 )
@@ -139,6 +139,29 @@ def audit(
     typer.echo(report.text())
     if report.leaks:
         raise typer.Exit(3)
+
+
+@app.command(
+    cls=_with_keys("quick"),
+    short_help="A first answer in minutes.",
+    epilog="Examples: medgraft quick xrays labels=labels.csv patient=patient_number target=label; medgraft quick "
+    "datasets/xrays",
+)
+def quick(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE|DATASET", help="folder of raw studies, or a data set that a scan wrote")
+    ],
+    words: Words = None,
+) -> None:
+    """A first answer in minutes: frozen features of every start that is here, with intervals and controls.
+
+    Scans SOURCE where it is raw. Says at the end which longer run comes next, and how long that takes here; it grows
+    the same run folder.
+    """
+    options = verbs.options("quick", verbs.values("quick", words or []))
+    from medgraft import firstlook
+
+    firstlook.quick(source, options, say=_say)
 
 
 @app.command(

@@ -266,6 +266,16 @@ class StatsConfig(Section):
     seed: int = 0
 
 
+LENGTHS = ("epochs", "iterations")  # keys of train that say how long
+
+
+def seconds_of(text: str) -> float | None:
+    """``90``, ``90s``, ``10min``, ``1.5 h`` in seconds; None where it is no time above 0."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)?\s*", text)
+    value = float(found[1]) * {"m": 60, "h": 3600}.get((found[2] or "s")[0], 1) if found else 0.0
+    return value or None
+
+
 S = TypeVar("S", bound=Section)
 
 
@@ -313,6 +323,11 @@ class Recipe(Section):
         "the boxes; 0 = none",
     )
     stats: StatsConfig = StatsConfig()
+    budget: str | None = Field(
+        None,
+        description="time that the whole may take here, such as 90s, 10min or 2h: turned into optimiser steps once, "
+        "before the first fit; default: epochs and steps as they are set",
+    )
     weights: list[Path] = Field(default_factory=list, description="folders with weight files")
     download: bool = Field(False, description="fetch absent weights from their address")
     device: str = Field("auto", description="auto, cpu, cuda, mps")
@@ -334,6 +349,19 @@ class Recipe(Section):
     def _text(cls, value: object) -> object:
         return str(value)  # precision=32 reads as a number
 
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _time(cls, value: object) -> object:
+        text = f"{value}s" if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        if isinstance(text, str) and not seconds_of(text):
+            raise ValueError(f"budget: {value!r} is not a time; write 90s, 10min or 2h")
+        return text
+
+    @property
+    def seconds(self) -> float | None:
+        """``budget`` in seconds."""
+        return None if self.budget is None else seconds_of(self.budget)
+
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         ids = [arm.id for arm in self.models]
@@ -346,6 +374,14 @@ class Recipe(Section):
                     raise ValueError(f"grid: unknown field {key!r}; {did_you_mean(key, GRID_KEYS)}")
                 if not values:
                     raise ValueError(f"grid: {key} has no values, so there is nothing to search")
+        if self.budget:
+            said = [(f"train.{key}", self.train.model_fields_set) for key in LENGTHS]
+            said += [(f"{arm.id}: train.{key}", set(arm.train)) for arm in self.models for key in LENGTHS]
+            said += [
+                (f"grid: {key}", set(g)) for g in (self.grid, *(a.grid or {} for a in self.models)) for key in LENGTHS
+            ]
+            if both := [name for name, keys in said if name.rpartition(".")[2].removeprefix("grid: ") in keys]:
+                raise ValueError(f"budget: says how long to train, and so does {both[0]}; leave one of them out")
         if not self.seeds:
             raise ValueError("seeds: at least one is needed")
         for arm in self.models:
@@ -556,9 +592,12 @@ def _loaded(text: str) -> Any:
     return yaml.load(text, Loader=_Once)
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, complete with defaults, ready to be run again."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_recipe(recipe: Recipe, *, said: bool = False) -> str:
+    """The recipe as YAML, complete with defaults, ready to be run again; or only what was ``said``, so that the rest
+    is chosen anew.
+    """
+    values = recipe.model_dump(mode="json", exclude_unset=said)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

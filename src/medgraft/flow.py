@@ -16,7 +16,7 @@ import polars as pl
 from medgraft import config, notices, runs, store, tables
 from medgraft.config import Recipe, StatsConfig
 from medgraft.datasets import joined, load_dataset
-from medgraft.engine import compare, fit
+from medgraft.engine import compare, fit, pace
 from medgraft.engine.defaults import with_defaults
 from medgraft.engine.plan import Plan
 from medgraft.engine.progress import Progress
@@ -25,12 +25,14 @@ from medgraft.errors import UserError, WeightsAbsent
 from medgraft.options import DemoOptions
 
 
-def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
+def run(recipe: Recipe, *, say: Callable[[str], None] = print, estimate: bool | None = None) -> Path:
     """Run a recipe and return its folder with ``report.html``. Only missing cells are trained.
 
     Raises ``UserError`` when nothing could be judged. A failed cell is isolated, named and kept for the
-    report; the other cells go on.
+    report; the other cells go on. ``estimate`` says before the first fit how long the whole takes; default: where the
+    recipe names no model.
     """
+    estimate = not recipe.models if estimate is None else estimate
     dataset = load_dataset(recipe.data)
     if not len(dataset.manifest):
         raise UserError("the data set holds no case", case=str(recipe.data), fix="see its rejects.csv, and scan again")
@@ -39,6 +41,8 @@ def run(recipe: Recipe, *, say: Callable[[str], None] = print) -> Path:
     recipe = with_defaults(recipe, dataset, say)
     session, the_run = compare.prepare(recipe, dataset, say)
     say(f"run folder {the_run.root}")
+    for line in pace.told(pace.measure(session, the_run)) if estimate else []:
+        say(line)
     report = Progress(session.plan, the_run, say)
     for arm in session.plan.arms:
         say(f"{arm.id}: {compare.loading_text(session, arm)}")

@@ -20,6 +20,7 @@ OPTIONS: dict[str, str] = {
     "demo": "medgraft.options:DemoOptions",
     "scan": "medgraft.intake.options:ScanOptions",
     "audit": "medgraft.audit:AuditOptions",
+    "quick": "medgraft.intake.options:QuickOptions",
     "run": "medgraft.config:Recipe",
     "status": "medgraft.options:NoOptions",
     "report": "medgraft.report.options:ReportOptions",

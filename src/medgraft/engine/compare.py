@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,13 +11,13 @@ import polars as pl
 from medgraft import config, notices, runs, splits, tables
 from medgraft.config import Recipe
 from medgraft.datasets import Dataset
-from medgraft.engine import fit
+from medgraft.engine import fit, pace
 from medgraft.engine import plan as planning
 from medgraft.engine.plan import Arm, Plan
 from medgraft.engine.progress import Progress
 from medgraft.engine.search import refits, search
 from medgraft.engine.session import Session, Training
-from medgraft.errors import UserError, WeightsAbsent
+from medgraft.errors import WeightsAbsent
 from medgraft.notices import Notice, notice
 
 
@@ -67,7 +66,9 @@ def prepare(
     """
     plan = planning.resolve(recipe, dataset)
     root = recipe.out / recipe.name
-    before = _last_plan(root)
+    if recipe.budget:
+        plan = pace.settle(recipe, dataset, plan, root, say)
+    before = planning.last(root)
     task = plan.make_task()
     manifest = dataset.manifest[planning.usable_rows(dataset, task)]
     run = runs.Run.create(
@@ -91,13 +92,6 @@ def prepare(
     for line in plan.notes:
         say(line)
     return Session.open(plan, dataset, root), run
-
-
-def _last_plan(root: Path) -> Plan | None:
-    try:
-        return planning.read(root)
-    except UserError:
-        return None  # no run yet, or one that Run.create refuses by name
 
 
 def changes(before: Plan, plan: Plan, run: runs.Run) -> list[str]:

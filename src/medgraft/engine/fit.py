@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,12 @@ def run_cell(session: Session, run: runs.Run, training: Training, progress: Prog
     task = session.plan.make_task(training.setting)
     model, report = build(session.plan, training.arm, training.setting, task, seed=cell.seed)
     folder = run.begin(cell)  # after the build: absent weights leave no trace of a cell
-    parts = parts_of(session, training, task, model)
+    began = time.perf_counter()
+    parts = parts_of(session, training, task, model)  # features among them, for the cell that needs them first
+    ready = time.perf_counter() - began
     task.fit(parts.learns.labels())
     learnt = learn(session, training, task, model, parts, folder, progress)
+    learnt.history.seconds += ready
     if not training.searches or "split_80_20" in session.plan.compat:  # there the part that selects is reported too
         run.look(cell, test_part(session, cell))
     if learnt.found is None:
@@ -146,8 +150,10 @@ def learn(
     if training.arm.strategy == "frozen_logistic":
         patients = session.dataset.manifest["patient_id"].to_numpy()[parts.learns.cases]
         session.fabric.to_device(model)
+        began = time.perf_counter()
         used = features.fit_closed_form(model, task, parts.learns, train, groups=patients, seed=cell.seed)
-        learnt = Learnt(loop.History(best_step=horizon), facts={"logistic_c": used, "horizon": horizon})
+        history = loop.History(best_step=horizon, seconds=time.perf_counter() - began)
+        learnt = Learnt(history, facts={"logistic_c": used, "horizon": horizon})
         if training.searches:
             learnt.history.best_score, learnt.found = score(session, training, task, model, parts)
         return learnt

@@ -26,6 +26,7 @@ from medgraft.engine.device import device_type, thread_count
 from medgraft.errors import UserError
 from medgraft.models import registry, weights
 from medgraft.models.registry import BackboneInfo
+from medgraft.tasks import linear
 from medgraft.tasks.choose import describe, make
 from medgraft.tasks.task import Task, TaskSpec, refuse
 
@@ -189,6 +190,7 @@ class Plan:
     compat: tuple[str, ...] = ()
     means: Means = field(default=Means(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)  # what was decided for the user, a line each
+    budget: dict[str, Any] = field(default_factory=dict, compare=False)  # seconds turned into steps (engine.pace)
 
     def make_task(self, setting: Setting | None = None) -> Task:
         return make(self.task, None if setting is None else setting.train)
@@ -244,6 +246,8 @@ class Plan:
             "explain": self.explain if inner < 0 else 0,
             "compat": list(self.compat),
         }
+        if arm.strategy == "frozen_logistic":
+            context["linear"] = linear.VERSION
         return runs.Cell(
             arm=arm.id,
             model=arm.model,
@@ -331,6 +335,14 @@ def read(root: Path) -> Plan:
         raise UserError(
             f"plan.json is not whole ({type(error).__name__}: {error})", case=str(root), fix="run the recipe again"
         ) from error
+
+
+def last(root: Path) -> Plan | None:
+    """The last plan of a run folder, or None where there is none, or none that this version reads."""
+    try:
+        return read(root)
+    except UserError:
+        return None
 
 
 def resolve(recipe: Recipe, dataset: Dataset) -> Plan:

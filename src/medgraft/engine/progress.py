@@ -13,6 +13,7 @@ from medgraft import runs
 from medgraft.engine.plan import Arm, Plan
 from medgraft.errors import UserError
 from medgraft.files import read_json
+from medgraft.progress import duration
 
 
 class Progress:
@@ -79,6 +80,4 @@ class Progress:
         if self.trained + share < 0.5:
             return "ETA ?"
         left = (time.perf_counter() - self.began) / (self.trained + share) * (self.total - self.count - share)
-        return "ETA " + (
-            f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-        )
+        return f"ETA {duration(left)}"

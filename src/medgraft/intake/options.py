@@ -94,6 +94,26 @@ class ScanOptions(BaseModel):
         return [] if value is None else [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
 
 
+class QuickOptions(ScanOptions):
+    """The knobs of ``medgraft quick``: those of a scan, and a few of a run."""
+
+    out: Path = Field(Path("runs"), description="folder that holds runs")  # type: ignore[assignment]
+    data: Path | None = Field(
+        None, description="data set folder to write, where SOURCE is raw; default datasets/<name of the source>"
+    )
+    run: str | None = Field(None, description="name of the run folder; default: name of the data set's folder")
+    task: str = Field("auto", description="classify, regress or segment; default: told from labels and masks")
+    classes: list[str] | None = Field(None, description="classes that take part")
+    weights: list[Path] = Field([], description="folders with weight files")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 = all cores")
+    lang: Literal["en", "zh"] = Field("en", description="language of the report")
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _folders(cls, value: Any) -> Any:
+        return value if isinstance(value, (list, tuple)) else [value]
+
+
 #: Options that change which values are stored or what they mean. Two studies are alike only where these agree.
 CHANGE_VALUES = ("unit", "frames", "colour", "text", "max_pixels", "max_mib")
 
