@@ -134,6 +134,7 @@ def served(kind: str) -> list[str]:
     seen = {"value_unit": ["display"], **dict.fromkeys(("frames", "height", "width"), (1, 4)), "p995": (200.0, 255.0)}
     manifest = pl.DataFrame([line])
     serving = SimpleNamespace(task=task, seen=lambda row: "", run=SimpleNamespace(info={"acquisition": seen}))
+    serving.place = lambda row: {}
     serving.session = SimpleNamespace(dataset=SimpleNamespace(manifest=manifest))
     said = serve.Said([scores], [], [0.5] if kind == "binary" else [], networks=1)
     with tempfile.TemporaryDirectory() as place:

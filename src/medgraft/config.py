@@ -7,6 +7,7 @@ at once. Config stops at the builders: below them, named arguments with defaults
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -63,11 +64,23 @@ class WindowConfig(Section):
     hu_window: tuple[float, float] = Field(
         (-1000.0, 1000.0), description="Hounsfield units shown as black and white (CT)"
     )
+    spacing: Literal["auto", "none"] | list[float] = Field(
+        "auto",
+        description="masks of volumes: voxels (d, h, w, in mm) that cubes are cut from; answers are brought back to "
+        "the source. none: as stored; auto: the median of the cases that train where their spacings differ",
+    )
 
     @field_validator("kind", mode="before")
     @classmethod
     def _old_word(cls, value: object) -> object:
         return "marked" if value == "labelled" else value  # as recipes said it before marks could be other than traced
+
+    @field_validator("spacing")
+    @classmethod
+    def _three_sides(cls, value: str | list[float]) -> str | list[float]:
+        if isinstance(value, list) and not (len(value) == 3 and all(0 < side < math.inf for side in value)):
+            raise ValueError("three sides of a voxel in mm, d, h and w, each above 0")
+        return value
 
 
 class SelectConfig(Section):
@@ -137,6 +150,11 @@ class TrainConfig(Section):
         le=64,
         description="test-time augmentation: random views of a fixed seed, averaged with the clean one, whose result "
         "stands beside",
+    )
+    components: Literal["auto", "largest", "all"] = Field(
+        "auto",
+        description="masks: what of a structure is called: all of it, or its largest connected component alone. auto "
+        "(volumes): the largest where that does not lower the Dice on the select parts; without one, all",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
     balanced: bool = Field(False, description="draw classes equally often")

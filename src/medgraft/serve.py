@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ import numpy as np
 import polars as pl
 
 from medgraft import config, runs, tables
+from medgraft.data import spacing
 from medgraft.data.cases import Cases
 from medgraft.data.dataset import CaseDataset
 from medgraft.datasets import Dataset
 from medgraft.engine import features
 from medgraft.engine import plan as planning
 from medgraft.engine import predict as joined
-from medgraft.engine.build import load_model
+from medgraft.engine.build import cleaned, load_model
 from medgraft.engine.device import make_fabric
 from medgraft.engine.plan import Arm, Plan, Setting
 from medgraft.engine.session import Session
@@ -106,6 +108,8 @@ def predict(root: Path, files: Sequence[Path], options: PredictOptions | None = 
             table = options.out or Path("predictions.csv")
             dataset, rejected = _coded(dataset, rejected, Path(scratch), table)
         studies, rejected = accepted(run, dataset, rejected, options)
+        if options.as_ != "judged":
+            studies, rejected = at_spacing(arm, studies, rejected)
         serve = Judging(run, plan, arm, studies) if options.as_ == "judged" else Serving(run, plan, arm, studies)
         rows = list(write_answers(serve, members, options.out))
         how = f"{serve.told(members)}, {'as asked for' if options.model else 'chosen by inner scores'}"
@@ -188,11 +192,18 @@ class Said:
     thresholds: list[float]
     total: np.ndarray | None = None  # of joined fields, which are too large to keep one by one
     networks: int = 0
+    cleaned: list[str] = field(default_factory=list)  # a network each time that it was judged with clean-up of it
 
     def mean(self) -> np.ndarray:
         if self.total is not None:
             return self.total / self.networks
         return np.mean(self.scores, axis=0)
+
+    def largest(self) -> tuple[str, ...]:
+        """Structures of which the largest component alone is called: those that more than half of the networks were
+        judged so with. Networks of one test part agree.
+        """
+        return tuple(name for name, n in Counter(self.cleaned).items() if 2 * n > self.networks)
 
 
 class Serving:
@@ -252,6 +263,10 @@ class Serving:
             return ""
         return "the run trained on this study, so its number is too good; as=judged asks networks that did not"
 
+    def place(self, row: int) -> dict[str, Any]:
+        """Where a study's voxels lie, as its own file says it: what differs from its row in the manifest."""
+        return {}
+
     def blocks(self) -> Iterator[list[int]]:
         """Manifest rows, as many at a time as their joined fields fit into memory."""
         rows = range(self.session.dataset.manifest.height)
@@ -297,6 +312,7 @@ class Serving:
         threshold = (self.run.info.get("thresholds") or {}).get(self.arm.id, {}).get(str(record["outer"]))
         for place, row in enumerate(found.cases):
             said[row].networks += 1
+            said[row].cleaned += cleaned(record)
             if task.joins == "case":
                 said[row].scores.append(found.scores[place])
             if found.votes is not None:
@@ -337,8 +353,11 @@ class Judging(Serving):
         tested = {patient for fold in self.plan.folds for patient in fold.test}
         self.patients = patients = self.home.manifest["patient_id"].to_list()
         self.row_at_home: list[int] = []
+        self.given: list[dict[str, Any]] = []
         names: list[str] = []
-        for study in self.studies.dataset.manifest["case_id"]:
+        places = self.studies.dataset.manifest.select("case_id", "spacing", "to_source").iter_rows(named=True)
+        for given in places:
+            study = given.pop("case_id")
             rows = [row for row in self.studies.known.get(study, []) if patients[row] in tested]
             if not rows:
                 known = study in self.studies.known
@@ -346,6 +365,7 @@ class Judging(Serving):
                 self.strangers.append({"source": study, "reason": reason})
             names += [study if len(rows) == 1 else f"{study} {self.home.manifest['case_id'][row]}" for row in rows]
             self.row_at_home += rows
+            self.given += [given] * len(rows)
         if not self.row_at_home:
             raise UserError(
                 self.strangers[0]["reason"], case=self.strangers[0]["source"], fix="leave out as=judged for new studies"
@@ -355,6 +375,9 @@ class Judging(Serving):
 
     def setting(self, setting: Setting) -> Setting:
         return setting
+
+    def place(self, row: int) -> dict[str, Any]:
+        return self.given[row]  # the same pixels may lie elsewhere in the run's data set, or twice in it
 
     def answers(self, record: Mapping[str, Any], row: int) -> bool:
         return self.patients[self.row_at_home[row]] in self._tests[record["outer"]]
@@ -415,6 +438,29 @@ def accepted(
     return Studies(dataset, {case: of_array[array] for case, array in pairs if array in of_array}), rejected
 
 
+def at_spacing(arm: Arm, studies: Studies, rejected: list[dict[str, Any]]) -> tuple[Studies, list[dict[str, Any]]]:
+    """The studies that can be brought to the spacing of an arm's windows; the others are rejected with the reason.
+
+    Raises ``UserError`` where none is left.
+    """
+    targets = {s.window.spacing for s in arm.settings if s.window.spacing is not None}
+    why: dict[str, UserError] = {}
+    for line in studies.dataset.manifest.iter_rows(named=True):
+        for target in targets:
+            try:
+                spacing.grid_for(line["case_id"], line["shape"][1:], line["spacing"], target)
+            except UserError as error:
+                why[line["case_id"]] = error
+    if not why:
+        return studies, rejected
+    manifest = studies.dataset.manifest.filter(~pl.col("case_id").is_in(list(why)))
+    if not manifest.height:
+        case, fault = next(iter(why.items()))
+        raise UserError(fault.cause, case=case, fix="mend the file's header")
+    rejected = rejected + [{"source": case, "reason": fault.cause} for case, fault in why.items()]
+    return replace(studies, dataset=replace(studies.dataset, manifest=manifest)), rejected
+
+
 def write_answers(serve: Serving, members: Sequence[dict[str, Any]], out: Path | None) -> Iterator[dict[str, Any]]:
     """For each study the mean over the networks that answer it, a block of studies at a time; masks are written at
     once.
@@ -430,11 +476,12 @@ def write_answers(serve: Serving, members: Sequence[dict[str, Any]], out: Path |
 
 
 def _row(serve: Serving, row: int, said: Said, out: Path | None) -> dict[str, Any]:
-    line = serve.session.dataset.manifest.row(row, named=True)
+    line = {**serve.session.dataset.manifest.row(row, named=True), **serve.place(row)}
     case = {**line, **({"votes": float(np.mean(said.votes))} if said.votes else {})}
     # one answer for all folds: the mean of the folds' inner thresholds
     threshold = float(np.mean(said.thresholds)) if said.thresholds else None
-    answer = serve.task.answer(said.mean(), case, threshold=threshold)
+    task = serve.plan.make_task(serve.arm.settings[0], largest=said.largest()) if said.cleaned else serve.task
+    answer = task.answer(said.mean(), case, threshold=threshold)
     found: dict[str, Any] = {"study": line["case_id"]}
     if answer.labels is not None:
         found["mask"] = write_labels(answer.labels, line, (out or Path("predictions.csv")).with_suffix("")).name

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from medgraft import store
-from medgraft.data import transforms
+from medgraft.data import spacing, transforms
 from medgraft.data.batch import Batch, Sample, collate
 from medgraft.data.cases import traced_rows
 from medgraft.data.random import balanced_index, generator, stream_index
@@ -66,6 +66,20 @@ class _Case:
     extent: tuple[int, int, int, int]  # C, D, H, W of the view, after frame selection
     kept: np.ndarray | None  # array frames that take part; None = all
     mask_rows: dict[int, int]  # array frame -> row of the mask; traced frames only
+    grid: spacing.Shape | None = None  # of the whole array at the window's spacing, where that is another one
+
+    @property
+    def cut(self) -> tuple[tuple[int, int, int], tuple[int, int, int, int]]:
+        """Corner and extent of the view as windows count: in the array, or in its grid at the window's spacing."""
+        if self.grid is None:
+            return self.corner, self.extent
+        ends = [
+            (spacing.edge_of(c, n, m), spacing.edge_of(c + e, n, m))
+            for c, e, n, m in zip(self.corner, self.extent[1:], self.shape[1:], self.grid)
+        ]
+        d, h, w = (min(low, m - 1) for (low, _), m in zip(ends, self.grid))
+        deep, tall, wide = (max(1, high - low) for low, high in ends)
+        return (d, h, w), (self.extent[0], deep, tall, wide)
 
     def array_frame(self, frame: int) -> int:
         """Array index of a frame of the view; beyond the view (cubes of a small case) it stays beyond the array."""
@@ -95,8 +109,12 @@ class CaseDataset:
     ``hu_window`` is black and white for cases in Hounsfield units. ``kept`` maps array ids to the frames
     that take part (``select.select``).
 
+    With ``window.spacing`` windows are cut from each case's grid at that spacing, of which no more than a window is
+    ever made; ``back`` brings what was predicted there to the array's own grid.
+
     Raises ``UserError`` naming the case or target when a label does not fit its target, a view is
-    oblique, or ``marked`` windows are asked of cases none of which is traced.
+    oblique, a spacing is asked of a case that has none, or ``marked`` windows are asked of cases none of which is
+    traced.
     """
 
     def __init__(
@@ -117,12 +135,14 @@ class CaseDataset:
         self.view = 0
         self.store_root = Path(store_root or dataset.root)
         self.cases = np.asarray(cases, np.int64)
+        if window.spacing is not None and kept:
+            raise UserError("frames cannot be selected where volumes are resampled", fix="leave out select")
         if not len(self.cases):
             raise UserError("no case is left to read", fix="check the split and the labels")
         part = dataset.manifest[self.cases.tolist()]
         self.structures = len(dataset.info.get("structures") or []) or 1
         self._labels = _labels(part, self.targets)
-        self._cases = _cases(part, self.cases, dataset.frames, hu_window, kept or {})
+        self._cases = _cases(part, self.cases, dataset.frames, hu_window, kept or {}, window.spacing)
         self._place = {case.row: place for place, case in enumerate(self._cases)}
         self._groups = self._class_groups()
         self._drawn: dict[int, list[np.ndarray]] = {}  # case -> places of each structure that it has
@@ -163,7 +183,7 @@ class CaseDataset:
                     about = self._foreground(case, generator(seed, "foreground", step, j))
                 window = draw_window(
                     self.window,
-                    case.extent,
+                    case.cut[1],
                     generator(seed, "window", step, j),
                     self._traced(case),
                     case=case.row,
@@ -180,7 +200,7 @@ class CaseDataset:
         return [
             _in_array(window, case)
             for case in self._cases
-            for window in eval_windows(self.window, case.extent, self._traced(case), case=case.row)
+            for window in eval_windows(self.window, case.cut[1], self._traced(case), case=case.row)
         ]
 
     def seen(self, view: int) -> CaseDataset:
@@ -205,8 +225,16 @@ class CaseDataset:
         return transforms.draw(self.augment, generator(0, place, self.view, window.index))
 
     def grid(self, row: int) -> tuple[int, int, int]:
-        """(D, H, W) of the array a manifest row looks at: the grid that ``DenseJoin`` fills."""
-        return self._cases[self._place[row]].shape[1:]
+        """(D, H, W) that ``DenseJoin`` fills: the array a manifest row looks at, or its grid at the window's
+        spacing.
+        """
+        case = self._cases[self._place[row]]
+        return case.grid or case.shape[1:]
+
+    def back(self, row: int, field: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A joined field (K, D, H, W) and where windows fell (D, H, W), on the array's own grid."""
+        case = self._cases[self._place[row]]
+        return (field, covered) if case.grid is None else spacing.back(field, covered, case.shape[1:])
 
     def _traced(self, case: _Case) -> list[int] | None:
         return case.traced if self.window.kind == "marked" else None
@@ -220,6 +248,9 @@ class CaseDataset:
             return None
         chosen = there[int(rng.integers(len(there)))]
         d, h, w = chosen[int(rng.integers(len(chosen)))].tolist()
+        if case.grid is not None:  # places count in the view of the array, windows in that of its grid
+            sides = zip((d, h, w), case.corner, case.cut[0], case.shape[1:], case.grid)
+            d, h, w = (spacing.place_of(p + c, n, m) - first for p, c, first, n, m in sides)
         return d, h, w
 
     def _voxels(self, case: _Case, structure: int) -> np.ndarray:
@@ -250,11 +281,13 @@ class CaseDataset:
                     f"stored array has shape {array.shape}, the manifest says {case.shape}",
                     fix="run `medgraft scan` again",
                 )
-            mask, rows = None, [case.mask_rows.get(frame, -1) for frame in window.frames]
-            if self.dense:
-                mask = self._mask(case)
+            mask = self._mask(case) if self.dense else None
             value_range = case.value_range or _display_range(array.dtype)
-            x, labels = transforms.cut(array, window, drawn, value_range=value_range, mask=mask, mask_rows=rows)
+            source, traced = window, case.mask_rows
+            if case.grid is not None:
+                source, array, mask, traced = _at_spacing(case, window, drawn, array, mask)
+            rows = [traced.get(frame, -1) for frame in source.frames]
+            x, labels = transforms.cut(array, source, drawn, value_range=value_range, mask=mask, mask_rows=rows)
         except UserError as error:
             raise UserError(error.cause, case=case.case_id, fix=error.fix) from error
         sample = Sample(
@@ -304,11 +337,27 @@ class CaseDataset:
 
 def _in_array(window: Window, case: _Case) -> Window:
     """A window of a view as a window of the array."""
-    if case.kept is None and case.corner == (0, 0, 0):
+    corner = case.cut[0]
+    if case.kept is None and corner == (0, 0, 0):
         return window
     top, left, height, width = window.box
-    box = (top + case.corner[1], left + case.corner[2], height, width)
-    return replace(window, frames=tuple(case.array_frame(f) for f in window.frames), box=box)
+    box = (top + corner[1], left + corner[2], height, width)
+    frames = (f + corner[0] if case.kept is None else case.array_frame(f) for f in window.frames)
+    return replace(window, frames=tuple(frames), box=box)
+
+
+def _at_spacing(
+    case: _Case, window: Window, drawn: transforms.Draw, array: np.ndarray, mask: np.ndarray | None
+) -> tuple[Window, np.ndarray, np.ndarray | None, dict[int, int]]:
+    """The part of a case's grid that a window needs, made from its array and mask: the window in that part, values
+    (C, d, h, w) float32, labels (d, K, h, w), and the row of the labels of each slice.
+    """
+    assert case.grid is not None
+    low, high = spacing.needed(window, drawn, case.grid)
+    shape = (case.shape[1], case.shape[2], case.shape[3])
+    values = spacing.region(array, case.grid, low, high)
+    labels = None if mask is None else spacing.region_labels(mask, case.mask_rows, shape, case.grid, low, high)
+    return spacing.moved(window, low), values, labels, {k: k for k in range(high[0] - low[0])}
 
 
 def _labels(part: pl.DataFrame, targets: Sequence[TargetSpec]) -> np.ndarray:
@@ -347,9 +396,11 @@ def _cases(
     frames: pl.DataFrame,
     hu_window: tuple[float, float],
     kept: Mapping[str, np.ndarray],
+    target: tuple[float, float, float] | None,
 ) -> list[_Case]:
     traced = traced_rows(frames, part["array_id"])
-    return [_case(row, line, traced, hu_window, kept) for row, line in zip(rows.tolist(), part.iter_rows(named=True))]
+    lines = zip(rows.tolist(), part.iter_rows(named=True))
+    return [_case(row, line, traced, hu_window, kept, target) for row, line in lines]
 
 
 def _case(
@@ -358,6 +409,7 @@ def _case(
     traced: dict[str, dict[int, int]],
     hu_window: tuple[float, float],
     kept: Mapping[str, np.ndarray],
+    target: tuple[float, float, float] | None,
 ) -> _Case:
     shape = tuple(int(n) for n in line["shape"])
     corner, extent = _view(line, shape)
@@ -378,6 +430,7 @@ def _case(
         extent=extent,
         kept=chosen,
         mask_rows=traced.get(line["array_id"], {}) if line["mask_id"] is not None else {},
+        grid=None if target is None else spacing.grid_for(line["case_id"], shape[1:], line["spacing"], target),
     )
 
 

@@ -228,6 +228,17 @@ def _box(window: Window, drawn: Draw) -> tuple[float, float, float, float]:
     return top + (height - tall) / 2 + down, left + (width - wide) / 2 + right, tall, wide
 
 
+def reach(window: Window, drawn: Draw) -> tuple[int, int, int, int]:
+    """Rows and columns (top, left, bottom, right) that ``cut`` may look at, with some to spare; they may lie outside
+    the array.
+    """
+    top, left, tall, wide = _box(window, drawn)
+    cos, sin = abs(math.cos(drawn.angle)), abs(math.sin(drawn.angle))
+    half_y, half_x = (cos * tall + sin * wide) / 2 + 2, (sin * tall + cos * wide) / 2 + 2
+    cy, cx = top + tall / 2, left + wide / 2
+    return math.floor(cy - half_y), math.floor(cx - half_x), math.ceil(cy + half_y), math.ceil(cx + half_x)
+
+
 def _read(
     array: np.ndarray, frames: Sequence[int], region: Sequence[int], fill: float, flips: Sequence[bool]
 ) -> np.ndarray:

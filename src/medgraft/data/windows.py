@@ -49,6 +49,7 @@ class WindowSpec:
     windows of a case become one answer: ``mean`` (``join_scores``), or ``vote`` besides (``join_votes``).
     ``foreground``: share of the training windows that are drawn about a voxel of a structure (cubes, slices, marked;
     0 = none, everywhere else it has no meaning).
+    ``spacing``: mm (d, h, w) of the voxels that cubes are cut from (``data.spacing``); None: those that are stored.
     """
 
     kind: Kind = "uniform"
@@ -60,6 +61,7 @@ class WindowSpec:
     join: Join = "mean"
     together: bool = False
     foreground: float = 0.0
+    spacing: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -74,6 +76,11 @@ class WindowSpec:
             raise UserError(f"max_windows must be at least 1, not {self.max_windows}")
         if not 0 <= self.foreground <= 1:
             raise UserError(f"window foreground is a share, not {self.foreground}")
+        if self.spacing is not None and self.kind != "cubes":
+            raise UserError(
+                f"windows of kind {self.kind} are brought to their size whatever the spacing",
+                fix="leave out window.spacing, or cut window.kind=cubes",
+            )
         if self.join not in ("mean", "vote"):
             raise UserError(f"windows cannot be joined by {self.join!r}", fix="use mean or vote")
 
@@ -87,7 +94,8 @@ class WindowSpec:
 class Window:
     """One cut: ``case`` (row of the manifest), ``frames`` (array indices), ``box`` (top, left, height,
     width in array pixels), ``size`` (D, H, W it is resampled to), ``index`` (number among the case's
-    evaluation windows; -1 for a random one).
+    evaluation windows; -1 for a random one). With ``WindowSpec.spacing`` indices and pixels are those of the grid at
+    that spacing.
 
     ``frames`` has ``size[0]`` entries but for kind ``whole``, whose depth is resampled. Indices and
     boxes may reach beyond the array (cubes of a small case).

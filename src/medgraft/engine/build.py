@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def save_model(folder: Path, model: Model, task: Task, arm: Arm, setting: Settin
 def load_model(session: Session, arm: Arm, record: dict[str, Any]) -> tuple[Model, Task, Setting]:
     """The network, task and setting of a finished refit cell, as they were judged."""
     plan, setting = session.plan, Setting.from_json(record["setting"])
-    task = plan.make_task(setting)
+    task = plan.make_task(setting, largest=cleaned(record))
     alone = _head_alone(arm, task)
     model, _ = build(plan, arm, setting, task, seed=record["seed"], load_weights=alone)  # a head needs its card's body
     path = session.root / "cells" / record["hash"] / "best.ckpt"
@@ -115,6 +116,11 @@ def load_model(session: Session, arm: Arm, record: dict[str, Any]) -> tuple[Mode
     session.fabric.to_device(model)
     model.eval()
     return model, task, setting
+
+
+def cleaned(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The structures of which a finished refit cell calls the largest component alone."""
+    return tuple(record.get("context", {}).get("task", {}).get("largest", ()))
 
 
 def load_facts(model: Model, report: LoadReport) -> dict[str, Any]:

@@ -32,6 +32,9 @@ def run_arm(session: Session, run: runs.Run, arm: Arm, report: Progress) -> None
         except Exception as error:
             report.failed(arm, fold.outer, error)
             continue
+        if choice.setting.train.components == "auto":
+            named = ", ".join(choice.largest) or "no structure"
+            report.say(f"{arm.id} fold {fold.outer + 1}: largest component alone of {named}, by the select parts")
         cells = refits(session.plan, arm, fold.outer, choice)
         run.belongs(*cells)
         for cell in cells:

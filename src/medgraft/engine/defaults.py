@@ -11,7 +11,7 @@ from medgraft.datasets import Dataset
 from medgraft.engine import fields
 from medgraft.engine.device import device_type
 from medgraft.engine.fields import Field
-from medgraft.engine.plan import usable_rows
+from medgraft.engine.plan import common_spacing, usable_rows
 from medgraft.models import catalogue, registry, weights
 from medgraft.models.records import WeightCard
 from medgraft.tasks.choose import describe, make
@@ -36,7 +36,8 @@ def with_defaults(recipe: Recipe, dataset: Dataset, say: Callable[[str], None], 
     task = make(describe(dataset, recipe.task, recipe.target, recipe.classes))
     changes: dict[str, Any] = {}
     if task.joins == "field":
-        learned = fields.plan(dataset, usable_rows(dataset, task), quick=quick)
+        target = common_spacing(recipe, dataset, task)
+        learned = fields.plan(dataset, usable_rows(dataset, task), quick=quick, target=target)
         arms = [_field_arm(learned, recipe)]
         for line in learned.lines:
             say(line)

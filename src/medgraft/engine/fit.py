@@ -66,7 +66,7 @@ def run_cell(session: Session, run: runs.Run, training: Training, progress: Prog
     cell = training.cell
     if run.done(cell):
         return outcome(run, cell)
-    task = session.plan.make_task(training.setting)
+    task = session.plan.make_task(training.setting, inner=cell.inner, largest=training.largest)
     model, report = build(session.plan, training.arm, training.setting, task, seed=cell.seed)
     folder = run.begin(cell)  # after the build: absent weights leave no trace of a cell
     began = time.perf_counter()

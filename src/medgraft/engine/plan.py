@@ -17,12 +17,13 @@ import polars as pl
 
 from medgraft import files, runs, splits
 from medgraft.config import ArmConfig, Recipe, SelectConfig, SettingConfig, TrainConfig, WindowConfig
-from medgraft.data import select, transforms
+from medgraft.data import select, spacing, transforms
 from medgraft.data.transforms import Augment
 from medgraft.data.windows import WindowSpec
 from medgraft.datasets import EXTERNAL, Dataset
-from medgraft.engine import mirror
+from medgraft.engine import fields, mirror
 from medgraft.engine.device import device_type, thread_count
+from medgraft.engine.fields import Common
 from medgraft.errors import UserError
 from medgraft.models import registry, weights
 from medgraft.models.registry import BackboneInfo
@@ -64,13 +65,14 @@ class Setting:
         return found if self.train.mirror else transforms.without_mirror(found)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; a share of the foreground that does not act is left out, so that older cells keep their
-        names.
+        """Plain values; what does not act (foreground, spacing, components) is left out, so that older cells keep
+        their names.
         """
+        train = self.train.model_dump(mode="json")
         return {
-            "window": {k: v for k, v in asdict(self.window).items() if k != "foreground" or v},
+            "window": {k: v for k, v in asdict(self.window).items() if k not in ("foreground", "spacing") or v},
             "select": self.select.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json"),
+            "train": {k: v for k, v in train.items() if k != "components" or v != "all"},
             "normalise": asdict(self.normalise),
         }
 
@@ -79,11 +81,13 @@ class Setting:
         window = dict(value["window"])
         size = window["size"]
         window["size"] = size if isinstance(size, int) else (int(size[0]), int(size[1]))
+        if window.get("spacing"):
+            window["spacing"] = tuple(float(side) for side in window["spacing"])
         low, high = value["normalise"]["hu_window"]
         return cls(
             WindowSpec(**window),
             SelectConfig(**value["select"]),
-            TrainConfig(**value["train"]),
+            TrainConfig(**{"components": "all", **value["train"]}),
             Normalise(value["normalise"]["kind"], (float(low), float(high))),
         )
 
@@ -191,9 +195,23 @@ class Plan:
     means: Means = field(default=Means(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)  # what was decided for the user, a line each
     budget: dict[str, Any] = field(default_factory=dict, compare=False)  # seconds turned into steps (engine.pace)
+    spacings: dict[str, tuple[float, float, float]] = field(default_factory=dict)  # of cases, where any is resampled
 
-    def make_task(self, setting: Setting | None = None) -> Task:
-        return make(self.task, None if setting is None else setting.train)
+    def make_task(self, setting: Setting | None = None, *, inner: int = -1, largest: Sequence[str] = ()) -> Task:
+        """The task under a setting, of a refit or of an inner part (``task_of``)."""
+        spec = self.task if setting is None else self.task_of(setting, inner=inner, largest=largest)
+        return make(spec, None if setting is None else setting.train)
+
+    def task_of(self, setting: Setting, *, inner: int, largest: Sequence[str] = ()) -> TaskSpec:
+        """What is asked under a setting. Where clean-up is open an inner part weighs it, and a refit does what was
+        chosen there: ``largest`` structures.
+        """
+        rule = setting.train.components
+        if rule == "largest":
+            return replace(self.task, largest=self.task.structures)
+        if rule == "auto" and inner >= 0:
+            return replace(self.task, weighs=True)
+        return replace(self.task, largest=tuple(largest))
 
     @cached_property
     def places(self) -> dict[int, Fold]:
@@ -215,6 +233,12 @@ class Plan:
         wanted = set(patients)
         return runs.digest([digest for _, patient, digest in self.cases if patient in wanted])[:16]
 
+    def _spacing_digest(self, *parts: Iterable[str]) -> str:
+        """Name of the spacings of the cases of some parts."""
+        wanted = [set(part) for part in parts]
+        cases = [[self.spacings[case] for case, patient, _ in self.cases if patient in part] for part in wanted]
+        return runs.digest(cases)[:16]
+
     @cached_property
     def _digests(self) -> dict[tuple[int, int], tuple[str, str]]:
         parts = [(fold.outer, inner) for fold in self.folds for inner in (-1, *fold.inner)]
@@ -223,16 +247,28 @@ class Plan:
         }
 
     def cell(
-        self, arm: Arm, setting: Setting, *, outer: int, inner: int, seed: int, steps: int | None = None
+        self,
+        arm: Arm,
+        setting: Setting,
+        *,
+        outer: int,
+        inner: int,
+        seed: int,
+        steps: int | None = None,
+        largest: Sequence[str] = (),
     ) -> runs.Cell:
-        """The cell of one training. ``steps`` is the share of the horizon, in thousandths, that the search found."""
+        """The cell of one training. ``steps`` is the share of the horizon, in thousandths, that the search found, and
+        ``largest`` are the structures that it found better cleaned.
+        """
         trains, judged = self._digests[outer, inner]
+        named = setting.to_json()
+        named["train"].pop("components", None)  # what of it acts stands in the task
         context: dict[str, Any] = {
             "how": arm.strategy,
             "head": asdict(arm.head),
             "options": arm.options,
             "card": arm.card,
-            "task": self.task.to_json(),
+            "task": self.task_of(setting, inner=inner, largest=largest).to_json(),
             "kind": self.kind,
             "channels": self.channels,
             "augment": asdict(setting.augment),
@@ -248,12 +284,14 @@ class Plan:
         }
         if arm.strategy == "frozen_logistic":
             context["linear"] = linear.VERSION
+        if setting.window.spacing is not None:  # only there the size of a case's voxels decides a number
+            context["spacings"] = self._spacing_digest(*self.part(outer, inner))
         return runs.Cell(
             arm=arm.id,
             model=arm.model,
             start=arm.start,
             strategy=arm.printed,
-            setting=setting.to_json(),
+            setting=named,
             outer=outer,
             inner=inner,
             seed=seed,
@@ -279,6 +317,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         found = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
+        if not self.spacings:
+            found.pop("spacings")
         arms = [{**asdict(arm), "settings": [s.to_json() for s in arm.settings]} for arm in self.arms]
         folds = [asdict(fold) for fold in self.folds]
         return {"format": FORMAT, **found, "task": self.task.to_json(), "arms": arms, "folds": folds} | {
@@ -300,6 +340,7 @@ class Plan:
                 "compat": tuple(value["compat"]),
                 "means": Means(**{**means, "weights": tuple(means["weights"])}),
                 "notes": tuple(value.get("notes", ())),
+                "spacings": {case: (d, h, w) for case, (d, h, w) in value.get("spacings", {}).items()},
             }
         )
 
@@ -359,7 +400,12 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Plan:
     rows = usable_rows(dataset, task)
     manifest = dataset.manifest[rows]
     still = mirror.why_not(task, spec)
-    arms = tuple(_arm(recipe, arm, task, kinds[0], dataset, mirrors=not still) for arm in recipe.models)
+    found = split_rows(recipe, dataset, rows, task)
+    folds = _folds(found)
+    common = _common_spacing(dataset, rows, folds) if kinds[0] == "volume" and task.joins == "field" else Common()
+    arms = tuple(
+        _arm(recipe, arm, task, kinds[0], dataset, mirrors=not still, common=common.target) for arm in recipe.models
+    )
     alike: dict[str, str] = {}
     for arm in arms:
         same = runs.digest({**asdict(arm), "id": "", "printed": "", "settings": [s.to_json() for s in arm.settings]})
@@ -367,8 +413,6 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Plan:
             raise UserError(
                 f"differs from {alike[same]} by its label alone", case=arm.id, fix="leave one of them out, or change it"
             )
-    found = split_rows(recipe, dataset, rows, task)
-    folds = _folds(found)
     for arm in arms:
         for setting in arm.settings:
             if recipe.split.inner == 0 and (setting.train.patience or len(arm.settings) > 1):
@@ -383,6 +427,16 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Plan:
     if not _chooses(recipe, arms, task):
         folds = tuple(replace(fold, inner={}) for fold in folds)
         notes.append("one way with one setting: nothing to choose, so no search is trained and no patient selects")
+    if not any(fold.inner for fold in folds) and any(_open(s) for arm in arms for s in arm.settings):
+        arms = tuple(replace(arm, settings=tuple(map(_called_whole, arm.settings))) for arm in arms)
+        notes.append(
+            "no patient selects, so no clean-up of components is chosen (train.components=largest keeps the largest "
+            "of each structure)"
+        )
+    pairs = [pair for way, arm in zip(recipe.models, arms) for pair in zip(recipe.arm_settings(way), arm.settings)]
+    windows = [(said.window, made.window) for said, made in pairs]
+    if common.told and any(said.spacing == "auto" and made.kind == "cubes" for said, made in windows):
+        notes.append(common.told)
     digests = runs.case_digests(dataset, [t.name for t in spec.targets])
     plan = Plan(
         task=spec,
@@ -409,6 +463,7 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Plan:
             keep_windows=recipe.keep_windows,
         ),
         notes=tuple(notes),
+        spacings=_spacings(dataset, rows, [made for _, made in windows]),
     )
     if recipe.negatives:
         kinds_of_negatives(recipe, dataset, task)
@@ -418,6 +473,53 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Plan:
 def usable_rows(dataset: Dataset, task: Task) -> list[int]:
     """Manifest rows that can be used for the task, in manifest order."""
     return [row for row, fit in enumerate(task.usable(dataset.manifest)) if fit]
+
+
+def _common_spacing(dataset: Dataset, rows: Sequence[int], folds: Sequence[Fold]) -> Common:
+    """What ``auto`` means, by the cases that train in some fold."""
+    who = {patient for fold in folds for patient in fold.learns}
+    patients = dataset.manifest["patient_id"].to_list()
+    return fields.common_spacing(dataset, rows, [row for row in rows if patients[row] in who])
+
+
+def common_spacing(recipe: Recipe, dataset: Dataset, task: Task) -> tuple[float, float, float] | None:
+    """The spacing that the windows of a recipe's default arm have: as it says itself, or by the data; None as
+    stored.
+    """
+    said = recipe.window.spacing
+    if said == "none" or task.joins != "field" or dataset.manifest["kind"][0] != "volume":
+        return None
+    if said != "auto":
+        d, h, w = said
+        return float(d), float(h), float(w)
+    rows = usable_rows(dataset, task)
+    return _common_spacing(dataset, rows, _folds(split_rows(recipe, dataset, rows, task))).target
+
+
+def _spacings(
+    dataset: Dataset, rows: Sequence[int], windows: Iterable[WindowSpec]
+) -> dict[str, tuple[float, float, float]]:
+    """Spacing of each usable case, where any window is cut at another; refused where a case has none."""
+    targets = {window.spacing for window in windows if window.spacing is not None}
+    if not targets:
+        return {}
+    found = {}
+    for line in dataset.manifest[list(rows)].iter_rows(named=True):
+        for target in sorted(targets):
+            spacing.grid_for(line["case_id"], line["shape"][1:], line["spacing"], target)
+        d, h, w = line["spacing"]
+        found[line["case_id"]] = (float(d), float(h), float(w))
+    return found
+
+
+def _open(setting: Setting) -> bool:
+    """Whether clean-up is to be chosen."""
+    return setting.train.components == "auto"
+
+
+def _called_whole(setting: Setting) -> Setting:
+    """Without a choice of clean-up."""
+    return replace(setting, train=setting.train.model_copy(update={"components": "all"})) if _open(setting) else setting
 
 
 def _leaves_mirror_open(recipe: Recipe, arm: ArmConfig) -> bool:
@@ -438,7 +540,16 @@ def _chooses(recipe: Recipe, arms: Sequence[Arm], task: Task) -> bool:
     return len(settings) > 1 or any(s.train.patience or s.train.keep_every for s in settings)
 
 
-def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset, *, mirrors: bool) -> Arm:
+def _arm(
+    recipe: Recipe,
+    arm: ArmConfig,
+    task: Task,
+    kind: str,
+    dataset: Dataset,
+    *,
+    mirrors: bool,
+    common: tuple[float, float, float] | None,
+) -> Arm:
     facts = registry.info(arm.model)
     if arm.join == "bert" and (facts.dims != 2 or facts.dense):
         raise UserError(
@@ -451,7 +562,7 @@ def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset
             refuse(task, config.train, config.window.join)
         except UserError as error:
             raise UserError(error.cause, case=arm.id, fix=error.fix) from error
-        settings.append(_setting(config, arm.strategy, facts, task, kind, depths, mirrors=mirrors))
+        settings.append(_setting(config, arm, facts, task, kind, depths, mirrors=mirrors, common=common))
     card = weights.find_card(arm.model, arm.start, recipe.weights)
     return Arm(
         id=arm.id,
@@ -468,23 +579,44 @@ def _arm(recipe: Recipe, arm: ArmConfig, task: Task, kind: str, dataset: Dataset
 
 def _setting(
     config: SettingConfig,
-    strategy: str,
+    arm: ArmConfig,
     facts: BackboneInfo,
     task: Task,
     kind: str,
     depths: Sequence[int],
     *,
     mirrors: bool,
+    common: tuple[float, float, float] | None,
 ) -> Setting:
-    """``mirrors`` is what ``auto`` means for mirror images."""
-    augment = config.train.augment
+    """``mirrors`` is what ``auto`` means for mirror images, ``common`` for the spacing of cubes."""
+    augment, components = config.train.augment, config.train.components
     if augment == "auto":  # a still body sees its cases once, as they are
-        augment = "none" if strategy in STILL and task.joins == "case" else PRESETS[kind]
+        augment = "none" if arm.strategy in STILL and task.joins == "case" else PRESETS[kind]
+    if components == "largest" and (task.joins != "field" or kind == "video"):
+        raise UserError(
+            "components are of masks of pictures and volumes", case=arm.id, fix="leave out train.components"
+        )
+    if components == "auto" and (task.joins != "field" or kind != "volume"):
+        components = "all"
+    window = resolve_window(config.window, facts, kind, task.joins == "field", depths)
+    if isinstance(config.window.spacing, list):
+        if task.joins != "field" or kind != "volume":
+            raise UserError("spacing is for masks of volumes", case=arm.id, fix="leave out window.spacing")
+        d, h, w = config.window.spacing
+        common = (float(d), float(h), float(w))
+    elif config.window.spacing == "none" or window.kind != "cubes":
+        common = None
+    if common is not None and config.select != SelectConfig():
+        raise UserError("frames cannot be selected where volumes are resampled", case=arm.id, fix="leave out select")
     return Setting(
-        resolve_window(config.window, facts, kind, task.joins == "field", depths),
+        replace(window, spacing=common),
         config.select,
         config.train.model_copy(
-            update={"augment": augment, "mirror": mirrors if config.train.mirror == "auto" else config.train.mirror}
+            update={
+                "augment": augment,
+                "mirror": mirrors if config.train.mirror == "auto" else config.train.mirror,
+                "components": components,
+            }
         ),
         Normalise(config.normalise, config.window.hu_window),
     )

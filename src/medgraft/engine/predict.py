@@ -156,7 +156,9 @@ def _by_case(work: _Work, views: int) -> Predicted:
 
 
 def _by_field(work: _Work, on_case: OnCase | None) -> Predicted:
-    """Maps laid over the case's own grid, measured against its mask where there is one."""
+    """Maps laid over the grid that windows are cut from, brought back to the case's own, and measured there against its
+    mask where there is one.
+    """
     columns: Columns = {k: [] for k in ("case_id", "frame", "name", "value")}
     join: DenseJoin | None = None
     current = -1
@@ -164,12 +166,12 @@ def _by_field(work: _Work, on_case: OnCase | None) -> Predicted:
     def finish() -> None:
         if join is None:
             return
-        found = join.result()
+        found, covered = work.samples.back(current, join.result(), join.covered)
         if on_case is not None:
             on_case(current, found)
         mask = work.facts.mask(current)
         if mask is not None:
-            for key, values in _measure(work.task, work.facts, current, mask, found, join.covered).items():
+            for key, values in _measure(work.task, work.facts, current, mask, found, covered).items():
                 columns[key].extend(values)
 
     for block, _, scores in work.outputs():

@@ -105,5 +105,10 @@ class Training:
         return self.cell.inner >= 0
 
     @property
+    def largest(self) -> tuple[str, ...]:
+        """Structures of which the search chose the largest component alone."""
+        return tuple(self.cell.context.get("task", {}).get("largest", ()))
+
+    @property
     def part(self) -> tuple[int, int]:
         return self.cell.outer, self.cell.inner

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import torch
+from scipy import ndimage
 from torch.nn import functional
 
 from medgraft.config import TrainConfig
@@ -20,6 +21,9 @@ from medgraft.stats import metrics
 from medgraft.store import IGNORE
 from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec
 
+KINDS = ("tp", "fp", "fn")
+LARGEST = "largest"  # before the name of a count: as if of every structure the largest component alone were called
+
 
 class Segment:
     """K structures in every voxel, learned by Dice plus cross-entropy.
@@ -28,6 +32,10 @@ class Segment:
     outputs; a voxel is a structure where that is likelier than every other and than background. Structures that may
     overlap learn by a sigmoid each, K outputs; a voxel is each structure whose probability exceeds one half. ``scores``
     are K probabilities in both. A single structure is one output: the softmax over two is the same thing.
+
+    Of the structures in ``largest`` only the largest connected component of a case is called (``largest_component``).
+    ``weighs`` adds counts as they would be if that held for every structure (``largest.tp.<structure>``, ...), from
+    which ``cleaned`` chooses.
 
     Masks arrive as ``batch["mask"] (B, K, D, H, W)`` uint8 of 0, 1 and 255; a voxel of 255 counts
     nowhere. Counting comes first and dividing later: tp, fp and fn travel in ``measures``.
@@ -39,11 +47,19 @@ class Segment:
     yes_no = False
     stratify: tuple[str, ...] = ()
 
-    def __init__(self, structures: Sequence[str], *, exclusive: bool = False) -> None:
+    def __init__(
+        self,
+        structures: Sequence[str],
+        *,
+        exclusive: bool = False,
+        largest: Sequence[str] = (),
+        weighs: bool = False,
+    ) -> None:
         if not structures:
             raise ValueError("a segmentation needs a structure")
         self.structures = list(structures)
         self.exclusive = exclusive and len(structures) > 1
+        self.largest, self.weighs = tuple(largest), weighs
         self.targets: list[TargetSpec] = []
         self.outputs = len(structures) + self.exclusive
         self.metric = metrics.METRICS["dice"]
@@ -63,7 +79,7 @@ class Segment:
 
     @classmethod
     def make(cls, spec: TaskSpec, setting: TrainConfig | None = None) -> Segment:
-        return cls(spec.structures, exclusive=spec.exclusive)
+        return cls(spec.structures, exclusive=spec.exclusive, largest=spec.largest, weighs=spec.weighs)
 
     def usable(self, manifest: pl.DataFrame) -> pl.Series:
         """Rows with a mask."""
@@ -135,24 +151,48 @@ class Segment:
         return output.float().softmax(1)[:, 1:] if self.exclusive else output.float().sigmoid()
 
     def said(self, scores: np.ndarray) -> np.ndarray:
-        """Which voxels are called which structure: bool (K, ...) from probabilities (K, ...); none where they are NaN.
+        """Which voxels of a case are called which structure: bool (K, ...) from probabilities (K, ...); none where they
+        are NaN.
 
-        An exclusive structure is called where it is likelier than the others and than background (1 - their sum).
+        An exclusive structure is called where it is likelier than the others and than background (1 - their sum). Then
+        the smaller components of ``largest`` structures go; what they held is called nothing.
         """
+        return self._cleaned(self._likely(scores), self.largest)
+
+    def _cleaned(self, said: np.ndarray, structures: Sequence[str]) -> np.ndarray:
+        if not structures:
+            return said
+        pairs = zip(self.structures, said)
+        return np.stack([largest_component(one) if name in structures else one for name, one in pairs])
+
+    def _likely(self, scores: np.ndarray) -> np.ndarray:
         if not self.exclusive:
             return scores > 0.5
         likeliest = np.concatenate([1 - scores.sum(0, keepdims=True), scores]).argmax(0)
         return likeliest == np.arange(1, len(scores) + 1).reshape(-1, *[1] * (scores.ndim - 1))
 
     def count(self, truth: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
-        """tp, fp, fn of shape (K,) from a mask (K, ...) uint8 and probabilities (K, ...), ignored voxels left out."""
-        axes = tuple(range(1, truth.ndim))
-        known, yes, said = truth != IGNORE, truth == 1, self.said(scores)
-        return {
-            "tp": (yes & said & known).sum(axes),
-            "fp": (~yes & said & known).sum(axes),
-            "fn": (yes & ~said & known).sum(axes),
-        }
+        """tp, fp, fn of shape (K,) from a mask (K, ...) uint8 and probabilities (K, ...), ignored voxels left out;
+        where it ``weighs``, largest.tp, largest.fp and largest.fn besides.
+        """
+        said = self.said(scores)
+        found = _counts(truth, said)
+        if self.weighs:
+            cleaned = _counts(truth, self._cleaned(said, self.structures))
+            found |= {f"{LARGEST}.{name}": values for name, values in cleaned.items()}
+        return found
+
+    def cleaned(self, columns: Columns) -> tuple[str, ...]:
+        """The structures of which the largest component alone is to be called, from counts of the parts that select:
+        where that takes something away and the mean Dice over their cases does not fall.
+        """
+        chosen = []
+        for name in self.structures:
+            every, only = (_table(columns, [name], prefix) for prefix in ("", f"{LARGEST}."))
+            before, after = metrics.point("dice", None, every), metrics.point("dice", None, only)
+            if every.shape == only.shape and (every != only).any() and after >= before:
+                chosen.append(name)
+        return tuple(chosen)
 
     def rows(
         self,
@@ -174,11 +214,37 @@ class Segment:
 
     def summary(self, columns: Columns) -> dict[str, float]:
         """Mean Dice over cases and structures, from the counts of whole cases (frame -1)."""
-        places = {name: k for k, name in enumerate(("tp", "fp", "fn"))}
-        order = {name: k for k, name in enumerate(self.structures)}
-        counts: dict[str, np.ndarray] = {}
-        for case_id, frame, name, value in zip(*(columns[k] for k in ("case_id", "frame", "name", "value"))):
-            kind, _, structure = name.partition(".")
-            if frame == -1 and kind in places:
-                counts.setdefault(case_id, np.zeros((len(self.structures), 3)))[order[structure], places[kind]] = value
-        return {"dice": metrics.point("dice", None, np.stack(list(counts.values()))) if counts else float("nan")}
+        counts = _table(columns, self.structures)
+        return {"dice": metrics.point("dice", None, counts) if len(counts) else float("nan")}
+
+
+def largest_component(called: np.ndarray) -> np.ndarray:
+    """The largest connected component of a mask (bool, any shape) in voxels; voxels that share a face, an edge or a
+    corner are connected (26 neighbours in a volume, 8 in a picture). Of equal ones the first in the array's order.
+    """
+    parts, found = ndimage.label(called, np.ones((3,) * called.ndim, bool))
+    if found < 2:
+        return called
+    sizes = np.bincount(parts.reshape(-1))
+    sizes[0] = 0
+    return np.asarray(parts == sizes.argmax())
+
+
+def _counts(truth: np.ndarray, said: np.ndarray) -> dict[str, np.ndarray]:
+    axes = tuple(range(1, truth.ndim))
+    known, yes = truth != IGNORE, truth == 1
+    return {
+        "tp": (yes & said & known).sum(axes),
+        "fp": (~yes & said & known).sum(axes),
+        "fn": (yes & ~said & known).sum(axes),
+    }
+
+
+def _table(columns: Columns, structures: Sequence[str], prefix: str = "") -> np.ndarray:
+    """tp, fp and fn of whole cases (frame -1): (cases, structures, 3), in order of first appearance."""
+    wanted = {f"{prefix}{kind}.{s}": (k, place) for k, s in enumerate(structures) for place, kind in enumerate(KINDS)}
+    counts: dict[str, np.ndarray] = {}
+    for case_id, frame, name, value in zip(*(columns[k] for k in ("case_id", "frame", "name", "value"))):
+        if frame == -1 and name in wanted:
+            counts.setdefault(case_id, np.zeros((len(structures), 3)))[wanted[name]] = value
+    return np.array(list(counts.values())).reshape(-1, len(structures), 3)

@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -61,7 +61,8 @@ Joins = Literal["case", "field", "window"]
 class TaskSpec:
     """What is asked of a data set, as plain values: the task's name, its label columns or its structures.
 
-    ``exclusive`` structures never share a voxel.
+    ``exclusive`` structures never share a voxel. Of ``largest`` structures only the largest connected component is
+    called; ``weighs`` counts with and without that, so that it can be chosen.
     """
 
     name: str
@@ -69,6 +70,8 @@ class TaskSpec:
     structures: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()  # of the only target that take part; empty: all
     exclusive: bool = False
+    largest: tuple[str, ...] = ()
+    weighs: bool = False
 
     @property
     def told(self) -> str:
@@ -81,14 +84,17 @@ class TaskSpec:
         return f"masks of {names} may overlap: yes or no for each in every voxel (sigmoid)"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; ``exclusive`` is left out where it does not hold, so that older cells keep their names."""
-        return {k: v for k, v in asdict(self).items() if k != "exclusive" or v}
+        """Plain values; what newer versions added is left out where it does not hold, so that older cells keep their
+        names.
+        """
+        return {k: v for k, v in asdict(self).items() if k not in ("exclusive", "largest", "weighs") or v}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TaskSpec:
         targets = tuple(TargetSpec(**{**t, "classes": tuple(t["classes"])}) for t in value["targets"])
         structures, classes = tuple(value["structures"]), tuple(value["classes"])
-        return cls(value["name"], targets, structures, classes, value.get("exclusive", False))
+        more = {"largest": tuple(value.get("largest", ())), "weighs": value.get("weighs", False)}
+        return cls(value["name"], targets, structures, classes, value.get("exclusive", False), **more)
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,18 @@ class Task(Protocol):
     ) -> Linear | None: ...
 
     def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer: ...
+
+
+@runtime_checkable
+class Weighs(Protocol):
+    """A task that can choose what of an answer is cleaned away, where it ``weighs``: from the measure columns of the
+    parts that select, cases of several parts together, ``cleaned`` names the structures of which only the largest
+    connected component is called.
+    """
+
+    weighs: bool
+
+    def cleaned(self, columns: Columns) -> tuple[str, ...]: ...
 
 
 def labelled(manifest: pl.DataFrame, targets: Sequence[TargetSpec]) -> pl.Series:
