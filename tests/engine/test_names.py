@@ -60,6 +60,7 @@ OTHER: dict[str, Any] = {
     "window.size": 40,
     "window.kind": "tsn",
     "window.overlap": 0.25,
+    "window.spacing": [1.0, 1.0, 1.0],  # of videos it is refused; of masks of volumes: test_spacing.py
     "split.kind": "holdout",
     "split.column": "nowhere",
     "split.test": "elsewhere",
@@ -117,7 +118,7 @@ SILENT = {
 SILENT_COLUMNS = {
     "study_id": "a name",
     "case_id": "a name: cases are known by what they hold and where they stand",
-    "spacing": "not read in training; a served study's is flagged",
+    "spacing": "read where masks are cut at a common spacing (test_spacing.py); a served study's is flagged",
     "to_source": "the way back to the source, for masks that are served",
     "site": "a fact for the audit",
     "device": "a fact for the audit",

@@ -493,6 +493,8 @@ def common_spacing(recipe: Recipe, dataset: Dataset, task: Task) -> tuple[float,
         d, h, w = said
         return float(d), float(h), float(w)
     rows = usable_rows(dataset, task)
+    if fields.common_spacing(dataset, rows, rows).target is None:
+        return None  # whoever trains
     return _common_spacing(dataset, rows, _folds(split_rows(recipe, dataset, rows, task))).target
 
 
