@@ -277,6 +277,19 @@ def test_the_source_grid_is_judged_and_as_judged_gives_its_counts(mixed, finishe
     assert min(dice) > 0.6 and np.mean(dice) > 0.75
 
 
+def test_a_judged_mask_lies_where_the_given_file_lies(mixed, finished, tmp_path) -> None:
+    """The pixels are the run's own, the place in the patient is that of the file that was given."""
+    root, _ = finished
+    image = SimpleITK.ReadImage(str(mixed.root.parent / "raw" / "v1.nii.gz"))
+    image.SetOrigin((300.0, 200.0, -100.0))
+    SimpleITK.WriteImage(image, str(tmp_path / "elsewhere.nii.gz"))
+    served = serve.predict(root, [tmp_path / "elsewhere.nii.gz"], out=tmp_path / "out.csv", **{"as": "judged"})
+    mask = SimpleITK.ReadImage(str(tmp_path / "out" / served.rows[0]["mask"]))
+    yes = SimpleITK.GetArrayFromImage(truth_of(mixed.root.parent / "raw", "v1")) > 0
+    here = on_source(mask, image)
+    assert 2 * (here & yes).sum() / (here.sum() + yes.sum()) > 0.6
+
+
 def test_plain_serving_resamples_too(mixed, finished, tmp_path) -> None:
     """A new study of a spacing that no training case had: its ball is found at its place in the patient."""
     root, _ = finished

@@ -72,6 +72,13 @@ def volume_of(
     gap = float(np.median(gaps)) if len(gaps) else float(header.get("SliceThickness") or 1.0)
     if len(gaps) and gaps.max() > gap * 1.01 + 1e-3:
         notes.append(f"slice gaps vary ({gaps.min():.3g} to {gaps.max():.3g} mm): missing slices?")
+    if len(order) > 1:
+        way = positions[order[-1]][0] - positions[order[0]][0]
+        aside = float(np.linalg.norm(way - (way @ normal) * normal)) / (len(order) - 1)
+        if aside > 0.01 * gap:
+            notes.append(
+                f"tilted gantry: each slice lies {aside:.3g} mm aside of the last; places in space are not exact"
+            )
     spacing = pixel_spacing(header, notes)
     common = np.result_type(*{frame.dtype for frame in stack})
     channels = []
