@@ -1,6 +1,5 @@
 """Breaks of volumes: one spacing for several, the place of a served mask, clean-up of components."""
 
-# ruff: noqa: E501  (a snippet stands on one line)
 from __future__ import annotations
 
 from breaks import Break
@@ -147,7 +146,7 @@ BREAKS = [
     Break(
         "spacing-of-the-tested-cases",
         "",
-        "common_spacing",
+        "fields:common_spacing",
         "np.array([known[row] for row in learns])",
         "np.array([known[row] for row in rows])",
         "test part has a say",
@@ -156,7 +155,7 @@ BREAKS = [
     Break(
         "spacing-thick-slices-stay",
         "",
-        "common_spacing",
+        "fields:common_spacing",
         "target[thick] > UNEVEN * target[others].max()",
         "target[thick] > 30 * target[others].max()",
         "rule",
@@ -165,7 +164,7 @@ BREAKS = [
     Break(
         "spacing-finer-than-the-pixels",
         "",
-        "common_spacing",
+        "fields:common_spacing",
         "max(np.percentile(own[:, thick], 10), target[others].max())",
         "np.percentile(own[:, thick], 10)",
         "rule",
@@ -329,7 +328,7 @@ BREAKS = [
         "largest=training.largest",
         "largest=()",
         "option ignored",
-        _SELECTS,
+        (f"{_PARTS}test_a_refit_is_judged_as_was_chosen",),
     ),
     Break(
         "components-not-served",
