@@ -173,9 +173,9 @@ BREAKS = [
     Break(
         "spacing-alike-is-resampled",
         "",
-        "fields:ALIKE",
-        "ALIKE = 0.01",
-        "ALIKE = 0.0",
+        "fields:common_spacing",
+        "low * (1 + ALIKE)",
+        "low",
         "rule",
         (f"{_RUN}test_spacings_that_are_alike_or_unknown_change_nothing",),
     ),

@@ -178,14 +178,12 @@ def test_the_default_patch_is_that_of_the_resampled_volumes(tmp_path) -> None:
     window = plan.arms[0].settings[0].window
     assert window.spacing == (3.0, 1.0, 1.5) and (window.length, window.sides) == (16, (40, 40))
     assert any("resampled to 3 x 1 x 1.5 mm" in line for line in plan.notes)
-    own = with_defaults(
-        recipe.model_copy(
-            update={"models": [], "window": recipe.window.model_copy(update={"spacing": [1.0, 1.0, 1.0]})}
-        ),
-        data,
-        quiet,
-    )
-    assert planning.resolve(own, data).arms[0].settings[0].window.spacing == ONE
+    asked = [f"data={data.root}", f"out={tmp_path}", "task=segment", "device=cpu", "split.folds=2"]
+    own = with_defaults(config.load_recipe(None, [*asked, "window.spacing=[2, 1, 1]"]), data, said.append)
+    window = planning.resolve(own, data).arms[0].settings[0].window
+    # 40 or 20 slices, 40 or 80 columns
+    assert window.spacing == (2.0, 1.0, 1.0) and (window.length, window.sides) == (24, (40, 56))
+    assert any("4 cases of 30x40x60 voxels in the middle, voxels of 2 x 1 x 1 mm" in line for line in said), said
 
 
 # ------------------------------------------------------------------ named
