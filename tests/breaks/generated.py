@@ -50,6 +50,7 @@ OPTION_TESTS: dict[str, tuple[str, ...]] = {
         "engine/test_fields.py::test_a_recipe_without_models_takes_them_and_keeps_what_it_says",
     ),
     "WindowConfig.hu_window": ("engine/test_options.py::test_the_hounsfield_window_reaches_the_batches",),
+    "WindowConfig.spacing": ("engine/test_spacing.py::test_the_spacing_and_the_spacings_of_the_cases_are_in_the_name",),
     "SplitConfig": ("engine/test_options.py::test_every_option_of_splits_reaches_the_split",),
     "SplitConfig.test": ("engine/test_serve.py",),
     "StatsConfig": ("engine/test_options.py::test_the_options_of_a_run_reach_its_folder",),
