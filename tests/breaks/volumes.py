@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from breaks import Break
 
-_GRID = "data/test_spacing.py::"
+_GRID = "data/test_grids.py::"
 _RUN = "engine/test_spacing.py::"
 _PARTS = "engine/test_components.py::"
 _MASKS = ("export/test_masks.py::test_a_served_mask_lies_over_its_source_in_any_viewer",)
