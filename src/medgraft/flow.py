@@ -149,11 +149,12 @@ def refuse_strangers(predictions: pl.DataFrame, plan: Plan) -> None:
 
 def baseline(session: Session, stats: StatsConfig) -> dict[str, Any] | None:
     """What size, brightness and length alone can tell: AUC of a logistic regression on these facts, by grouped
-    cross-validation, with the interval that the run's other numbers have.
+    cross-validation, with the interval that the run's other numbers have, and how often facts that know nothing get as
+    far (``p``).
     """
     if not session.task.yes_no:
         return None
-    from medgraft.stats.baseline import trivial_auc
+    from medgraft.stats.baseline import chance, trivial_auc
 
     rows = session.rows()
     labels = session.samples(rows, session.plan.arms[0].settings[0]).labels()[:, 0]
@@ -163,19 +164,16 @@ def baseline(session: Session, stats: StatsConfig) -> dict[str, Any] | None:
     facts = np.column_stack([shape[:, 1:], manifest["p005"].to_numpy(), manifest["p995"].to_numpy(), brightness])
     patients = manifest["patient_id"].to_list()
     codes = {p: k for k, p in enumerate(sorted(set(patients)))}
+    owners = np.array([codes[p] for p in patients])
     result = trivial_auc(
-        facts,
-        labels,
-        np.array([codes[p] for p in patients]),
-        seed=stats.seed,
-        resamples=stats.resamples,
-        confidence=stats.confidence,
+        facts, labels, owners, seed=stats.seed, resamples=stats.resamples, confidence=stats.confidence
     )
     return {
         "facts": ["frames", "height", "width", "darkest", "brightest", "mean"],
         "auc": result.value,
         "low": result.low,
         "high": result.high,
+        "p": chance(facts, labels, owners, seed=stats.seed),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medgraft.stats.baseline import trivial_auc
+from medgraft.stats.baseline import _ask, _auc, chance, trivial_auc
 
 
 def test_leaking_size_is_found_and_noise_is_not() -> None:
@@ -55,3 +55,52 @@ def test_gaps_and_small_sets() -> None:
     assert three.value > 0.95
     assert np.isnan(trivial_auc(np.ones((6, 1)), np.array([0, 0, 0, 0, 0, 1]), np.arange(6)).value)
     assert np.isnan(trivial_auc(np.ones((6, 1)), np.zeros(6), np.arange(6)).value)
+
+
+def _noise(seed: int, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Facts that know nothing, half of their spread shared within patients; labels of patients; owners of cases."""
+    g = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(len(sizes)), sizes)
+    y = g.permutation(np.arange(len(sizes)) % 2).astype(float)[patient]
+    return g.normal(size=(len(sizes), 4))[patient] + g.normal(size=(len(patient), 4)), y, patient
+
+
+def _rate(p: list[float]) -> float:
+    return float(np.mean(np.array(p) <= 0.05))
+
+
+def test_facts_that_know_nothing_raise_the_alarm_as_often_as_said() -> None:
+    """120 sets of noise each, nominal .05: one case a patient, and one to four. The standard error is .02."""
+    single = [chance(*_noise(s, np.ones(60, int)), seed=s, permutations=99) for s in range(120)]
+    sizes = 1 + np.arange(60) % 4
+    several = [chance(*_noise(1000 + s, sizes), seed=s, permutations=99) for s in range(120)]
+    assert _rate(single) <= 0.105 and _rate(several) <= 0.105
+    assert _rate(single + several) == pytest.approx(0.05, abs=0.04)
+    assert np.mean(single) == pytest.approx(0.5, abs=0.1) and np.mean(several) == pytest.approx(0.5, abs=0.1)
+
+
+def test_facts_that_tell_are_found_and_patients_stay_whole() -> None:
+    facts, y, patient = _noise(0, np.ones(100, int))
+    assert chance(facts, y, patient) > 0.05
+    facts[:, 2] += 3 * y
+    assert chance(facts, y, patient) == 1 / 200  # nothing of 199 comes near
+    middle = np.where(y == 1, 0, np.random.default_rng(3).choice([-3, 3], 100))[:, None] + facts[:, :1]
+    assert chance(middle, y, patient) == 1 / 200  # the squares are there
+    # twelve cases a patient and facts of the patient alone: by case 30 patients would look like 360
+    sets = [(np.random.default_rng(s), np.repeat(np.arange(30), 12)) for s in range(40)]
+    p = [chance(g.normal(size=(30, 3))[who], (np.arange(30) % 2).astype(float)[who], who, seed=1) for g, who in sets]
+    assert _rate(p) <= 0.15 and np.mean(p) == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_permuted_number_is_the_printed_one() -> None:
+    """Newton's ridge regressions give the AUC of scikit-learn's pipeline, with gaps and a constant fact too."""
+    facts, y, patient = _noise(5, 1 + np.arange(50) % 3)
+    facts[:, 0] += y
+    facts[::9, 1] = np.nan
+    facts[:, 3] = 7.0
+    found = _auc(_ask(facts, y, patient, 5, 0), np.arange(len(y))[None])[0]
+    assert found == pytest.approx(trivial_auc(facts, y, patient).value, abs=2e-3)
+    three = np.arange(90) % 3
+    assert chance(three[:, None] + np.random.default_rng(0).normal(size=(90, 1)), three, np.arange(90)) == 1 / 200
+    assert np.isnan(chance(np.ones((6, 1)), np.zeros(6), np.arange(6)))
+    assert chance(np.full((40, 2), 7.0), np.arange(40) % 2, np.arange(40)) == 1.0  # nothing can be told: all alike

@@ -10,12 +10,12 @@ import numpy as np
 from medgraft.audit.options import AuditOptions
 from medgraft.datasets import CLASSES, Dataset
 from medgraft.stats.association import associate
-from medgraft.stats.baseline import trivial_auc
+from medgraft.stats.baseline import chance, trivial_auc
 from medgraft.stats.compare import holm
 
 STRONG, WEAK = 0.3, 0.1  # strength of an association from which it is a finding to check, or a note
 LIKELY, OPEN = 0.05, 0.1  # p up to which an association counts; up to which a strong one is worth a note (few patients)
-TOLD = 0.6  # AUC of all facts together from which it is a finding, if its interval leaves out one half
+TOLD = 0.6  # AUC of all facts together from which it is a finding, if chance rarely gets as far
 SHOWN = 12  # values of a fact that are listed
 
 
@@ -100,7 +100,7 @@ def acquisition(dataset: Dataset, options: AuditOptions) -> tuple[list[dict[str,
             together = _together(varied, dataset.manifest[f"label.{target}"].to_list(), patients, options)
             if together is not None:
                 rows.append({"name": "", "together": together, "target": target})
-                if together["auc"] >= TOLD and together["low"] > 0.5:
+                if together["p"] is not None and together["p"] <= LIKELY:
                     findings.append(
                         {
                             "kind": "facts_together",
@@ -161,7 +161,8 @@ def _together(
     facts: dict[str, list[Any]], labels: list[Any], patients: list[str], options: AuditOptions
 ) -> dict[str, Any] | None:
     """How well all facts together tell the label of unseen patients: AUC of a logistic regression (several classes:
-    mean of one against the rest).
+    mean of one against the rest). ``p`` by permutation of patients where the AUC is high enough for a finding, else
+    None.
     """
     columns = []
     for values in facts.values():
@@ -184,13 +185,16 @@ def _together(
             return None
         y = np.where(np.isin(y, enough), np.searchsorted(enough, np.nan_to_num(y)), np.nan)
         classes = [classes[k] for k in enough]
-    found = trivial_auc(np.array(columns).T, y, codes, seed=options.seed, resamples=500)
+    facts_of_case = np.array(columns).T
+    found = trivial_auc(facts_of_case, y, codes, seed=options.seed, resamples=500)
     if not np.isfinite(found.value):
         return None
+    p = chance(facts_of_case, y, codes, seed=options.seed) if found.value >= TOLD else None  # else it is no finding
     return {
         "auc": found.value,
         "low": found.low,
         "high": found.high,
+        "p": p,
         "n": int(np.isfinite(y).sum()),
         "classes": classes,
         "facts": list(facts),

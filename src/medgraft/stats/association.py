@@ -62,7 +62,7 @@ def associate(
     reached = 0
     block = max(1, (1 << 22) // len(x))
     for start in range(0, permutations, block):
-        moved = x[_donors(groups, rng, min(block, permutations - start))]
+        moved = x[donors(groups, rng, min(block, permutations - start))]
         if measure == "cramer_v":
             drawn = _cramer(moved, y, x_categories, y_categories)
         elif measure == "spearman":
@@ -81,7 +81,7 @@ def _coded(values: list[Any]) -> tuple[np.ndarray, int]:
     return rankdata(np.asarray(values, float)), 0
 
 
-def _donors(groups: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
+def donors(groups: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
     """(count, n) places: for the j-th image of a patient the j-th of the patient it is given, from the first again
     where that one has fewer.
     """
