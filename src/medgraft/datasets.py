@@ -191,13 +191,17 @@ def joined(home: Dataset, other: Path | None, folder: Path) -> Dataset:
     identity = {d.info.get("identity") for d in (home, away)}
     exclusive = {d.info.get("exclusive") for d in (home, away)}
     info = {
-        **{k: v for k, v in home.info.items() if k != "exclusive"},
+        **{k: v for k, v in home.info.items() if k not in ("exclusive", "found")},
         **({"exclusive": False not in exclusive} if None not in exclusive else {}),  # else the masks are asked
         "identity": identity.pop() if len(identity) == 1 else "code",
         "targets": targets,
         "warnings": warnings,
         "patient": patient,
         "external": away.info.get("name", str(other)),
+        "joined": [
+            {"role": role, "name": d.info.get("name"), "found": d.info.get("found")}
+            for d, role in ((home, "train"), (away, "test"))
+        ],
     }
     for dataset in (home, away):
         store.stage(dataset.root, dataset.stored, folder, link=True)

@@ -11,7 +11,7 @@ import polars as pl
 from medgraft import config, notices, runs, splits, tables
 from medgraft.config import Recipe
 from medgraft.datasets import Dataset
-from medgraft.engine import fit, pace
+from medgraft.engine import cohort, fit, pace
 from medgraft.engine import plan as planning
 from medgraft.engine.plan import Arm, Plan
 from medgraft.engine.progress import Progress
@@ -174,6 +174,7 @@ def facts_of(recipe: Recipe, plan: Plan, dataset: Dataset, manifest: pl.DataFram
         "device": plan.device,
         "acquisition": acquisition(manifest),
         "unlabelled": len(dataset.manifest) - len(manifest),
+        "flow": cohort.flow(dataset, plan, task),
         "planned": plan.size,
         "cells": {cell.hash: cell.arm for cell in plan.inner_cells},
         "warnings": notices.to_json(

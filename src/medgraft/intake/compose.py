@@ -91,12 +91,13 @@ class Composer:
         """Write all tables; return the manifest, ``dataset.json`` and all rejects, ``more`` among them."""
         rejects = [*self.studies.chosen.rejects, *more]
         cases = [(item, self.pixels.of(study)) for item, study in self.cases(rejects)]
+        found = self._found(cases, rejects)
         rejects = [self._coded(r) for r in rejects]
         targets = self._targets(cases)
         manifest = self._manifest(cases, targets)
         frames = self._frames(cases)
         annotations = self._annotations(cases)
-        info = self._info(cases, targets, manifest, rejects, complete)
+        info = self._info(cases, targets, manifest, rejects, complete) | {"found": found}
         rejects.sort(key=lambda r: (r.source, r.reason))
         tables.write(manifest, self.out / "manifest.parquet", "manifest")
         tables.write(frames, self.out / "frames.parquet", "frames")
@@ -290,6 +291,34 @@ class Composer:
             "for images and videos",
             "warnings": to_json(self._warnings(bool(cases), described)),
             "notes": self._notes(cases, described, manifest),
+        }
+
+    def _found(self, cases: list[tuple[Item, dict[str, Any]]], rejects: Sequence[Reject]) -> dict[str, Any]:
+        """What became of everything that was found, as the data set stands: ``studies`` (with files that could not be
+        taken for one) = ``read`` + ``waiting`` (not read yet) + the sum of ``refused`` [{reason, n}], most frequent
+        first. ``ignored`` files are no studies. Rows of labels without a file are none either.
+        """
+        found, records = self.studies.found, self.journal.records
+        read = {item.key for item, _ in cases}
+        wanted = {item.key for item in self.studies.chosen.items}
+        why: dict[str, Reject] = {}
+        for reject in rejects:
+            why.setdefault(reject.source, reject)
+        refused, waiting = [self._coded(r).reason for r in found.rejects], 0
+        for item in found.items:
+            if item.key in read:
+                continue
+            if item.key in wanted and self.studies.tasks[item.key].key not in records:
+                waiting += 1
+            else:
+                refused.append(self._coded(why[item.key]).reason if item.key in why else "left out by the labels")
+        counts = sorted(Counter(refused).items(), key=lambda pair: (-pair[1], pair[0]))
+        return {
+            "studies": len(found.items) + len(found.rejects),
+            "read": len(cases),
+            "waiting": waiting,
+            "refused": [{"reason": reason, "n": n} for reason, n in counts],
+            "ignored": len(found.ignored),
         }
 
     def _warnings(self, any_case: bool, described: dict[str, Any]) -> list[Notice]:

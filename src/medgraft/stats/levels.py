@@ -41,6 +41,29 @@ def majority(asked: Question, by_case: dict[str, Judged]) -> float | None:
     return majority_share(np.array(list(truth.values())))
 
 
+def judged_counts(asked: Question, by_case: dict[str, Judged]) -> dict[str, Any]:
+    """Cases that some model was judged on: ``{cases, patients, targets: {name: cases with a value}, models: {id:
+    cases}}``; ``targets`` is empty where masks are judged.
+    """
+    patients: dict[str, str] = {}
+    known: dict[str, set[str]] = {}
+    for answers in by_case.values():
+        cases = answers.cases.tolist()
+        patients |= dict(zip(cases, answers.patients.tolist()))
+        if answers.y_true is None:
+            continue
+        labels = answers.y_true.reshape(len(cases), -1)
+        for k, target in enumerate(asked.targets):
+            found = known.setdefault(target, set())
+            found |= {case for case, there in zip(cases, ~np.isnan(labels[:, k])) if there}
+    return {
+        "cases": len(patients),
+        "patients": len(set(patients.values())),
+        "targets": {target: len(cases) for target, cases in known.items()},
+        "models": {name: len(answers.cases) for name, answers in by_case.items()},
+    }
+
+
 def patient_level(by_case: dict[str, Judged], name: str) -> Judged | None:
     """A model's answers by patient, where that says something else than by case."""
     answers = by_case[name]

@@ -110,6 +110,7 @@ def summarise(
         "primary_metric": primary,
         "measures": told(name.split(".")[1] for model in models for name in model["metrics"]),
         "majority": levels.majority(asked, by_case),
+        "flow": {**(run.get("flow") or {}), "judged": levels.judged_counts(asked, by_case)},
         **({"negatives": {"column": run["negatives"]["column"]}} if run.get("negatives") else {}),
         "warnings": to_json(warnings),
     }
