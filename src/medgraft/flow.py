@@ -17,6 +17,7 @@ from medgraft import config, notices, runs, store, tables
 from medgraft.config import Recipe, StatsConfig
 from medgraft.datasets import joined, load_dataset
 from medgraft.engine import compare, fit, pace
+from medgraft.engine import trivial as without_looking
 from medgraft.engine.defaults import with_defaults
 from medgraft.engine.plan import Plan
 from medgraft.engine.progress import Progress
@@ -56,7 +57,7 @@ def run(recipe: Recipe, *, say: Callable[[str], None] = print, estimate: bool | 
 
 def gather(recipe: Recipe, session: Session, the_run: runs.Run, say: Callable[[str], None]) -> Path:
     """Join the cells of the plan, compute the statistics, write the tables and the report."""
-    from medgraft.stats import summary, write  # with scipy, which no training needs
+    from medgraft.stats import summary, trivial, write  # with scipy, which no training needs
     from medgraft.stats.thresholds import thresholds
 
     records = the_run.records()
@@ -95,12 +96,16 @@ def gather(recipe: Recipe, session: Session, the_run: runs.Run, say: Callable[[s
         resamples=stats.resamples,
         confidence=stats.confidence,
         seed=stats.seed,
+        beyond=trivial.Given(*without_looking.answers(session)),
     )
     write.write_tables(found, the_run.root)
+    primary, confidence = found["run"]["primary_metric"], found["run"]["confidence"]
     for model in found["models"]:
-        primary, confidence = found["run"]["primary_metric"], found["run"]["confidence"]
         metric = model.get("metrics", {}).get(primary)
         say(f"{model['id']}: " + (model["state"] if not metric else write.sentence(primary, metric, confidence)))
+    for answer in found["trivial"]:
+        metric = answer["metrics"][primary]
+        say(f"{answer['title']['en'].lower()}, without looking: " + write.sentence(primary, metric, confidence))
     if not recipe.report:
         return the_run.root
     from medgraft.report import page
@@ -165,9 +170,7 @@ def baseline(session: Session, stats: StatsConfig) -> dict[str, Any] | None:
     patients = manifest["patient_id"].to_list()
     codes = {p: k for k, p in enumerate(sorted(set(patients)))}
     owners = np.array([codes[p] for p in patients])
-    result = trivial_auc(
-        facts, labels, owners, seed=stats.seed, resamples=stats.resamples, confidence=stats.confidence
-    )
+    result = trivial_auc(facts, labels, owners, seed=stats.seed, resamples=stats.resamples, confidence=stats.confidence)
     return {
         "facts": ["frames", "height", "width", "darkest", "brightest", "mean"],
         "auc": result.value,

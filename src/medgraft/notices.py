@@ -18,7 +18,7 @@ from typing import Any
 LANGUAGES = ("en", "zh")
 
 #: kind -> (English, Chinese), filled by ``str.format``. ``KIND_one`` stands for ``KIND`` where ``n`` is 1.
-#: ``{model}`` is printed by its name, ``{metric}`` too; ``{fold}`` and ``{folds}`` are counted from 1; a list is written
+#: ``{model}`` is printed by its name, ``{metric}`` too; ``{trivial}`` is a title in both languages; ``{fold}`` and ``{folds}`` are counted from 1; a list is written
 #: with commas; ``{state}`` and ``{states}`` are states of trainings as ``cells.parquet`` holds them.
 NOTICES: dict[str, tuple[str, str]] = {
     # --- what nobody foresaw: a fault in its own words ---
@@ -168,6 +168,10 @@ NOTICES: dict[str, tuple[str, str]] = {
         "had learned",
         "{model}：训练损失几乎没有下降（开始 {first:.3g}，结束 {last:.3g}），训练在学会之前即已停止",
     ),
+    "not_beyond_trivial": (
+        "{model} does not clearly beat the answer that looks at no picture ({trivial}): {metric} {value:.3g} against {reference:.3g}",
+        "{model} 并未明显优于不看图像的回答（{trivial}）：{metric} {value:.3g}，后者为 {reference:.3g}",
+    ),
     "undefined": ("{model}: {metric} is not defined on its cases", "{model}：{metric} 在其病例上无定义"),
     "never_varies": (
         "{model}: {metric} is {value:.3g} in every resample, so resampling cannot tell how sure that is",
@@ -308,6 +312,8 @@ def _word(name: str, value: Any, place: int, names: Mapping[str, str], metric: C
         return names.get(str(value), str(value))
     if name == "metric":
         return metric(str(value))
+    if name == "trivial":
+        return str(value[place])
     if name in ("fold", "folds"):  # counted from 1 where a person reads
         return ", ".join(str(int(v) + 1) for v in (value if isinstance(value, (list, tuple)) else [value]))
     if name == "units":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +29,7 @@ from medgraft.stats import kinds, metrics
 from medgraft.stats.kinds import Kind, Question
 from medgraft.stats.metrics import METRICS, Weights, metric
 from medgraft.tasks.choose import TASKS
-from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec
+from medgraft.tasks.task import Answer, Columns, Grid, Joins, Linear, TaskSpec, Trivial
 
 
 def centre(mask: np.ndarray) -> tuple[float, float]:
@@ -120,6 +120,16 @@ class Landmark:
     def closed_form(self, x: Any, y: Any, patients: Any, *, c: float | None, seed: int) -> Linear | None:
         return None
 
+    def trivial(self, truths: Iterable[np.ndarray], grids: Sequence[Grid], kind: str) -> list[Trivial]:
+        places = np.mean([centre(mask[0, 0]) for mask in truths], axis=0).round().astype(int)
+
+        def field(grid: Grid) -> np.ndarray:
+            found = np.zeros((1, *grid), np.float32)
+            found[0, 0, places[0], places[1]] = 1
+            return found
+
+        return [Trivial("mean_place", ("Mean place", "平均位置"), field)]
+
     def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
         row, column = peak(scores[0])
         return Answer({f"{self.structure} row": row, f"{self.structure} column": column})
@@ -202,6 +212,9 @@ def test_a_task_from_one_file_runs_reports_and_predicts(tmp_path: Path) -> None:
     assert bad["strategy"] == "lazy" and good["metrics"]["case.distance"]["value"] < 4  # less is better, and it learns
     assert good["metrics"]["case.distance"]["value"] < bad["metrics"]["case.distance"]["value"]
     assert summary["run"]["measures"]["distance"]["unit"] == "px"
+    (place,) = summary["trivial"]
+    assert place["title"] == {"en": "Mean place", "zh": "平均位置"} and place["metrics"]["case.distance"]["n"] == 24
+    assert bad["beyond"]["id"] == "trivial · mean_place" and not bad["beyond"]["shown"]
 
     from medgraft.report import page
 

@@ -275,6 +275,7 @@ def test_schema_and_files(study: Study, tmp_path: Path) -> None:
     assert list(read) == [
         "run",
         "models",
+        "trivial",
         "pairs",
         "winner",
         "roc",

@@ -171,7 +171,7 @@ def _by_field(work: _Work, on_case: OnCase | None) -> Predicted:
             on_case(current, found)
         mask = work.facts.mask(current)
         if mask is not None:
-            for key, values in _measure(work.task, work.facts, current, mask, found, covered).items():
+            for key, values in measure(work.task, work.facts, current, mask, found, covered).items():
                 columns[key].extend(values)
 
     for block, _, scores in work.outputs():
@@ -187,7 +187,7 @@ def _by_field(work: _Work, on_case: OnCase | None) -> Predicted:
     return Predicted(columns, [int(c) for c in work.samples.cases])
 
 
-def _measure(task: Task, facts: Cases, row: int, mask: np.ndarray, found: np.ndarray, covered: np.ndarray) -> Columns:
+def measure(task: Task, facts: Cases, row: int, mask: np.ndarray, found: np.ndarray, covered: np.ndarray) -> Columns:
     """Measures of a case (frame -1), and of each marked frame of a video."""
     mask = np.where(covered[None], mask, np.uint8(255))
     case_id = facts.ids[row]

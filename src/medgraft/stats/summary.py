@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from medgraft.notices import Notice, from_json, notice, of_state, to_json
-from medgraft.stats import beside, cases, caveats, claims, curves, levels, pairs
+from medgraft.stats import beside, cases, caveats, claims, curves, levels, pairs, trivial
 from medgraft.stats.collect import collect
 from medgraft.stats.estimates import inner_scores, model_metrics
 from medgraft.stats.judged import ID, Entry
@@ -46,13 +46,16 @@ def summarise(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
+    beyond: trivial.Given | None = None,
 ) -> dict[str, Any]:
     """The content of ``summary.json`` (docs/architecture.md) from the tables of a run.
 
     ``run`` holds what ``run.json`` holds: task (classify, regress, segment), targets, classes, positive, level, unit,
     ``patients`` {case_id: patient_id}, and where there are any ``thresholds`` {model id: number, or {outer fold:
     number}}, ``cell_facts`` {cell: {seconds, parameters, load, reason}}, ``curves`` {cell: rows of the training log}
-    and warnings. Undefined numbers are NaN (null once written).
+    and warnings.
+    Undefined numbers are NaN (null once written). ``beyond`` holds what the trivial answers said of the same test parts,
+    where the task has any.
 
     Raises ``UserError`` when the tables hold nothing that can be judged.
     """
@@ -80,10 +83,15 @@ def summarise(
         caveats.of_model(name, asked, judged[name], intervals[name], warnings)
     calls = pairs.Calls(asked, judged, thresholds, options)
     compared, ranks, winner = pairs.compare(calls, intervals, level, warnings)
+    beyond = beyond or trivial.Given()
+    without = trivial.judged(beyond, asked, by_case, level, run)
+    leads = trivial.compare(beyond, without, calls, intervals, warnings)
     models = _models(asked, cells, run, metrics, ranks, primary, warnings)
     inner = inner_scores(asked, predictions, measures, cells, run)
     for model in models:
         model["inner_score"] = inner.get(model["id"])
+        if model["id"] in leads:
+            model["beyond"] = leads[model["id"]]
         if "threshold" in asked.kind.beside and model["id"] in thresholds:
             model["threshold"], model["threshold_rule"] = levels.threshold_told(run, judged[model["id"]])
     order = [m["id"] for m in models if m["id"] in judged]
@@ -117,6 +125,7 @@ def summarise(
     return {
         "run": facts,
         "models": models,
+        "trivial": trivial.entries(beyond, without, asked, level, options),
         "pairs": compared,
         "winner": winner,
         "roc": curves.roc_curves(asked, judged, options),

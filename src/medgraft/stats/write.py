@@ -28,7 +28,9 @@ def sentence(name: str, entry: Entry, confidence: float = 0.95) -> str:
 
 
 def leaderboard(summary: dict[str, Any]) -> pl.DataFrame:
-    """One row a model, best first: rank, name, state, then value, low and high of every metric."""
+    """One row a model, best first: rank, name, state, then value, low and high of every metric. Below them the trivial
+    answers: of the model and the state ``trivial``, without a rank.
+    """
     names = list(dict.fromkeys(name for model in summary["models"] for name in model["metrics"]))
     rows = []
     for model in summary["models"]:
@@ -43,14 +45,21 @@ def leaderboard(summary: dict[str, Any]) -> pl.DataFrame:
             },
             "reason": str(from_json(model["reason"])) if model["reason"] else "",
         }
-        for name in names:
-            entry = model["metrics"].get(name, {})
-            row |= {
-                name if part == "value" else f"{name}.{part}": _finite(entry.get(part))
-                for part in ("value", "low", "high")
-            }
-        rows.append(row)
+        rows.append(row | _numbers(model, names))
+    for answer in summary.get("trivial") or []:
+        told = {"id": answer["id"], "model": "trivial", "start": "", "strategy": answer["name"], "state": "trivial"}
+        rows.append({**told, "reason": "", **_numbers(answer, names)})
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _numbers(entry: Entry, names: list[str]) -> dict[str, float | None]:
+    """Value, low and high of every metric."""
+    found = {}
+    for name in names:
+        known = entry["metrics"].get(name, {})
+        for part in ("value", "low", "high"):
+            found[name if part == "value" else f"{name}.{part}"] = _finite(known.get(part))
+    return found
 
 
 def _finite(value: Any) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from medgraft.notices import Notice
 from medgraft.stats import metrics
 from medgraft.tasks import linear
 from medgraft.tasks.targets import specs
-from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec, labelled
+from medgraft.tasks.task import Answer, Columns, Grid, Joins, Linear, TaskSpec, Trivial, labelled
 
 
 class Classify:
@@ -212,6 +212,20 @@ class Classify:
 
     def _ranked(self, truth: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> float:
         return metrics.point("auc", truth, scores, strata=folds)
+
+    def trivial(self, truths: Iterable[np.ndarray], grids: Sequence[Grid], kind: str) -> list[Trivial]:
+        """The most frequent class, whose probability is its share of the training part; of several targets the most
+        frequent answer of each. Empty where a target has no training label.
+        """
+        y = np.stack(list(truths)).astype(np.float64)
+        if np.isnan(y).all(axis=0).any():
+            return []
+        if self.exclusive:
+            shares = np.bincount(y[~np.isnan(y[:, 0]), 0].astype(int), minlength=self.answers)[: self.answers]
+            scores = shares / shares.sum()
+        else:
+            scores = np.nanmean(y, axis=0)
+        return [Trivial("majority", ("Most frequent class", "最常见的类别"), lambda grid: scores)]
 
     def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
         """Probabilities by class, and what the case is called: the likeliest class, or yes from the threshold on.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from medgraft.notices import Notice
 from medgraft.stats import metrics
 from medgraft.tasks import linear
 from medgraft.tasks.targets import quantities
-from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec, labelled
+from medgraft.tasks.task import Answer, Columns, Grid, Joins, Linear, TaskSpec, Trivial, labelled
 
 
 class Regress:
@@ -146,6 +146,19 @@ class Regress:
 
     def _close(self, truth: np.ndarray, value: np.ndarray, folds: np.ndarray) -> float:
         return -metrics.point("mae", truth, value)
+
+    def trivial(self, truths: Iterable[np.ndarray], grids: Sequence[Grid], kind: str) -> list[Trivial]:
+        """The mean of the training labels (least squared error) and their median (least absolute error), in the label's
+        unit. Empty where a target has no training label.
+        """
+        y = np.stack(list(truths)).astype(np.float64)
+        if np.isnan(y).all(axis=0).any():
+            return []
+        mean, median = np.nanmean(y, axis=0), np.nanmedian(y, axis=0)
+        return [
+            Trivial("mean", ("Mean of the training part", "训练部分的均值"), lambda grid: mean),
+            Trivial("median", ("Median of the training part", "训练部分的中位数"), lambda grid: median),
+        ]
 
     def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
         """Each quantity in its label's unit."""

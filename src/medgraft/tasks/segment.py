@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,9 @@ from medgraft.errors import UserError
 from medgraft.notices import Notice
 from medgraft.stats import metrics
 from medgraft.store import IGNORE
-from medgraft.tasks.task import Answer, Columns, Joins, Linear, TaskSpec
+from medgraft.tasks.task import Answer, Columns, Grid, Joins, Linear, TaskSpec, Trivial
+
+SHAPE_SIDE = 128  # voxels a side at most on which a mean shape is kept
 
 KINDS = ("tp", "fp", "fn")
 LARGEST = "largest"  # before the name of a count: as if of every structure the largest component alone were called
@@ -105,6 +107,38 @@ class Segment:
         self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int, balanced: bool = False
     ) -> Linear | None:
         return None
+
+    def trivial(self, truths: Iterable[np.ndarray], grids: Sequence[Grid], kind: str) -> list[Trivial]:
+        """No structure anywhere, and the mean shape: the share of training cases in which a place, relative to the
+        sides of the picture, is the structure; called as probabilities are (``said``). Of a video all traced frames
+        count, and every frame gets the same shape. Voxels of 255 count nowhere.
+        """
+        k, flat = len(self.structures), kind == "video"
+        depth, height, width = (min(SHAPE_SIDE, int(np.median([grid[axis] for grid in grids]))) for axis in range(3))
+        sides = (1 if flat else depth, height, width)
+        yes = torch.zeros(k, *sides, dtype=torch.float64)
+        known = torch.zeros(k, *sides, dtype=torch.float64)
+        for mask in truths:
+            if flat:  # traced frames alone, one upon the other
+                mask = mask[:, (mask != IGNORE).any(axis=(0, 2, 3))]
+            for total, voxels in ((yes, mask == 1), (known, mask != IGNORE)):
+                there = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32))
+                if there.shape[1]:
+                    total += functional.adaptive_avg_pool3d(there, sides) * (there.shape[1] if flat else 1)
+        mean = (yes / known.clamp(min=1e-9)).float()
+
+        def shape(grid: Grid) -> np.ndarray:
+            size = (1, *grid[1:]) if flat else grid
+            if tuple(mean.shape[1:]) == tuple(size):
+                found = mean
+            else:
+                found = functional.interpolate(mean[None], size=size, mode="trilinear", align_corners=False)[0]
+            return found.expand(k, *grid).numpy()
+
+        return [
+            Trivial("empty", ("Empty mask", "空掩膜"), lambda grid: np.zeros((k, *grid), np.float32)),
+            Trivial("mean_shape", ("Mean shape", "平均形状"), shape),
+        ]
 
     def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer:
         """Voxels of each structure, millilitres where a volume's spacing is known, and the label map (later ones

@@ -32,13 +32,15 @@ instance
 ``summary``    predictions or measures of a part -> {metric: value}; the same ``stats.metrics`` as the report.
 ``closed_form`` features (n, F), labels (n, T), patients (n,) -> weights and bias of a linear head, or None where there
 is none.
+``trivial``    truths of the training part (labels (T,) of each case, or masks (K, D, H, W)), the grids (D, H, W) of the
+               same cases and the kind of the data -> the answers that anybody could give without looking at a picture.
 ``answer``     joined scores of one new study -> what a table says of it, and a label map to write beside it where it
 has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -55,6 +57,7 @@ from medgraft.stats.metrics import Metric
 
 Columns = dict[str, list[Any]]
 Joins = Literal["case", "field", "window"]
+Grid = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,19 @@ class Answer:
     names: tuple[str, ...] = field(default=())  # of the label map's values 1, 2, ...
 
 
+@dataclass(frozen=True)
+class Trivial:
+    """What is answered without looking: ``name`` as tables say it, ``title`` in English and Chinese.
+
+    ``scores`` gives for the grid (D, H, W) of a case what ``Task.rows`` takes as the joined scores of one: (answers,),
+    or (K, D, H, W) where the task joins fields.
+    """
+
+    name: str
+    title: tuple[str, str]
+    scores: Callable[[Grid], np.ndarray]
+
+
 class Task(Protocol):
     """See the module's docstring."""
 
@@ -167,6 +183,8 @@ class Task(Protocol):
     def closed_form(
         self, x: np.ndarray, y: np.ndarray, patients: np.ndarray, *, c: float | None, seed: int, balanced: bool = False
     ) -> Linear | None: ...
+
+    def trivial(self, truths: Iterable[np.ndarray], grids: Sequence[Grid], kind: str) -> list[Trivial]: ...
 
     def answer(self, scores: np.ndarray, case: Mapping[str, Any], *, threshold: float | None) -> Answer: ...
 
