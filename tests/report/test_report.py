@@ -469,10 +469,10 @@ def test_trivial_baseline_stands_on_the_first_screen_and_takes_no_rank(tmp_path:
     said = _Page(written(tmp_path / "b", summary)).said
     assert "does not clearly beat that" in said and "above chance" not in said and "lean on them" not in said
     summary["run"]["baseline"]["auc"] = None
-    assert "Trivial baseline" not in written(tmp_path / "c", summary)
+    assert "Acquisition baseline" not in written(tmp_path / "c", summary)
     three = made(labels=("a", "b", "c"))
     three["run"]["baseline"] = {"facts": [], "auc": 0.6, "low": 0.5, "high": 0.7}
-    assert "Trivial baseline" not in written(
+    assert "Acquisition baseline" not in written(
         tmp_path / "d", three
     )  # an AUC beside another measure would compare nothing
 

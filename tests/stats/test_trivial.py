@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from test_summary import OPTIONS, Study
 
 from medgraft import tables
 from medgraft.notices import from_json
@@ -17,7 +18,6 @@ from medgraft.stats.compare import compare_two
 from medgraft.stats.summary import summarise
 from medgraft.stats.trivial import Given
 from medgraft.stats.write import leaderboard, sentence, write_tables
-from test_summary import OPTIONS, Study
 
 TITLES = {"majority": ("Most frequent class", "最常见的类别"), "mean": ("Mean", "均值"), "median": ("Median", "中位数")}
 
@@ -27,10 +27,9 @@ def given(study: Study, name: str, scores: np.ndarray, **target: str) -> Given:
     own = Study.__new__(Study)
     own.__dict__.update(study.__dict__, cells=[], predictions=[], measures=[])
     for outer in range(study.folds):
-        cell = own.cell("trivial", outer, 0)
+        own.cell("trivial", outer, 0)
         own.cells[-1] |= {"start": name, "strategy": "", "hash": f"trivial.{name}.{outer}"}
         own.rows(f"trivial.{name}.{outer}", study.fold == outer, study.y, scores, **target)
-        del cell
     predictions, measures, cells = own.tables()
     return Given(predictions, measures, cells, TITLES)
 
@@ -76,12 +75,11 @@ def test_a_lead_on_the_wrong_side_is_none_and_less_is_better_where_it_is() -> No
     study = Study(patients=60, seeds=1)
     study.run |= {"task": "regress", "targets": ["ef"], "classes": {}, "positive": {}}
     study.y = np.random.default_rng(0).normal(50, 10, len(study.y))
-    near = far = ""
+    near, far = (f"{name} · imagenet · finetune" for name in ("near", "far"))
     for model, spread, shift in (("near", 3.0, 0.0), ("far", 3.0, 30.0)):
         scores = study.y + np.random.default_rng(1).normal(shift, spread, len(study.y))
         for outer in range(study.folds):
             study.rows(study.cell(model, outer, 0), study.fold == outer, study.y, scores, target="ef", cls="")
-        near, far = "near · imagenet · finetune", "far · imagenet · finetune"
     n, kind = len(study.y), {"target": "ef", "cls": ""}
     one = given(study, "mean", np.full(n, 52.0), **kind)
     two = given(study, "median", np.full(n, float(np.median(study.y))), **kind)
@@ -93,7 +91,9 @@ def test_a_lead_on_the_wrong_side_is_none_and_less_is_better_where_it_is() -> No
     assert by_id[far]["difference"] > 0 and by_id[far]["p"] < 0.001 and not by_id[far]["shown"]
     assert notices(s) == [far]
     value = s["trivial"][0]["metrics"]["case.r2"]["value"]
-    assert value == pytest.approx(1 - ((study.y - np.median(study.y)) ** 2).sum() / ((study.y - study.y.mean()) ** 2).sum())
+    assert value == pytest.approx(
+        1 - ((study.y - np.median(study.y)) ** 2).sum() / ((study.y - study.y.mean()) ** 2).sum()
+    )
 
 
 def test_only_judged_cases_count_and_each_model_meets_it_on_its_own() -> None:

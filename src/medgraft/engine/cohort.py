@@ -81,7 +81,7 @@ def _fold(fold: Fold, used: pl.DataFrame, names: Sequence[str]) -> dict[str, Any
     return {
         "outer": fold.outer,
         "learns": _size(learns),
-        "select": [_size(_of(used, part.select)) for _, part in sorted(fold.inner.items())],
+        "select": [_size(_of(used, set(part.select) - set(fold.test))) for _, part in sorted(fold.inner.items())],
         "test": _size(test),
         "targets": {name: {"learns": _known(learns, name), "test": _known(test, name)} for name in names},
     }

@@ -81,7 +81,7 @@ STRINGS: dict[str, tuple[str, str]] = {
     "reason_fit": ("the logistic fit does not settle on these cases", "在这些病例上逻辑拟合不收敛"),
     "reason_empty": ("no case was judged", "没有受评病例"),
     "reason_not_computed": ("it was not computed for this model", "未对该模型计算"),
-    # --- verdicts, thresholds, the trivial baseline ---
+    # --- verdicts, thresholds, what acquisition and trivial answers tell ---
     "verdict_shown": ("shown", "已证明有差异"),
     "verdict_worse": ("shown, and in favour of the other", "已证明有差异，且另一方更好"),
     "verdict_not_shown": ("not shown", "未能证明有差异"),
@@ -91,8 +91,13 @@ STRINGS: dict[str, tuple[str, str]] = {
     "baseline_volume": ("volume size and brightness alone", "仅用体数据尺寸与亮度"),
     "baseline_any": ("size, brightness and length alone", "仅用尺寸、亮度与时长"),
     "baseline_note": (
-        "The trivial baseline takes no part in the ranking: a logistic regression on {facts}, cross-validated over all cases of the data set.",
-        "简单基线不参与排名：{facts}的逻辑回归，在数据集全部病例上交叉验证。",
+        "The acquisition baseline takes no part in the ranking: a logistic regression on {facts}, cross-validated over all cases of the data set; whether it is more than chance is told by a permutation of patients.",
+        "采集信息基线不参与排名：{facts}的逻辑回归，在数据集全部病例上交叉验证；是否高于随机水平由对患者的置换检验判定。",
+    ),
+    "trivial_detail": ("looks at no picture", "不看图像"),
+    "trivial_note": (
+        "Answers that look at no picture ({answers}) were found on each training part and judged on the same cases by the same rules; they take no rank.",
+        "不看图像的回答（{answers}）在各训练部分上得出，并在相同病例上以相同规则评估；它们不参与排名。",
     ),
     "patients_unknown": ("patients not known", "患者未知"),
     "unit_sd": ("SD", "个标准差"),

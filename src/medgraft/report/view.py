@@ -284,7 +284,21 @@ class View:
                 found.append(self.pair(a, b) or row)
         return sorted(found, key=lambda row: (place[row["a"]], place[row["b"]]))
 
-    # --- the trivial baseline and thresholds ---
+    # --- trivial answers, the acquisition baseline and thresholds ---
+
+    @cached_property
+    def trivial(self) -> list[dict[str, Any]]:
+        """The answers that look at no picture, best first, each with its printed ``name``: what a model must beat."""
+        found = [a for a in listed(self.summary.get("trivial")) if isinstance(a, dict) and a.get("metrics")]
+        return [{**a, "name": clean((a.get("title") or {}).get(self.text.language) or a.get("id"), 80)} for a in found]
+
+    @property
+    def trivial_note(self) -> str:
+        """How the trivial answers came about; nothing where there are none."""
+        names = self.join([a["name"] for a in self.trivial])
+        if self.text.language == "en":
+            names = names.lower()
+        return self.text("trivial_note", answers=names) if names else ""
 
     @cached_property
     def baseline(self) -> dict[str, Any] | None:
@@ -303,8 +317,14 @@ class View:
 
     @property
     def baseline_tells(self) -> bool:
-        """Whether acquisition alone is shown to do better than chance."""
-        return self.baseline is not None and finite(self.baseline.get("low")) and float(self.baseline["low"]) > 0.5
+        """Whether acquisition alone is shown to do better than chance: by its permutation, or by its interval where an
+        older run has none.
+        """
+        if self.baseline is None:
+            return False
+        if finite(self.baseline.get("p")):
+            return float(self.baseline["p"]) <= 1 - self.confidence + 1e-9
+        return finite(self.baseline.get("low")) and float(self.baseline["low"]) > 0.5
 
     def thresholds(self, model: dict[str, Any]) -> str:
         """The thresholds of a model: '0.50', or '0.31 to 0.52' where each outer fold has its own."""

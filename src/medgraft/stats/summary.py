@@ -53,9 +53,8 @@ def summarise(
     ``run`` holds what ``run.json`` holds: task (classify, regress, segment), targets, classes, positive, level, unit,
     ``patients`` {case_id: patient_id}, and where there are any ``thresholds`` {model id: number, or {outer fold:
     number}}, ``cell_facts`` {cell: {seconds, parameters, load, reason}}, ``curves`` {cell: rows of the training log}
-    and warnings.
-    Undefined numbers are NaN (null once written). ``beyond`` holds what the trivial answers said of the same test parts,
-    where the task has any.
+    and warnings. ``beyond`` holds what the trivial answers said of the same test parts, where the task has any.
+    Undefined numbers are NaN (null once written).
 
     Raises ``UserError`` when the tables hold nothing that can be judged.
     """

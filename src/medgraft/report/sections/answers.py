@@ -84,6 +84,18 @@ STRINGS = take(
         "rule_vote": ("majority vote of its windows, each at {values}", "各窗口以 {values} 为界投票，多数决定"),
         "rule_other": ("threshold by the rule “{rule}” ({values})", "按规则“{rule}”得到的阈值（{values}）"),
         "q_trivial": ("Beyond the obvious", "是否超越表面信息"),
+        "trivial_fact": (
+            "Without looking at any picture ({answer}) one gets {metric} {estimate}.",
+            "不看任何图像（{answer}）即可得到 {metric} {estimate}。",
+        ),
+        "trivial_beaten": (
+            "The best model is clearly better (difference {difference}).",
+            "最佳模型明显更好（差值 {difference}）。",
+        ),
+        "trivial_not_beaten": (
+            "The best model is not clearly better (difference {difference}).",
+            "最佳模型并未明显更好（差值 {difference}）。",
+        ),
         "baseline_fact": (
             "A model that sees {facts} reaches AUC {estimate}.",
             "{facts}的模型即可达到 AUC {estimate}。",
@@ -99,6 +111,14 @@ STRINGS = take(
         "baseline_alarm": (
             "That is above chance: part of any score here may rest on facts as plain as these.",
             "这已高于随机水平：此处任何得分都可能部分依赖于这类表面信息。",
+        ),
+        "baseline_alarm_p": (
+            "That is above chance (p = {p}): part of any score here may rest on facts as plain as these.",
+            "这已高于随机水平（p = {p}）：此处任何得分都可能部分依赖于这类表面信息。",
+        ),
+        "baseline_chance": (
+            "That is no better than chance (p = {p}).",
+            "这并不优于随机水平（p = {p}）。",
         ),
         "answer_fail_class": (
             "It is least sure on {label}: the true class gets a mean probability of {estimate}.",
@@ -258,15 +278,38 @@ def luck(view: View, best: dict[str, Any]) -> str:
 
 
 def beyond_the_obvious(view: View, best: dict[str, Any]) -> str:
-    """What acquisition alone can tell, and whether the best model lies clearly above it (its interval above the
-    other's).
+    """What can be told without looking, and by acquisition alone, and whether the best model lies clearly above."""
+    gap = " " if view.text.language == "en" else ""
+    return gap.join(part for part in (without_looking(view, best), by_acquisition(view, best)) if part)
+
+
+def without_looking(view: View, best: dict[str, Any]) -> str:
+    """The trivial answer that the best model was held against, and its lead."""
+    text, lead = view.text, best.get("beyond") or {}
+    answer = next((a for a in view.trivial if a["id"] == lead.get("id")), None)
+    if answer is None:
+        return ""
+    told = {"answer": answer["name"][:1].lower() + answer["name"][1:], "metric": text.metric(view.primary)}
+    parts = [text("trivial_fact", estimate=view.shown(answer, view.primary), **told)]
+    if finite(lead.get("difference")):
+        bounds = (lead["difference"], lead.get("low"), lead.get("high"))
+        difference = view.interval(*bounds, view.primary)
+        parts.append(text("trivial_beaten" if lead.get("shown") else "trivial_not_beaten", difference=difference))
+    return (" " if text.language == "en" else "").join(parts)
+
+
+def by_acquisition(view: View, best: dict[str, Any]) -> str:
+    """What acquisition alone can tell, whether that is more than chance, and whether the best model lies clearly above
+    it (its interval above the other's).
     """
     text, found, entry = view.text, view.baseline, view.estimate(best, view.primary)
     if found is None:
         return ""
     estimate = view.interval(found["auc"], found.get("low"), found.get("high"), "case.auc", form="interval_plain")
     parts = [text("baseline_fact", facts=view.baseline_facts, estimate=estimate)]
-    if view.baseline_tells:
+    if finite(found.get("p")):
+        parts.append(text("baseline_alarm_p" if view.baseline_tells else "baseline_chance", p=text.p(found["p"])))
+    elif view.baseline_tells:
         parts.append(text("baseline_alarm"))
     if finite(entry.get("low")) and finite(found.get("high")):
         parts.append(text("baseline_beaten" if entry["low"] > found["high"] else "baseline_not_beaten"))

@@ -23,7 +23,7 @@ STRINGS = take(
         "rule_fixed_short": ("fixed beforehand", "事先固定"),
         "rule_vote_short": ("majority vote of the windows of a case", "病例各窗口多数投票"),
         "threshold_row": ("Threshold", "阈值"),
-        "baseline_name": ("Trivial baseline", "简单基线"),
+        "baseline_name": ("Acquisition baseline", "采集信息基线"),
         "baseline_judged": ("all cases, cross-validated", "全部病例，交叉验证"),
         "leaderboard_title": ("Leaderboard", "排行榜"),
         "leaderboard_note_one": (
@@ -81,9 +81,12 @@ def make(view: View, drawn: Drawn) -> dict[str, Any]:
 
 
 def rows(view: View) -> list[dict[str, Any]]:
-    """Rows of the leaderboard: judged models, the trivial baseline, then the others with their reason."""
+    """Rows of the leaderboard: judged models, trivial answers, what acquisition alone tells, then the others with their
+    reason.
+    """
     baseline = [_baseline(view)] if view.baseline is not None else []
-    return [*(_judged(view, m) for m in view.judged), *baseline, *(_absent(view, m) for m in view.not_judged)]
+    beside = [*(_trivial(view, a) for a in view.trivial), *baseline]
+    return [*(_judged(view, m) for m in view.judged), *beside, *(_absent(view, m) for m in view.not_judged)]
 
 
 def _judged(view: View, model: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +110,25 @@ def _judged(view: View, model: dict[str, Any]) -> dict[str, Any]:
         else text("seed_spread", sd=_spread(spread, text), seeds=text.count("seeds", seeds))
         if finite(spread)
         else text("undefined"),
+        "state": "",
+    }
+
+
+def _trivial(view: View, answer: dict[str, Any]) -> dict[str, Any]:
+    """A row without rank or id: it is no model."""
+    entry = view.estimate(answer, view.primary)
+    return {
+        "id": "",
+        "rank": "",
+        "rank_interval": "",
+        "name": answer["name"],
+        "detail": view.text("trivial_detail"),
+        "shown": view.shown(answer, view.primary),
+        "value": entry["value"] if finite(entry.get("value")) else None,
+        "low": entry.get("low"),
+        "high": entry.get("high"),
+        "n": view.judged_on(entry),
+        "seed": "–",
         "state": "",
     }
 
@@ -211,29 +233,36 @@ def _note(view: View) -> str:
         ranked=view.ranked,
         unit=text(f"unit_{view.unit}"),
     )
-    if view.baseline is None:
-        return note
-    return note + (" " if text.language == "en" else "") + text("baseline_note", facts=view.baseline_facts)
+    more = [view.trivial_note] if view.trivial else []
+    if view.baseline is not None:
+        more.append(text("baseline_note", facts=view.baseline_facts))
+    return (" " if text.language == "en" else "").join([note, *more])
 
 
 def metrics(view: View) -> dict[str, Any]:
-    """All measures of all judged models, each with its interval: a row a measure, a column a model."""
+    """All measures of all judged models and trivial answers, each with its interval: a row a measure, a column a
+    model.
+    """
     text, names = view.text, view.metric_names()
+    columns = [*view.judged, *view.trivial]
     lines = [
         {
             "name": text.metric(c),
             "level": text.metric_level(c),
-            "cells": [view.shown(m, c) if c in m["metrics"] else "–" for m in view.judged],
+            "cells": [view.shown(m, c) if c in m["metrics"] else "–" for m in columns],
         }
         for c in names
     ]
     larger = view.run.get("majority")
     place = next((i for i, c in enumerate(names) if split_metric(c)[1:] == ("accuracy", "")), None)
-    if finite(larger) and place is not None:
+    if finite(larger) and place is not None and not view.trivial:
         cells = [text.number(larger, "case.accuracy")] * len(view.judged)
         lines.insert(place + 1, {"name": text("majority_row"), "level": "", "cells": cells})
     return {
-        "models": [(text.model_name(m.get("model") or m["id"]), view.detail(m)) for m in view.judged],
+        "models": [
+            *((text.model_name(m.get("model") or m["id"]), view.detail(m)) for m in view.judged),
+            *((a["name"], text("trivial_detail")) for a in view.trivial),
+        ],
         "rows": lines,
         "thresholds": _thresholds(view),
         "note": text("metrics_note", confidence=view.confidence_text, unit=text(f"unit_{view.unit}")),
@@ -247,6 +276,7 @@ def _thresholds(view: View) -> dict[str, Any]:
         return {}
     told = rules[0] if len(set(rules)) == 1 and text.has(f"rule_{rules[0]}_short") else ""
     cells = [view.thresholds(m) or text("unknown") for m in view.judged]
+    cells += ["–"] * len(view.trivial)
     return {"name": text("threshold_row"), "rule": text(f"rule_{told}_short") if told else "", "cells": cells}
 
 

@@ -185,6 +185,8 @@ def _measured(view: View) -> list[str]:
     if "vote" in rules:
         voting = [view.names[m["id"]] for m in view.judged if view.rule(m) == "vote"]
         lines.append(text("methods_vote", models=view.join(voting)))
+    if view.trivial:
+        lines.append(view.trivial_note)
     if view.baseline is not None:
         lines.append(text("baseline_note", facts=view.baseline_facts))
     return lines
