@@ -56,7 +56,12 @@ def messy(folder: Path, *, first: int = 0, patients: int = PATIENTS, masks: bool
     (source / "broken.png").write_bytes(b"")
     rows.append({**rows[1], "a": "yes" if rows[1]["a"] == "no" else "no"})
     pl.DataFrame(rows).write_csv(source / "labels.csv")
-    options: dict[str, Any] = {"labels": "labels.csv", "patient": "who", "target": ["a", "b", "size"], "split": ["part"]}
+    options: dict[str, Any] = {
+        "labels": "labels.csv",
+        "patient": "who",
+        "target": ["a", "b", "size"],
+        "split": ["part"],
+    }
     if masks:
         options |= {"masks": "mask", "structures": {1: "organ"}}
     scan(source, ScanOptions(out=folder / "data", identity="keep", progress=False, **options))
@@ -67,7 +72,9 @@ def made(tmp_path: Path, data: Path, *words: str) -> tuple[Path, dict[str, Any]]
     """A run, and its flow as the summary keeps it."""
     base = [f"data={data}", f"out={tmp_path / 'runs'}", "split.folds=3", "seeds=[0]", "threads=1", "workers=0"]
     base += ["window.size=32", "train={iterations: 1, batch_size: 8, evaluations: 1}", "stats.resamples=100"]
-    root = flow.run(config.load_recipe(None, [*base, f"models=[{{model: '{MODEL}', start: random}}]", *words]), say=quiet)
+    root = flow.run(
+        config.load_recipe(None, [*base, f"models=[{{model: '{MODEL}', start: random}}]", *words]), say=quiet
+    )
     return root, json.loads((root / "summary.json").read_text(encoding="utf-8"))["run"]["flow"]
 
 
@@ -108,7 +115,10 @@ def test_two_targets_in_folds(data: Path, tmp_path: Path) -> None:
     manifest = pl.read_parquet(data / "manifest.parquet")
     a, b = manifest["label.a"].is_not_null(), manifest["label.b"].is_not_null()
     assert source["found"]["studies"] == 50 and source["read"]["cases"] == 47 == manifest.height
-    assert source["targets"] == {"a": int(a.sum()), "b": int(b.sum())} and source["unlabelled"] == int((~(a | b)).sum()) > 0
+    assert (
+        source["targets"] == {"a": int(a.sum()), "b": int(b.sum())}
+        and source["unlabelled"] == int((~(a | b)).sum()) > 0
+    )
     assert source["used"]["cases"] == int((a | b).sum()) > max(source["targets"].values())
     assert source["same_pixels"] == 1
     assert found["used"]["patients"] == manifest.filter(a | b)["patient_id"].n_unique()
@@ -130,7 +140,7 @@ def test_splits_of_one_part(data: Path, tmp_path: Path) -> None:
         says = _figure(root, "broad")
         assert f"{fold['learns']['cases']} cases of {fold['learns']['patients']} patients trained on" in says
         assert f"{fold['test']['cases']} cases of {fold['test']['patients']} patients tested" in says
-        assert f"{fold['select'][0]['cases']} cases of these choose settings" in says
+        assert f"of these, {fold['select'][0]['cases']} cases choose settings" in says
     manifest = pl.read_parquet(data / "manifest.parquet").filter(pl.col("label.a").is_not_null())
     assert found["tested"]["cases"] == int((manifest["split.part"] == "test").sum())
     assert found["folds"][0]["select"][0]["cases"] == int((manifest["split.part"] == "val").sum())
@@ -142,10 +152,15 @@ def test_an_external_set_has_a_flow_of_its_own(data: Path, tmp_path: Path) -> No
     adds_up(found, folds=1)
     home, abroad = found["sources"]
     assert (home["role"], abroad["role"]) == ("train", "test")
-    assert home["used"] == found["folds"][0]["learns"] and abroad["used"] == found["tested"] == found["folds"][0]["test"]
+    assert (
+        home["used"] == found["folds"][0]["learns"] and abroad["used"] == found["tested"] == found["folds"][0]["test"]
+    )
     assert (home["found"]["studies"], abroad["found"]["studies"]) == (50, 18)
     says = _figure(root, "broad")
-    assert "data: 50 studies or files found" in says and "data: 18 studies or files found" in says
+    assert (
+        "Training set data: 50 studies or files found" in says
+        and "External set data: 18 studies or files found" in says
+    )
 
 
 def test_masks_and_classes_that_take_no_part(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from medgraft.stats.estimates import model_metrics
 from medgraft.stats.intervals import Interval
 from medgraft.stats.judged import Entry, Judged, by_patient
 from medgraft.stats.kinds import Question
+from medgraft.stats.levels import patient_level
 from medgraft.stats.metrics import better, sign
 from medgraft.stats.pairs import Calls, as_entry
 
@@ -36,7 +37,9 @@ class Given:
     titles: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def judged(given: Given, asked: Question, by_case: Mapping[str, Judged], level: str, run: Mapping[str, Any]) -> Any:
+def judged(
+    given: Given, asked: Question, by_case: Mapping[str, Judged], level: str, run: Mapping[str, Any]
+) -> dict[str, Judged]:
     """The trivial answers at the level of the numbers, by name, on the cases that some model was judged on."""
     if not len(given.cells):
         return {}
@@ -52,12 +55,14 @@ def judged(given: Given, asked: Question, by_case: Mapping[str, Judged], level: 
 
 
 def entries(
-    given: Given, found: Mapping[str, Judged], asked: Question, level: str, options: Mapping[str, Any]
+    given: Given, found: dict[str, Judged], asked: Question, level: str, options: Mapping[str, Any]
 ) -> list[Entry]:
     """One entry a trivial answer, best first: ``{id, name, title: {en, zh}, metrics}``."""
     made = []
     for name, answers in found.items():
         metrics, _ = model_metrics(asked, answers, level, np.full(len(answers.cases), 0.5), dict(options))
+        if level == "case" and (merged := patient_level(found, name)) is not None:
+            metrics |= model_metrics(asked, merged, "patient", np.full(len(merged.cases), 0.5), dict(options))[0]
         title = dict(zip(("en", "zh"), given.titles[name]))
         made.append({"id": answers.id, "name": name, "title": title, "metrics": metrics})
 

@@ -89,12 +89,12 @@ STRINGS = take(
             "不看任何图像（{answer}）即可得到 {metric} {estimate}。",
         ),
         "trivial_beaten": (
-            "The best model is clearly better (difference {difference}).",
-            "最佳模型明显更好（差值 {difference}）。",
+            "The best model is clearly better: difference {difference}.",
+            "最佳模型明显更好：差值 {difference}。",
         ),
         "trivial_not_beaten": (
-            "The best model is not clearly better (difference {difference}).",
-            "最佳模型并未明显更好（差值 {difference}）。",
+            "The best model is not clearly better: difference {difference}.",
+            "最佳模型并未明显更好：差值 {difference}。",
         ),
         "baseline_fact": (
             "A model that sees {facts} reaches AUC {estimate}.",

@@ -21,8 +21,8 @@ STRINGS = take(
         "nav_flow": ("Flow of cases", "病例流程"),
         "flow_title": ("Flow of cases", "病例流程"),
         "flow_note": (
-            "From what was found to what was judged. What leaves the flow stands in a dashed box, what is trained on in a blue one; every number is the sum of those that follow from it.",
-            "从找到的检查到最终受评的病例。虚线框为退出流程者，蓝色框为用于训练者；每个数目都等于其后各项之和。",
+            "From what was found to what was judged. What leaves the flow stands in a dashed box, and what stays and what leaves add up; what is trained on stands in a blue box.",
+            "从找到的检查到最终受评的病例。虚线框为退出流程者，留下者与退出者之和等于上一步；蓝色框为用于训练者。",
         ),
         "flow_absent": (
             "The flow of cases is not on record for this run, so it is not drawn.",
@@ -39,7 +39,8 @@ STRINGS = take(
         "flow_table": ("The flow as a table", "以表格显示流程"),
         "flow_col_step": ("Step", "步骤"),
         "flow_col_parts": ("Of which, or why", "其中或原因"),
-        "flow_source": ("{name}: {what}", "{name}：{what}"),
+        "flow_source_train": ("Training set {name}: {what}", "训练集 {name}：{what}"),
+        "flow_source_test": ("External set {name}: {what}", "外部集 {name}：{what}"),
         "flow_found": ("{n} studies or files found", "找到 {n} 个检查或文件"),
         "flow_found_one": ("1 study or file found", "找到 1 个检查或文件"),
         "flow_refused": ("{n} refused", "拒绝 {n} 个"),
@@ -60,7 +61,7 @@ STRINGS = take(
         "flow_target": ("{target}: known in {n}, not in {rest}", "{target}：{n} 例已知，{rest} 例未知"),
         "flow_trained": ("{cases} trained on", "{cases}用于训练"),
         "flow_trained_folds": ("{cases} trained on in each fold", "每折 {cases}用于训练"),
-        "flow_selecting": ("{cases} of these choose settings and stop training", "其中 {cases}用于选择设置与停止训练"),
+        "flow_selecting": ("of these, {cases} choose settings and stop training", "其中 {cases}用于选择设置与停止训练"),
         "flow_range": ("{low} to {high}", "{low} 至 {high}"),
         "flow_tested": ("{cases} tested", "{cases}受测"),
         "flow_folds": ("in {folds}, each case once; {cases} a fold", "分属 {folds}，每例一次；每折 {cases}"),
@@ -156,7 +157,7 @@ def steps(view: View, flow: dict[str, Any]) -> list[list[Step]]:
         if several:
             name = clean(source.get("name") or "", 60)
             first = column[0]
-            named = view.text("flow_source", name=name, what=first.box.head) if name else first.box.head
+            named = view.text(f"flow_source_{source['role']}", name=name, what=first.box.head)
             column[0] = Step(Box(named, first.box.lines), first.beside)
         if source.get("role") == "train":
             column.append(Step(_trained(view, flow)))
