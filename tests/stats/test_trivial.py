@@ -107,6 +107,10 @@ def test_only_judged_cases_count_and_each_model_meets_it_on_its_own() -> None:
     whole = study.add("whole", 2.0)
     s = summarise(*study.tables(), study.run, **OPTIONS, beyond=given(study, "majority", np.full(len(study.y), 0.5)))
     assert {m["id"]: m["beyond"]["n"] for m in s["models"]} == {part: judged, whole: len(study.y)}
+    less = study.add("x", 2.0, folds=[0])
+    flow = summarise(*study.tables(), study.run, **OPTIONS)["run"]["flow"]["judged"]
+    assert flow["models"] == {part: judged, whole: len(study.y), less: int((study.fold == 0).sum())}
+    assert (flow["cases"], flow["patients"]) == (len(study.y), 60)  # of any of them
     assert s["trivial"][0]["metrics"]["case.auc"]["n"] == len(study.y)
 
 

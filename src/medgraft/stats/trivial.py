@@ -15,7 +15,6 @@ import polars as pl
 
 from medgraft import tables
 from medgraft.notices import Notice, notice
-from medgraft.stats.bounds import TOO_FEW
 from medgraft.stats.collect import collect
 from medgraft.stats.compare import Difference, adjusted
 from medgraft.stats.estimates import model_metrics
@@ -107,9 +106,6 @@ def compare(
         rival = (max if higher else min)(values, key=lambda r: values[r])
         test, n = both.test(name, rival, metric) or (None, 0)
         assert test is not None
-        few = intervals[name].n_smallest
-        if few is not None and few < TOO_FEW:
-            test = replace(test, low=float("nan"), high=float("nan"), p=float("nan"), p_superior=float("nan"))
         tests.append(test)
         made[name] = {"id": rival, "value": values[rival], **as_entry(test), "n": n}
     for (name, entry), p in zip(made.items(), adjusted(tests, seed=int(calls.options.get("seed", 0)))):
