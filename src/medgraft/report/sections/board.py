@@ -255,8 +255,8 @@ def metrics(view: View) -> dict[str, Any]:
     ]
     larger = view.run.get("majority")
     place = next((i for i, c in enumerate(names) if split_metric(c)[1:] == ("accuracy", "")), None)
-    if finite(larger) and place is not None and not view.trivial:
-        cells = [text.number(larger, "case.accuracy")] * len(view.judged)
+    if finite(larger) and place is not None:
+        cells = [text.number(larger, "case.accuracy")] * len(view.judged) + ["–"] * len(view.trivial)
         lines.insert(place + 1, {"name": text("majority_row"), "level": "", "cells": cells})
     return {
         "models": [
