@@ -8,7 +8,7 @@ from breaks import Break
 _FOUND = ("intake/test_found.py",)
 _COHORT = ("engine/test_cohort.py",)
 _TRIVIAL = ("engine/test_trivial.py",)
-_BEYOND = ("stats/test_trivial.py",)
+_BEYOND = ("stats/test_beyond.py",)
 _BASELINE = ("stats/test_baseline.py",)
 _PAGE = ("report/test_flow.py",)
 
