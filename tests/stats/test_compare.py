@@ -267,3 +267,9 @@ def test_mcnemar_is_the_exact_binomial_and_refuses_clusters() -> None:
 def test_holm_over_the_family() -> None:
     assert holm([0.01, np.nan, 0.04, 0.03]) == pytest.approx([0.03, np.nan, 0.06, 0.06], nan_ok=True)
     assert np.isnan(holm([np.nan, np.nan])).all()
+    from statsmodels.stats.multitest import multipletests
+
+    for seed in range(20):
+        values = np.random.default_rng(seed).random(12) ** 3
+        values[3] = values[5]
+        np.testing.assert_allclose(holm(values.tolist()), multipletests(values, method="holm")[1], rtol=1e-14)

@@ -223,13 +223,11 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray, patient: np.ndarray | 
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """p values adjusted by Holm for the whole family; NaN stays NaN and does not count."""
-    from statsmodels.stats.multitest import multipletests
-
     values = np.asarray(p, dtype=np.float64)
-    known = ~np.isnan(values)
     adjusted = np.full(len(values), np.nan)
-    if known.any():
-        adjusted[known] = multipletests(values[known], method="holm")[1]
+    order = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]  # NaN sorts last
+    stricter = values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stricter), 1.0)
     return adjusted
 
 
