@@ -122,7 +122,9 @@ def main(words: list[str]) -> None:
             small = bool(int(asked.get("small", "0")))
             rows = measure(Path(asked["data"]) / folder, scan, shrunk(run) if small else run, Path(work))
         for row in rows:
-            print(f"{name:12} {row['model']:45} {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})", end=" ")
+            known = row["low"] is not None
+            between = f" ({row['low']:.3f} to {row['high']:.3f})" if known else ", too few patients for an interval"
+            print(f"{name:12} {row['model']:45} {row['value']:.3f}{between}", end=" ")
             print(f"{row['measure']}, {row['seconds_of_all']:.0f} s, {device}")
         if not small:
             kept.setdefault(device, {})[name] = rows
