@@ -110,4 +110,22 @@ BREAKS = [
         "a verdict from the uncorrected p",
         ("report/test_report.py::test_verdict_follows_p_and_direction",),
     ),
+    Break(
+        "unlearnt-unmarked",
+        "",
+        "board:_judged",
+        "model['id'] in view.unlearnt",
+        "model['id'] not in view.unlearnt",
+        "logic",
+        ("report/test_sections.py::test_an_arm_that_stopped_before_it_learned_is_marked_in_the_table",),
+    ),
+    Break(
+        "unlearnt-any-caveat",
+        "",
+        "View.unlearnt",
+        "w.kind in ('few_steps', 'loss_stays')",
+        "w.kind",
+        "logic",
+        ("report/test_sections.py::test_an_arm_that_stopped_before_it_learned_is_marked_in_the_table",),
+    ),
 ]

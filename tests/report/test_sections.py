@@ -186,3 +186,22 @@ def test_an_own_measure_without_a_record_is_still_reported(tmp_path: Path) -> No
     del bare["run"]["measures"]
     said = _Page(written(tmp_path, bare)).said
     assert "distance 6.04 (95" in said and "px" not in said  # taken for a measure of which more is better
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_an_arm_that_stopped_before_it_learned_is_marked_in_the_table(tmp_path: Path, lang: str) -> None:
+    summary = made(models=4)
+    ids = [m["id"] for m in summary["models"]]
+    summary["run"]["warnings"] = [
+        {"kind": "few_steps", "values": {"model": ids[1], "n": 25, "few": 200}},
+        {"kind": "loss_stays", "values": {"model": ids[2], "first": 1.0, "last": 0.99}},
+        {"kind": "tied_scores", "values": {"model": ids[0], "n": 3, "all": 40}},
+    ]
+    html = written(tmp_path, summary, lang=lang)
+    board = section(html, "leaderboard")
+    mark = Text(lang)("unlearnt")
+    rows = re.findall(r"<tr>\s*<td class=\"rank\">.*?</tr>", board, re.DOTALL)
+    marked = [k for k, row in enumerate(rows) if mark in row]
+    assert len(rows) == 4 and len(marked) == 2
+    ranked = [m["id"] for m in sorted(summary["models"], key=lambda m: m["rank"]["best"])]
+    assert {ranked[k] for k in marked} == {ids[1], ids[2]}

@@ -137,6 +137,12 @@ class View:
         return {k: v if often[v] == 1 else clean(k, 80) for k, v in short.items()}
 
     @cached_property
+    def unlearnt(self) -> set[str]:
+        """Ids of models whose training stopped before it had learned (``stats.caveats``)."""
+        found = [from_json(w) for w in listed(self.run.get("warnings"))]
+        return {str(w.values.get("model")) for w in found if w.kind in ("few_steps", "loss_stays")}
+
+    @cached_property
     def warnings(self) -> list[str]:
         """What every section must carry, in this language."""
         return [self.text.say(w, self.names) for w in listed(self.run.get("warnings"))]

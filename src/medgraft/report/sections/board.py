@@ -65,6 +65,7 @@ STRINGS = take(
         "loaded_share": ("{share} of the body's parameters", "主干参数的 {share}"),
         "loaded_none": ("none (random start)", "无（随机初始化）"),
         "forest_title": ("{metric} with {confidence} interval", "{metric} 及其 {confidence} 置信区间"),
+        "unlearnt": ("stopped before it had learned (see Limits)", "训练尚未学会即停止（见“局限”）"),
         "majority_row": ("always naming the larger class", "始终判为较多的类别"),
     }
 )
@@ -100,6 +101,7 @@ def _judged(view: View, model: dict[str, Any]) -> dict[str, Any]:
         "rank_interval": text("col_rank_interval", low=rank["low"], high=rank["high"]) if defined and ranked else "",
         "name": text.model_name(model.get("model") or model["id"]),
         "detail": view.detail(model),
+        "flag": text("unlearnt") if model["id"] in view.unlearnt else "",
         "shown": view.shown(model, view.primary),
         "value": entry.get("value") if defined else None,
         "low": entry.get("low"),
