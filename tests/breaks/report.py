@@ -128,4 +128,13 @@ BREAKS = [
         "logic",
         ("report/test_sections.py::test_an_arm_that_stopped_before_it_learned_is_marked_in_the_table",),
     ),
+    Break(
+        "scratch-is-fine-tuned",
+        "",
+        "text:scratch",
+        "start == 'random'",
+        "start == 'scratch'",
+        "words",
+        ("report/test_sections.py::test_nothing_is_fine_tuned_that_starts_from_nothing",),
+    ),
 ]

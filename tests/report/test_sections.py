@@ -205,3 +205,19 @@ def test_an_arm_that_stopped_before_it_learned_is_marked_in_the_table(tmp_path: 
     assert len(rows) == 4 and len(marked) == 2
     ranked = [m["id"] for m in sorted(summary["models"], key=lambda m: m["rank"]["best"])]
     assert {ranked[k] for k in marked} == {ids[1], ids[2]}
+
+
+@pytest.mark.parametrize(
+    ("start", "strategy", "short", "phrase"),
+    [
+        ("random", "finetune", "Net, from scratch", "Net trained from scratch"),
+        ("random", "finetune+l2sp", "Net, from scratch, L2-SP", None),
+        ("random", "frozen", "Net, random start, frozen body", "Net started from random weights, with a frozen body"),
+        ("imagenet", "finetune", "Net, ImageNet, fine-tuned", "Net started from ImageNet and fine-tuned"),
+    ],
+)
+def test_nothing_is_fine_tuned_that_starts_from_nothing(start: str, strategy: str, short: str, phrase: str) -> None:
+    model = {"model": "Net", "start": start, "strategy": strategy}
+    assert Text("en").model_short(model) == short
+    assert phrase is None or Text("en").model_phrase(model) == phrase
+    assert ("从头训练" in Text("zh").model_short(model)) == (short.split(", ")[1] == "from scratch")

@@ -108,6 +108,8 @@ STRINGS: dict[str, tuple[str, str]] = {
     "model_phrase_with": ("{model} {start}, {strategy}", "{model}（{start}，{strategy}）"),
     "model_phrase_start": ("{model} {start}", "{model}（{start}）"),
     "start_random": ("started from random weights", "随机初始化"),
+    "start_scratch": ("trained from scratch", "从头训练"),
+    "start_short_scratch": ("from scratch", "从头训练"),
     "start_other": ("started from {start}", "以 {start} 权重初始化"),
     "start_card": ("started from its pretrained weights", "以其预训练权重初始化"),
     "start_short_random": ("random start", "随机初始化"),
@@ -348,12 +350,18 @@ class Text:
 
     def model_short(self, model: dict[str, Any]) -> str:
         """One line for tables and figures: 'EfficientNet-Lite0, ImageNet, fine-tuned'."""
-        parts = [self.model_name(model.get("model") or model.get("id", "?"))]
-        if model.get("start"):
-            parts.append(self.start_short(model["start"]))
-        if model.get("strategy"):
-            parts.append(self.strategy_short(model["strategy"]))
-        return ("，" if self.language == "zh" else ", ").join(parts)
+        return self.joined([self.model_name(model.get("model") or model.get("id", "?")), *self.way(model)])
+
+    def way(self, model: dict[str, Any]) -> list[str]:
+        """Start and strategy in short: 'ImageNet', 'fine-tuned'; a random start that trains whole is 'from scratch'."""
+        start, strategy = model.get("start"), model.get("strategy")
+        if scratch(start, strategy):
+            more = str(strategy).partition("+")[2]
+            return [self("start_short_scratch"), *([self.strategy_short(more)] if more else [])]
+        return [
+            *([self.start_short(start)] if start else []),
+            *([self.strategy_short(strategy)] if strategy else []),
+        ]
 
     def model_phrase(self, model: dict[str, Any]) -> str:
         """The model in prose: 'EfficientNet-Lite0 started from ImageNet and fine-tuned'."""
@@ -369,6 +377,8 @@ class Text:
             if start in ("random", "card")
             else self("start_other", start=STARTS.get(str(start), clean(start, 40)))
         )
+        if scratch(start, strategy) and "+" not in str(strategy):
+            return self("model_phrase_start", model=name, start=self("start_scratch"))
         if not strategy:
             return self("model_phrase_start", model=name, start=begun)
         key = f"strategy_{_strategy(strategy)}"
@@ -386,6 +396,11 @@ class Text:
     def joined(self, parts: Sequence[str]) -> str:
         """Parts of one list, with this language's comma."""
         return ("，" if self.language == "zh" else ", ").join(parts)
+
+
+def scratch(start: Any, strategy: Any) -> bool:
+    """Whether a way is training from scratch, for which nothing is fine-tuned."""
+    return start == "random" and str(strategy).partition("+")[0] == "finetune"
 
 
 def _strategy(name: Any) -> str:

@@ -416,9 +416,7 @@ class View:
 
     def detail(self, model: dict[str, Any]) -> str:
         """'ImageNet, fine-tuned'."""
-        parts = [self.text.start_short(model["start"])] if model.get("start") else []
-        parts += [self.text.strategy_short(model["strategy"])] if model.get("strategy") else []
-        return self.join(parts)
+        return self.join(self.text.way(model))
 
     def state(self, model: dict[str, Any]) -> str:
         """'not run: weights absent' and its kin."""

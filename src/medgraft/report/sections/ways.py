@@ -60,7 +60,7 @@ def ways(view: View) -> Groups:
         name, entry = text.model_name(model.get("model") or model["id"]), view.estimate(model, view.primary)
         used.setdefault(name, set()).add(str(model.get("strategy")).split("+")[0])
         if all(finite(entry.get(k)) for k in ("value", "low", "high")):
-            way = view.join([text.start_short(model.get("start")), text.strategy_short(model.get("strategy"))])
+            way = view.join(text.way(model))
             found.setdefault(name, []).append((way, entry["value"], entry["low"], entry["high"]))
     return [(name, rows) for name, rows in found.items() if len(used[name]) > 1]
 
