@@ -56,6 +56,7 @@ def test_beside_models_stands_what_the_majority_gets() -> None:
     assert known["case.auc"]["value"] == 0.5 and known["case.auc"]["n"] == len(study.y)
     assert known["case.accuracy"]["value"] == pytest.approx(1 - study.y.mean())
     assert known["case.balanced_accuracy"]["value"] == 0.5 and known["case.accuracy"]["low"] < 0.5
+    assert known["case.sensitivity"]["value"] == 0 and known["case.sensitivity"]["low"] is None  # for certain
     assert known["patient.auc"]["value"] == 0.5 and set(known) == set(s["models"][0]["metrics"])
     assert known["case.accuracy"]["method"] == s["models"][0]["metrics"]["case.accuracy"]["method"]
     assert notices(s) == [weak]

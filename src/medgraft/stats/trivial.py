@@ -62,6 +62,9 @@ def entries(
         metrics, _ = model_metrics(asked, answers, level, np.full(len(answers.cases), 0.5), dict(options))
         if level == "case" and (merged := patient_level(found, name)) is not None:
             metrics |= model_metrics(asked, merged, "patient", np.full(len(merged.cases), 0.5), dict(options))[0]
+        for entry in metrics.values():
+            if entry.get("value") == 0 == entry.get("low"):  # an answer that is nothing is right nowhere, for certain
+                entry |= {"low": None, "high": None}
         title = dict(zip(("en", "zh"), given.titles[name]))
         made.append({"id": answers.id, "name": name, "title": title, "metrics": metrics})
 
