@@ -372,7 +372,7 @@ class Recipe(Section):
     def _time(cls, value: object) -> object:
         text = f"{value}s" if isinstance(value, (int, float)) and not isinstance(value, bool) else value
         if isinstance(text, str) and not seconds_of(text):
-            raise ValueError(f"budget: {value!r} is not a time; write 90s, 10min or 2h")
+            raise ValueError(f"{value!r} is not a time; write 90s, 10min or 2h")
         return text
 
     @property

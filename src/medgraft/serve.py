@@ -248,6 +248,10 @@ class Serving:
         """Which windows share a batch. ``who`` are the run's cases that were judged together (None: all)."""
         return joined.blocks(samples.eval_windows(), batch_size)
 
+    def rounds(self, rows: Sequence[int]) -> list[list[int]]:
+        """Studies that can be asked together."""
+        return [list(rows)] if rows else []
+
     def judged_with(self, record: Mapping[str, Any]) -> list[int] | None:
         """The run's cases that a network was judged on."""
         return None
@@ -386,6 +390,17 @@ class Judging(Serving):
     def _tests(self) -> dict[int, set[str]]:
         return {fold.outer: set(fold.test) for fold in self.plan.folds}
 
+    def rounds(self, rows: Sequence[int]) -> list[list[int]]:
+        """A case of the run has one place in its batch: copies of its pixels are asked one after the other."""
+        found: list[dict[int, int]] = []
+        for row in rows:
+            case = self.row_at_home[row]
+            free = next((there for there in found if case not in there), None)
+            if free is None:
+                found.append(free := {})
+            free[case] = row
+        return [list(there.values()) for there in found]
+
     def judged_with(self, record: Mapping[str, Any]) -> list[int] | None:
         test = self._tests[record["outer"]]
         return [row for row, patient in enumerate(self.patients) if patient in test]
@@ -468,8 +483,7 @@ def write_answers(serve: Serving, members: Sequence[dict[str, Any]], out: Path |
     for block in serve.blocks():
         said = {row: Said([], [], []) for row in block}
         for record in members:
-            rows = [row for row in block if serve.answers(record, row)]
-            if rows:
+            for rows in serve.rounds([row for row in block if serve.answers(record, row)]):
                 serve.ask(record, rows, said)
         for row in block:
             yield _row(serve, row, said.pop(row), out)

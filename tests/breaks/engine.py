@@ -1134,4 +1134,13 @@ BREAKS = [
         "left out",
         ("engine/test_segment.py::test_softmax_masks_are_judged_and_served_by_the_same_rule",),
     ),
+    Break(
+        "judged-copies-share-a-place",
+        "",
+        "Judging.rounds",
+        "case not in there",
+        "True",
+        "logic",
+        tests=("engine/test_judged.py::test_a_study_that_is_given_twice_is_answered_twice",),
+    ),
 ]

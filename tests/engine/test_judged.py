@@ -203,6 +203,20 @@ def test_as_judged_knows_only_cases_of_the_run(tmp_path) -> None:
         serve.predict(root, [tmp_path / "new.png"], **{"as": "judged"})
 
 
+@pytest.mark.parametrize("way", [SMALL, LITE % "frozen_logistic"])
+def test_a_study_that_is_given_twice_is_answered_twice(tmp_path, way: str) -> None:
+    data, files = scanned(tmp_path, "image")
+    root = finished(tmp_path, data, "target=finding", way)
+    again = tmp_path / "again.png"
+    again.write_bytes(files[1].read_bytes())
+    own = own_numbers(root)
+    answered = serve.predict(root, [files[1], again, *files[2:6]], identity="keep", **{"as": "judged"})
+    said = {row["study"]: next(v for k, v in row.items() if k.startswith("p(")) for row in answered.rows}
+    assert len(said) == 6 and said["again"] == said[_name(files[1])]
+    for file in files[1:6]:
+        assert said[_name(file)] == next(iter(own[_name(file)].values()))
+
+
 def test_an_altered_or_absent_checkpoint_is_refused(tmp_path) -> None:
     data, files = scanned(tmp_path, "image")
     root = finished(tmp_path, data, "target=finding", SMALL)

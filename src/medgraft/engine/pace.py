@@ -207,8 +207,9 @@ def within(recipe: Recipe, plan: Plan, paces: Mapping[str, Pace], seconds: float
     found = {p.arm: int(left / len(trains) / p.cells / p.step) for p in trains}
     least = sum(p.fixed for p in paces.values()) + sum(p.step * p.cells for p in trains) * 1.05
     if min(found.values()) < 1:
+        arms = "1 arm" if len(plan.arms) == 1 else f"{len(plan.arms)} arms"
         raise UserError(
-            f"too small for one step: about {duration(least)} are needed for {len(plan.arms)} arms in "
+            f"too small for one step: about {duration(least)} are needed for {arms} in "
             f"{sum(p.cells for p in paces.values())} trainings",
             case=f"budget={recipe.budget}",
             fix="give more, name fewer models, or use split.kind=holdout",
