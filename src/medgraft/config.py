@@ -393,12 +393,12 @@ class Recipe(Section):
                 if not values:
                     raise ValueError(f"grid: {key} has no values, so there is nothing to search")
         if self.budget:
-            said = [(f"train.{key}", self.train.model_fields_set) for key in LENGTHS]
-            said += [(f"{arm.id}: train.{key}", set(arm.train)) for arm in self.models for key in LENGTHS]
-            said += [
-                (f"grid: {key}", set(g)) for g in (self.grid, *(a.grid or {} for a in self.models)) for key in LENGTHS
+            places = [
+                ("train.", self.train.model_fields_set),
+                *((f"{a.id}: train.", set(a.train)) for a in self.models),
             ]
-            if both := [name for name, keys in said if name.rpartition(".")[2].removeprefix("grid: ") in keys]:
+            places += [("grid: ", set(grid)) for grid in (self.grid, *(arm.grid or {} for arm in self.models))]
+            if both := [where + key for where, keys in places for key in LENGTHS if key in keys]:
                 raise ValueError(f"budget: says how long to train, and so does {both[0]}; leave one of them out")
         if not self.seeds:
             raise ValueError("seeds: at least one is needed")

@@ -297,7 +297,7 @@ def test_plain_serving_resamples_too(mixed, finished, tmp_path) -> None:
     yes = SimpleITK.GetArrayFromImage(truth) > 0
     here = on_source(SimpleITK.ReadImage(str(tmp_path / "out" / served.rows[0]["mask"])), truth)
     assert 2 * (here & yes).sum() / (here.sum() + yes.sum()) > 0.75
-    assert "spacing" in served.rows[0]["flag"] or served.rows[0]["flag"] == ""
+    assert served.rows[0]["flag"] == ""  # within a quarter of the spacings that trained
 
 
 def test_a_study_of_unknown_spacing_is_not_answered(mixed, finished, tmp_path) -> None:

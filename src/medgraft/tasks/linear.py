@@ -157,9 +157,8 @@ def _principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _scores(logits: np.ndarray, kind: Kind) -> np.ndarray:
     if kind == "classes":
-        return np.exp(logits - logits.max(-1, keepdims=True)) / np.exp(logits - logits.max(-1, keepdims=True)).sum(
-            -1, keepdims=True
-        )
+        raised = np.exp(logits - logits.max(-1, keepdims=True))
+        return raised / raised.sum(-1, keepdims=True)
     return _sigmoid(logits[..., 0]) if kind == "yes" else logits[..., 0]
 
 
